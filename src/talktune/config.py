@@ -1,0 +1,152 @@
+"""Every knob, once: these frozen dataclasses are the options, the TOML file and the Python API.
+
+A docstring under a field is its `--help` text. Defaults are the spec's. No torch here.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Aggregation = Literal["token", "sequence"]
+Grouping = Literal["prompt", "conversation", "batch", "running", "none"]
+Kl = Literal["k1", "k2", "k3", "k3xratio"]
+OldLogprobs = Literal["rollout", "recomputed"]
+PenaltyShape = Literal["linear", "quadratic"]
+Schedule = Literal["constant", "linear", "cosine"]
+ExportFormat = Literal["openai", "kto", "grpo"]
+GROUPS: tuple[Grouping, ...] = ("prompt", "conversation", "batch", "running", "none")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which causal language model, and where its LoRA adapter sits."""
+
+    model: str = "smollm2"
+    """Hugging Face id, a directory, or `smollm2` (the shipped SmolLM2-135M-Instruct)."""
+    adapter: Path | None = None
+    """A LoRA adapter in PEFT's format, or a run directory that holds one, to start from."""
+    device: str = "auto"
+    """`auto` (a GPU when there is one), `cpu`, `cuda`, `cuda:1`, …"""
+    lora_rank: int = 16
+    """Rank r of the adapter; 0 trains all weights."""
+    lora_alpha: float = 32.0
+    """The adapter's output is scaled by alpha / rank."""
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """Who judges, and how often it is asked."""
+
+    judge: str = "local"
+    """`local` (a language model here), `oracle` (knows the truth), `endpoint` (a server), or `package.module:function`."""
+    votes: int = 5
+    """m, votes a turn; odd avoids ties."""
+    exact: bool = False
+    """Take the mode of the judge's own distribution (m → ∞ votes) instead of m votes; one pass, no sampling."""
+    judge_mode: Literal["head", "logprobs", "reasoning"] = "head"
+    """Local judge: a small head on hidden states, verdict log-probs, or sampled reasoning with a boxed score."""
+    judge_model: str = "smollm2"
+    """Model of the local judge, or the model name that an endpoint is asked for."""
+    judge_head: Path | None = None
+    """Verdict head made by `talktune judge-train`; the shipped one by default for `smollm2`."""
+    judge_url: str = "http://127.0.0.1:8000/v1"
+    """Base URL of the endpoint judge's OpenAI-compatible server."""
+    judge_key_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the endpoint's key; never the key itself."""
+    judge_timeout: float = 60.0
+    """Seconds that one call to the endpoint may take."""
+    judge_retries: int = 3
+    """How often one failed call to the endpoint is tried again, with backoff."""
+    judge_temperature: float = 0.7
+    """Temperature of sampled votes (endpoint)."""
+    judge_accuracy: float = 1.0
+    """Share of votes that the oracle gets right."""
+
+
+@dataclass(frozen=True)
+class AlgorithmConfig:
+    """GRPO-TCR: group-relative advantages, Token-level loss, Clip-higher, overlong Reward shaping."""
+
+    group: Grouping = "batch"
+    """What shares a baseline: `prompt`, `conversation`, `batch`, `running` or `none` (A = r)."""
+    scale: Literal["std", "none"] = "std"
+    """Divide advantages by the group's standard deviation, or not (Dr. GRPO)."""
+    baseline: Literal["mean", "leave-one-out"] = "mean"
+    """The group's mean, or the mean of the others (RLOO)."""
+    eps_low: float = 0.2
+    """Lower clip range: ratios under 1 − eps_low carry no gradient for bad answers."""
+    eps_high: float = 0.28
+    """Upper clip range, higher than the lower one so that rare good tokens can grow."""
+    eps_high_end: float | None = None
+    """Value of eps_high at the end of training, with a schedule."""
+    eps_high_schedule: Schedule = "constant"
+    """How eps_high moves from start to end."""
+    beta: float = 0.02
+    """Weight of the KL to the frozen reference."""
+    kl: Kl = "k3xratio"
+    """Estimator of that KL."""
+    aggregation: Aggregation = "token"
+    """Mean over all tokens of the update, or over samples first."""
+    dual_clip: float | None = None
+    """Bound c on −A·ratio for bad answers (3 is usual); off by default."""
+    old: OldLogprobs = "rollout"
+    """Old log-probs: as captured when sampled, or recomputed at the start of the update."""
+    max_staleness: int = 4
+    """A sample more than this many policy versions old is not used."""
+    L_max: int = 1000
+    """Answer length, in tokens, from which the length penalty is −1."""
+    L_cache: int = 200
+    """Width in tokens of the zone before L_max in which the penalty grows; 0 is a hard limit."""
+    penalty_shape: PenaltyShape = "linear"
+    """How the penalty grows in that zone."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run of the learner."""
+
+    updates: int | None = None
+    """Stop after this many updates; by default one pass over the samples."""
+    epochs: int = 1
+    """Passes over the samples of a file."""
+    batch_turns: int = 16
+    """Turns of one update."""
+    learning_rate: float = 1e-4
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 0.0
+    """Weight decay of AdamW."""
+    max_grad_norm: float = 1.0
+    """Gradient norm is clipped to this."""
+    microbatch_tokens: int = 2048
+    """Padded tokens of one forward pass; changes memory, never the result."""
+    max_tokens: int = 2048
+    """Longest prompt plus answer, in tokens; longer turns are skipped and counted."""
+    keep_checkpoints: int = 2
+    """How many checkpoints stay on disk."""
+    seed: int = 0
+    """Everything random comes from this."""
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How answers are sampled."""
+
+    temperature: float = 0.8
+    """Sampling temperature; 0 is greedy."""
+    top_p: float = 1.0
+    """Nucleus cut; log-probs stay those before the cut."""
+    top_k: int = 0
+    """Sample from the k likeliest tokens only; 0 is all of them."""
+    max_new_tokens: int = 256
+    """Longest answer in tokens."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole tree, as written to `config.toml` in a run directory."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)

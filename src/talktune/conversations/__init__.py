@@ -1,0 +1,1 @@
+"""Files into conversations, conversations into turns, and back out."""

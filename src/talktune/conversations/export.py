@@ -1,0 +1,141 @@
+"""Turns out of talktune, for other trainers: JSONL, or Parquet when the file's name ends in .parquet.
+
+- `openai`: a line a conversation, as `score` writes it: messages, tools, and what is known of each turn.
+- `kto`: a line a turn, {"prompt", "completion", "label"} as TRL's KTOTrainer takes it; a neutral turn has no
+  label and is left out.
+- `grpo`: a line a turn with its reward (from the votes, before length shaping), the ids of prompt and answer
+  and the log-probs where they were captured (named as TRL names them), and "group", equal for answers to
+  the same prompt: advantages can be taken over it.
+
+Turns that hold images are left out of all three, as the images were never kept; `kto` and `grpo` leave out
+side and unscored turns as well. What is left out is counted by reason.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from talktune.config import ExportFormat
+from talktune.conversations.files import json_line, parquet_module, write_whole
+from talktune.conversations.messages import message_to_dict
+from talktune.conversations.records import conversation_to_dict, digest
+from talktune.conversations.turns import skip_reason
+from talktune.errors import UserError
+from talktune.types import Conversation, Turn
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """How much was written, and how many turns were left out, by reason."""
+
+    rows: int
+    turns: int
+    left_out: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+def export(turns: Iterable[Turn], format: ExportFormat, path: Path) -> ExportResult:
+    """Writes the turns to `path` at once; raises `UserError` when it cannot, or when no turn fits."""
+    used: list[Turn] = []
+    left_out: Counter[str] = Counter()
+    for turn in turns:
+        reason = _left_out(turn, format)
+        if reason is None:
+            used.append(turn)
+        else:
+            left_out[reason] += 1
+    if not used:
+        why = ", ".join(f"{n} {reason}" for reason, n in left_out.items()) or "there are none"
+        raise UserError(
+            f"No turn can be exported as {format} ({why}); `talktune score` gives turns their rewards."
+        )
+    if format == "openai":
+        rows = _openai_rows(used)
+    else:
+        row = _kto_row if format == "kto" else _grpo_row
+        rows = [row(turn) for turn in used]
+    _write(rows, path)
+    return ExportResult(len(rows), len(used), dict(left_out))
+
+
+def _left_out(turn: Turn, format: ExportFormat) -> str | None:
+    """Why the format has no place for a turn; None when it has."""
+    reason = skip_reason(turn)
+    if format == "openai":
+        return reason if reason == "image" else None
+    if reason is not None:
+        return reason
+    if turn.verdict is None or turn.verdict.reward is None:
+        return "unscored"
+    return "neutral" if format == "kto" and turn.verdict.reward == 0 else None
+
+
+def _openai_rows(turns: Sequence[Turn]) -> list[Row]:
+    """One line a conversation, rebuilt from its last turn, which has all the others in its prompt."""
+    by_conversation: dict[str, list[Turn]] = {}
+    for turn in turns:
+        by_conversation.setdefault(turn.conversation_id, []).append(turn)
+    rows: list[Row] = []
+    for name, own in by_conversation.items():
+        last = max(own, key=lambda turn: turn.index)
+        conversation = Conversation(
+            id=name,
+            messages=(*last.prompt, last.answer, *last.next_state),
+            tools=last.tools,
+            kinds={t.index: t.kind for t in own},
+            sampled={t.index: t.sampled for t in own if t.sampled is not None},
+            verdicts={t.index: t.verdict for t in own if t.verdict is not None},
+        )
+        rows.append(conversation_to_dict(conversation))
+    return rows
+
+
+def _kto_row(turn: Turn) -> Row:
+    assert turn.verdict is not None
+    assert turn.verdict.reward is not None
+    row: Row = {
+        "prompt": [message_to_dict(m) for m in turn.prompt],
+        "completion": [message_to_dict(turn.answer)],
+        "label": turn.verdict.reward > 0,
+    }
+    return {**row, "tools": [dict(tool) for tool in turn.tools]} if turn.tools else row
+
+
+def _grpo_row(turn: Turn) -> Row:
+    assert turn.verdict is not None
+    sampled = turn.sampled
+    row: Row = {
+        "id": f"{turn.conversation_id}/{turn.index}",
+        "conversation": turn.conversation_id,
+        "group": f"prompt-{digest(turn.prompt, turn.tools)}",
+        "prompt": [message_to_dict(m) for m in turn.prompt],
+        "completion": [message_to_dict(turn.answer)],
+        "reward": turn.verdict.reward,
+        "prompt_ids": None if sampled is None else list(sampled.prompt_ids),
+        "completion_ids": None if sampled is None else list(sampled.answer_ids),
+        "logprobs": None if sampled is None or sampled.logprobs is None else list(sampled.logprobs),
+        "temperature": None if sampled is None else sampled.temperature,
+        "policy_version": None if sampled is None else sampled.policy_version,
+    }
+    return {**row, "tools": [dict(tool) for tool in turn.tools]} if turn.tools else row
+
+
+def _write(rows: Sequence[Row], path: Path) -> None:
+    if path.suffix != ".parquet":
+        write_whole(path, map(json_line, rows))
+        return
+    parquet = parquet_module()
+    import pyarrow  # pyright: ignore[reportMissingTypeStubs, reportMissingImports]
+
+    # Tool definitions are free-form JSON, which typed columns have no room for: they go in as JSON text.
+    keys = dict.fromkeys(chain.from_iterable(rows))
+    free = {"tools", "metadata"}
+    flat = [{k: json.dumps(row[k]) if k in free and k in row else row.get(k) for k in keys} for row in rows]
+    sink: Any = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.Table.from_pylist(flat), sink)
+    write_whole(path, [sink.getvalue().to_pybytes()])

@@ -1,0 +1,132 @@
+"""The scored file: a line a conversation with the votes and rewards of its turns; `score` can be interrupted.
+
+A line is written and flushed when its conversation is done. A second run on the same file takes over every
+verdict that still fits, asks only for the rest, and at its end the file is rewritten at once, with the newest
+line of each conversation in place of older ones.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from talktune.conversations.files import Problem, json_line, unwritable, write_whole
+from talktune.conversations.readers import parse_file
+from talktune.conversations.records import conversation_to_dict
+from talktune.conversations.turns import skip_reason, turns_of
+from talktune.errors import UserError
+from talktune.types import Conversation, Verdict
+
+
+def is_complete(conversation: Conversation) -> bool:
+    """True when every turn that can be scored has a reward."""
+    return all(
+        turn.verdict is not None and turn.verdict.reward is not None
+        for turn in turns_of(conversation)
+        if skip_reason(turn) is None
+    )
+
+
+def read_scored(path: Path) -> dict[str, Conversation]:
+    """The newest line of each conversation in a scored file, by id; {} for a new or empty file.
+
+    Torn or foreign lines are passed over; a file of nothing else raises `UserError`: it was not ours.
+    """
+    if not path.is_file() or path.stat().st_size == 0:
+        return {}
+    found: dict[str, Conversation] = {}
+    problem: Problem | None = None
+    for item in parse_file(path):
+        if isinstance(item, Problem):
+            problem = problem or item
+        else:
+            found[item[0].id] = item[0]
+    if problem is not None and not found:
+        raise UserError(
+            f"{path} exists and is not a scored file (line {problem.line}); choose another output file."
+        )
+    return found
+
+
+def with_verdicts_of(conversation: Conversation, known: Conversation) -> Conversation:
+    """`conversation` with the verdicts of `known` for every turn that is the same in both.
+
+    The same means: prompt, answer, next state and tools are equal. So a session that grew keeps its old
+    verdicts, and a turn that was edited is asked about again. Verdicts that `conversation` has stay.
+    """
+    old = {turn.index: turn for turn in turns_of(known)}
+    verdicts: dict[int, Verdict] = dict(conversation.verdicts)
+    for turn in turns_of(conversation):
+        before = old.get(turn.index)
+        if before is None or before.verdict is None or (turn.verdict and turn.verdict.reward is not None):
+            continue
+        here = (turn.prompt, turn.answer, turn.next_state, turn.tools)
+        if here == (before.prompt, before.answer, before.next_state, before.tools):
+            verdicts[turn.index] = before.verdict
+    return replace(conversation, verdicts=verdicts)
+
+
+class ScoredWriter:
+    """Writes a scored file line by line and resumes one that is there.
+
+        with ScoredWriter(path) as writer:
+            for conversation in map(writer.resume, conversations):
+                writer.write(conversation if is_complete(conversation) else judged(conversation))
+
+    Leaving the block without an exception rewrites the file with one line a conversation; leaving it with one
+    (Ctrl-C) keeps what was written. Lines of conversations that are not in this run's input stay.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens `path` for appending; raises `UserError` when it cannot be written or is no scored file."""
+        self.path = path
+        self._known = read_scored(path)
+        try:
+            self._file: IO[bytes] = path.open("ab+")
+            self._end_torn_line()
+        except OSError as error:
+            raise unwritable(path, error) from error
+
+    @property
+    def known(self) -> Mapping[str, Conversation]:
+        """What the file holds by now, by conversation id."""
+        return self._known
+
+    def resume(self, conversation: Conversation) -> Conversation:
+        """The conversation with every verdict that the file already has for it."""
+        known = self._known.get(conversation.id)
+        return conversation if known is None else with_verdicts_of(conversation, known)
+
+    def write(self, conversation: Conversation) -> None:
+        """Appends the conversation's line and flushes it; nothing is written when the file has just that."""
+        if self._known.get(conversation.id) == conversation:
+            return
+        try:
+            self._file.write(json_line(conversation_to_dict(conversation)))
+            self._file.flush()
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+        self._known[conversation.id] = conversation
+
+    def __enter__(self) -> Self:
+        """The writer itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the file; without an exception, rewrites it without stale lines."""
+        self._file.close()
+        if kind is None and self.path.is_file():
+            write_whole(self.path, (json_line(conversation_to_dict(c)) for c in self._known.values()))
+
+    def _end_torn_line(self) -> None:
+        """A line that a killed run left half written must not swallow the next one."""
+        if not self.path.is_file() or self._file.seek(0, os.SEEK_END) == 0:
+            return
+        self._file.seek(-1, os.SEEK_END)
+        if self._file.read(1) != b"\n":
+            self._file.write(b"\n")
+            self._file.flush()

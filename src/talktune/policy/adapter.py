@@ -1,0 +1,55 @@
+"""LoRA adapters in PEFT's format: attach, save, load, switch off for the reference.
+
+LoRA: arXiv 2106.09685. Rank 0 means full fine-tuning: the model itself is trained.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel
+
+from talktune.config import ModelConfig
+from talktune.errors import UserError
+
+
+def attach_adapter(model: PreTrainedModel, config: ModelConfig, seed: int) -> PeftModel:
+    """Put a fresh LoRA adapter on every linear layer but the head; the start depends on `seed` only."""
+    lora = LoraConfig(
+        r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(model, lora)  # pyright: ignore[reportReturnType]
+
+
+def load_adapter(model: PreTrainedModel, path: Path, *, trainable: bool = False) -> PeftModel:
+    """Put a saved adapter on `model`; `path` is an adapter or a run directory that holds `adapter/`."""
+    path = Path(path)
+    found = path / "adapter" if (path / "adapter" / "adapter_config.json").exists() else path
+    if not (found / "adapter_config.json").exists():
+        raise UserError(f"--adapter {path}: no adapter there (adapter_config.json is missing).")
+    try:
+        return PeftModel.from_pretrained(model, str(found), is_trainable=trainable)
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"--adapter {path}: does not fit this model ({reason}).") from error
+
+
+def save_adapter(model: PeftModel, path: Path) -> None:
+    """Write the adapter as PEFT does: `adapter_config.json` and `adapter_model.safetensors`."""
+    model.save_pretrained(str(path), safe_serialization=True)
+    (path / "README.md").unlink(missing_ok=True)  # PEFT's unfilled model card
+
+
+@contextmanager
+def adapter_off(model: Any) -> Iterator[None]:
+    """Inside, the model computes without its adapter: the frozen reference, at no extra memory."""
+    if isinstance(model, PeftModel):
+        with model.disable_adapter():
+            yield
+    else:
+        yield

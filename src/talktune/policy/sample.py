@@ -1,0 +1,123 @@
+"""Sample answers with their token ids and log-probs.
+
+The prompts of one group are read once, finished rows leave the batch, and the head runs on the last
+position only. Log-probs are of softmax(logits / temperature), before any top-k or top-p cut.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from talktune.config import SampleConfig
+from talktune.types import Sampled
+
+
+@torch.inference_mode()
+def sample_answers(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    config: SampleConfig,
+    *,
+    end_ids: Collection[int],
+    seed: int,
+    copies: int = 1,
+    policy_version: int | None = None,
+    on_tokens: Callable[[int], None] | None = None,
+) -> list[Sampled]:
+    """Sample `copies` answers to each prompt; answer i*copies + j belongs to prompt i.
+
+    An answer ends with one of `end_ids` (kept: it was sampled) or at `config.max_new_tokens`. Temperature 0
+    is greedy and its log-probs count as temperature 1. The draws of a row come from (seed, row) alone, so
+    they do not depend on which rows finish earlier. `on_tokens(n)` is told of every n new tokens.
+    """
+    device = next(model.parameters()).device
+    rows = len(prompts) * copies
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.rand(rows, config.max_new_tokens, generator=generator, dtype=torch.float64).to(device)
+    ends = torch.tensor(sorted(end_ids), device=device)
+    temperature = config.temperature or 1.0
+
+    logits, cache, mask = _prefill(model, prompts, copies, device)
+    ids: list[list[int]] = [[] for _ in range(rows)]
+    logprobs: list[list[float]] = [[] for _ in range(rows)]
+    alive = torch.arange(rows, device=device)
+    for step in range(config.max_new_tokens):
+        scores = torch.log_softmax(logits.float() / temperature, dim=-1)  # (alive, V)
+        chosen = choose(scores, config, draws[alive, step])
+        taken = scores.gather(1, chosen[:, None]).squeeze(1)
+        for row, token, logprob in zip(alive.tolist(), chosen.tolist(), taken.tolist(), strict=True):
+            ids[row].append(token)
+            logprobs[row].append(logprob)
+        if on_tokens is not None:
+            on_tokens(len(alive))
+        going = ~torch.isin(chosen, ends)
+        if step + 1 == config.max_new_tokens or not bool(going.any()):
+            break
+        if not bool(going.all()):
+            alive, chosen, mask = alive[going], chosen[going], mask[going]
+            cache.batch_select_indices(going.nonzero().squeeze(1))
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        logits = model(
+            input_ids=chosen[:, None],
+            attention_mask=mask,
+            position_ids=mask.sum(dim=1, keepdim=True) - 1,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+    return [
+        Sampled(tuple(prompts[row // copies]), tuple(ids[row]), tuple(logprobs[row]), temperature, policy_version)
+        for row in range(rows)
+    ]
+
+
+def choose(scores: Tensor, config: SampleConfig, draws: Tensor) -> Tensor:
+    """Pick one token a row from log-probs `scores` (B, V) by inverse CDF at `draws` (B,) in [0, 1) -> (B,)."""
+    if config.temperature == 0:
+        return scores.argmax(dim=-1)
+    if config.top_k == 0 and config.top_p >= 1.0:
+        cumulative = scores.exp().cumsum(dim=-1, dtype=torch.float64)
+        return _invert(cumulative, draws)
+    ordered, order = scores.sort(dim=-1, descending=True)
+    probs = ordered.exp().double()
+    if config.top_k > 0:
+        probs[:, config.top_k :] = 0.0
+    if config.top_p < 1.0:
+        before = probs.cumsum(dim=-1) - probs
+        probs[before >= config.top_p] = 0.0
+    picked = _invert(probs.cumsum(dim=-1), draws)
+    return order.gather(1, picked[:, None]).squeeze(1)
+
+
+def _invert(cumulative: Tensor, draws: Tensor) -> Tensor:
+    target = draws[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp_(max=cumulative.shape[1] - 1)
+
+
+def _prefill(
+    model: Any, prompts: Sequence[Sequence[int]], copies: int, device: torch.device
+) -> tuple[Tensor, DynamicCache, Tensor]:
+    """Read each prompt once (left-padded), then repeat its state `copies` times."""
+    longest = max(len(prompt) for prompt in prompts)
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask = torch.zeros(len(prompts), longest, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[row, longest - len(prompt) :] = 1
+    ids, mask = ids.to(device), mask.to(device)
+    cache = DynamicCache(config=model.config)
+    logits = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(dim=1) - 1).clamp_(min=0),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
+    if copies > 1:
+        cache.batch_repeat_interleave(copies)
+        logits, mask = logits.repeat_interleave(copies, 0), mask.repeat_interleave(copies, 0)
+    return logits, cache, mask

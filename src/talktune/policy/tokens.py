@@ -1,0 +1,289 @@
+"""Messages to token ids and back, through the model's own chat template.
+
+No table of models: what stands around an answer and what ends it is read off the template, by rendering a
+probe conversation. Needed for prompts, and for the answers of logs that never had ids; an answer that the
+policy sampled keeps the ids that were sampled.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from talktune.errors import UserError
+from talktune.types import Message
+
+_PROBE = "Xprobe"
+_QUESTION = Message("user", "Yquestion")
+_CALL = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": {"a": _PROBE}}}
+
+
+class _Shape(NamedTuple):
+    """What a template puts around an answer, as text and ids."""
+
+    header: str
+    """Between the generation prompt and the text of a plain answer; empty for most templates."""
+    shared: int
+    """Minus the number of characters at the end of the generation prompt that finished answers lack."""
+    ends: frozenset[int]
+    """Ids after which the model has ended its turn."""
+    end: int
+    """The one of them that closes a plain answer."""
+
+
+def to_chat(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as the dicts that chat templates read; fields that are not set are left out.
+
+    The arguments of tool calls become objects, because templates print them as JSON: what OpenAI sends as a
+    string of JSON would come out quoted twice. Arguments that are not a JSON object stay as they are.
+    """
+    return [_chat_message(message) for message in messages]
+
+
+def render_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> list[int]:
+    """The ids of a prompt: the template's own tokens, with its generation prompt.
+
+    Raises UserError when the template refuses the messages (a role that it does not know, say).
+    """
+    return _encode(tokenizer, _render(tokenizer, messages, tools, generation_prompt=True))
+
+
+def render_answer(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[Message],
+    answer: Message,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> list[int]:
+    """The ids that the model would have had to produce after `render_prompt(prompt)` to give this answer.
+
+    They are what the template adds for the answer, up to and with the token that ends the turn. A template
+    that rewrites earlier messages once an answer follows them (gpt-oss drops their reasoning) is asked again
+    with the last user message alone before the answer. After a generation prompt that rules reasoning out,
+    the answer has none; one that opens a block which finished answers lack (`<think>`) gets it closed.
+
+    Raises UserError when the template refuses the messages, or leaves a part of the answer out (its text, or
+    one of its tool calls), or when the answer spells out a token that ends a turn: half an answer is never
+    trained on. Reasoning is different: where the template has no place for it, it is left out.
+    """
+    before = _render(tokenizer, prompt, tools, generation_prompt=True)
+    text = _answer_text(tokenizer, prompt, answer, tools, before)
+    _check_whole(tokenizer, prompt, answer, tools, text)
+    shape = _shape(tokenizer, _template(tokenizer))
+    before_ids = _encode(tokenizer, before)
+    ids = _encode(tokenizer, before + text)
+    kept = ids[: len(before_ids)] == before_ids
+    # Else a token straddles the border: a model that has read the prompt's own tokens cannot produce it.
+    ids = ids[len(before_ids) :] if kept else _encode(tokenizer, text)
+    first_end = next((i for i, token in enumerate(ids) if token in shape.ends), None)
+    return [*ids, shape.end] if first_end is None else ids[: first_end + 1]
+
+
+def end_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any = None) -> frozenset[int]:
+    """All ids that end a turn: the chat template's, the tokenizer's and the generation config's."""
+    ends = _shape(tokenizer, _template(tokenizer)).ends
+    extra = getattr(generation_config, "eos_token_id", None)
+    if extra is None:
+        return ends
+    return ends | frozenset(extra if isinstance(extra, list | tuple) else [extra])
+
+
+def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of an answer, without the token that ended it and without special tokens.
+
+    What the template puts before the text of a plain answer is no part of that text either: an empty thinking
+    block at the start is dropped, and where special tokens mark the text (the final channel of gpt-oss), only
+    what follows them is returned. Reasoning and tool calls stay in the text as the model wrote them.
+    """
+    shape = _shape(tokenizer, _template(tokenizer))
+    header = _encode(tokenizer, shape.header)
+    answer = [*ids]
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    starts = [i for i in range(len(answer)) if header and answer[i : i + len(header)] == header]
+    if starts and (starts[-1] == 0 or header[-1] in special):
+        answer = answer[starts[-1] + len(header) :]
+    answer = [token for token in answer if token not in shape.ends and token not in special]
+    return str(tokenizer.decode(answer, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _chat_message(message: Message) -> dict[str, Any]:
+    chat: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        chat["tool_calls"] = [_chat_call(call) for call in message.tool_calls]
+    for field in ("tool_call_id", "reasoning_content", "name"):
+        if getattr(message, field):
+            chat[field] = getattr(message, field)
+    return chat
+
+
+def _chat_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = dict(call.get("function", {}))
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            parsed = json.loads(arguments or "{}")
+        except ValueError:
+            parsed = arguments
+        function["arguments"] = parsed if isinstance(parsed, dict) else arguments
+    return {**call, "function": function}
+
+
+def _template(tokenizer: PreTrainedTokenizerBase) -> str:
+    if not tokenizer.chat_template:
+        raise UserError(f"model {_name(tokenizer)} has no chat template; use an instruct model.")
+    return str(tokenizer.chat_template)
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]],
+    *,
+    generation_prompt: bool,
+) -> str:
+    chat = to_chat(messages)
+    if "reasoning_content" not in _template(tokenizer):  # gpt-oss and LFM2 read the same thing as `thinking`
+        chat = [{("thinking" if k == "reasoning_content" else k): v for k, v in m.items()} for m in chat]
+
+    def rendered() -> str:
+        return str(
+            tokenizer.apply_chat_template(
+                chat,
+                tools=[dict(tool) for tool in tools] or None,
+                add_generation_prompt=generation_prompt,
+                tokenize=False,
+            )
+        )
+
+    try:
+        try:
+            return rendered()
+        except TypeError:  # DeepSeek's templates join the arguments of a call to a string: give them one
+            for call in (call for message in chat for call in message.get("tool_calls", ())):
+                call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+            return rendered()
+    except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        roles = ", ".join(dict.fromkeys(message.role for message in messages))
+        raise UserError(
+            f"the chat template of {_name(tokenizer)} refuses these messages (roles: {roles}): {error}"
+        ) from error
+
+
+def _answer_text(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[Message],
+    answer: Message,
+    tools: Sequence[Mapping[str, Any]],
+    before: str,
+) -> str:
+    """What follows the generation prompt in the template's rendering of the answer."""
+    whole = _render(tokenizer, [*prompt, answer], tools, generation_prompt=False)
+    if whole.startswith(before):
+        return whole[len(before) :]
+    short = _shortest(prompt)
+    before = _render(tokenizer, short, tools, generation_prompt=True)
+    for said in (answer, replace(answer, reasoning_content=None)):
+        whole = _render(tokenizer, [*short, said], tools, generation_prompt=False)
+        if whole.startswith(before):
+            return whole[len(before) :]
+    shared = len(before) + _shape(tokenizer, _template(tokenizer)).shared
+    return _close_block(before[shared:], answer) + whole[shared:]
+
+
+def _shortest(prompt: Sequence[Message]) -> list[Message]:
+    """The system message and the last user message: nothing is left in it that a template rewrites."""
+    system = [message for message in prompt[:1] if message.role == "system"]
+    user = [message for message in prompt if message.role == "user"]
+    return [*system, *(user[-1:] or [_QUESTION])]
+
+
+def _close_block(forced: str, answer: Message) -> str:
+    """Reasoning and closing tag of a block that the generation prompt opens and finished answers lack."""
+    opened = re.search(r"<([A-Za-z_]+)>\s*$", forced)
+    if opened is None:
+        return ""
+    reasoning = (answer.reasoning_content or "").strip("\n")
+    return f"{reasoning}\n</{opened[1]}>\n\n"
+
+
+def _check_whole(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[Message],
+    answer: Message,
+    tools: Sequence[Mapping[str, Any]],
+    text: str,
+) -> None:
+    """Raise UserError when the template has left out a part, or the answer itself holds an end of turn."""
+    if _squeeze(answer.content) not in _squeeze(text):
+        raise UserError(f"the chat template of {_name(tokenizer)} leaves out the text of this answer.")
+    if answer.tool_calls:
+        short = _shortest(prompt)
+        with_and_without_last = [
+            _render(tokenizer, [*short, replace(answer, tool_calls=calls)], tools, generation_prompt=False)
+            for calls in (answer.tool_calls, answer.tool_calls[:-1])
+        ]
+        if with_and_without_last[0] == with_and_without_last[1]:
+            raise UserError(f"the chat template of {_name(tokenizer)} leaves out a tool call of this answer.")
+    said = [answer.content, answer.reasoning_content or "", json.dumps([dict(c) for c in answer.tool_calls])]
+    held = end_ids(tokenizer).intersection(_encode(tokenizer, "\n".join(said)))
+    if held:
+        raise UserError(f"the answer spells out {tokenizer.decode([min(held)])!r}, which ends a turn.")
+
+
+@lru_cache(maxsize=16)
+def _shape(tokenizer: PreTrainedTokenizerBase, template: str) -> _Shape:
+    """Read off the template what surrounds an answer; `template` is part of the key because it can be set."""
+    before = _render(tokenizer, [_QUESTION], (), generation_prompt=True)
+    whole = _render(tokenizer, [_QUESTION, Message("assistant", _PROBE)], (), generation_prompt=False)
+    start = whole.rfind(_PROBE)
+    if start < 0:
+        raise UserError(f"the chat template of {_name(tokenizer)} does not render messages of plain text.")
+    shared = 0 if whole.startswith(before) else _common(before, whole) - len(before)
+    header = whole[len(before) : start] if shared == 0 else ""
+    eos = tokenizer.eos_token_id
+    added = tokenizer.added_tokens_decoder
+    own = [token for token in _encode(tokenizer, whole[start + len(_PROBE) :]) if token in added]
+    ends = {*own[:1], *([eos] if isinstance(eos, int) else [])}
+    if not ends:
+        raise UserError(
+            f"the chat template of {_name(tokenizer)} ends an answer with no token, and the tokenizer has no "
+            "eos token: set one of them."
+        )
+    end = own[0] if own else next(iter(ends))
+    call = Message("assistant", "", (_CALL,))
+    try:
+        called = _render(tokenizer, [_QUESTION, call], (), generation_prompt=False)
+    except UserError:  # no tool calls in this template
+        called = ""
+    if own and _PROBE in called:
+        tail = _encode(tokenizer, called[called.rindex(_PROBE) + len(_PROBE) :])
+        special = [token for token in tail if token in added and added[token].special]
+        if special and not ends & set(special):  # gpt-oss ends a call with a token of its own
+            ends.add(special[-1])
+    return _Shape(header, shared, frozenset(ends), end)
+
+
+def _common(a: str, b: str) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    # Templates write their own bos; `apply_chat_template` encodes in the same way.
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _squeeze(text: str) -> str:
+    """`text` without white space: templates trim, and re-break, what they print."""
+    return "".join(text.split())
+
+
+def _name(tokenizer: PreTrainedTokenizerBase) -> str:
+    return tokenizer.name_or_path or "this model"

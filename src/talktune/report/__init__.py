@@ -1,0 +1,1 @@
+"""What a person reads after a run: plots and one HTML page."""

@@ -1,0 +1,204 @@
+"""A run directory, read: its updates, settings, figures and answers. Nothing here writes."""
+
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from talktune.errors import UserError
+from talktune.rl.metrics import METRICS
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPair:
+    """What the policy answered to one prompt before and after the run."""
+
+    prompt: str
+    before: str
+    after: str
+    satisfied_before: bool | None = None
+    satisfied_after: bool | None = None
+    split: str = ""
+    """What the prompt was for, such as `held-out` or `fact`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Everything a report says about one run directory."""
+
+    path: Path
+    updates: tuple[Mapping[str, float], ...]
+    """One mapping an update, by rising `update`; a metric that was missing, null or not finite is absent.
+    Text that is no metric is left out too."""
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    samples: tuple[AnswerPair, ...]
+    notes: tuple[str, ...]
+    """What the reader had to leave out, one sentence each."""
+
+    def series(self, metric: str) -> tuple[list[float], list[float]]:
+        """Return the update numbers at which `metric` was recorded, and its values there."""
+        points = [(update["update"], update[metric]) for update in self.updates if metric in update]
+        return [x for x, _ in points], [y for _, y in points]
+
+    def figures(self, when: Literal["before", "after"]) -> Mapping[str, Any]:
+        """Return the summary's figures from before or after the run; empty where it has none."""
+        figures = self.summary.get(when)
+        return cast(dict[str, Any], figures) if isinstance(figures, dict) else {}
+
+
+def read_run(run_dir: Path) -> Run:
+    """Read a run directory.
+
+    `metrics.jsonl` must hold at least one update; `config.toml`, `summary.json` and `samples.jsonl` may be
+    missing (a run that still goes on has no summary). Only the last line of a JSONL file may be broken, as a
+    crash leaves it; a note says so.
+
+    Raises:
+        UserError: the directory is not a run, holds no update yet, or one of its files is broken.
+    """
+    if not run_dir.exists():
+        raise UserError(f"{run_dir} does not exist: give the directory that was --output of a run.")
+    if not run_dir.is_dir():
+        raise UserError(f"{run_dir} is a file: give the run directory that holds it.")
+    metrics_file = run_dir / "metrics.jsonl"
+    if not metrics_file.is_file():
+        if (run_dir / "config.toml").is_file():
+            raise UserError(
+                f"{metrics_file} is missing: the run has not finished an update yet, train first."
+            )
+        raise UserError(f"{run_dir} is not a run directory (no metrics.jsonl): give --output of a run.")
+
+    notes: list[str] = []
+    updates = _read_updates(metrics_file, notes)
+    if not updates:
+        raise UserError(f"{metrics_file} holds no update: nothing to report until the run finishes one.")
+    config_file, summary_file = run_dir / "config.toml", run_dir / "summary.json"
+    if not config_file.is_file():
+        notes.append("config.toml is missing, so the settings of this run are not known.")
+    if not summary_file.is_file():
+        notes.append("summary.json is missing: the run had not ended when this page was made.")
+    return Run(
+        path=run_dir,
+        updates=updates,
+        config=_read_toml(config_file),
+        summary=_read_json(summary_file),
+        samples=_read_samples(run_dir / "samples.jsonl", notes),
+        notes=tuple(notes),
+    )
+
+
+def _read_updates(file: Path, notes: list[str]) -> tuple[Mapping[str, float], ...]:
+    by_number: dict[int, Mapping[str, float]] = {}
+    not_finite: dict[str, list[int]] = {}
+    repeated = 0
+    for line, row in _read_jsonl(file, notes):
+        number = row.get("update")
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise UserError(
+                f'{file} line {line}: "update" must be a number from 1 up, not {number!r}; mend that line.'
+            )
+        values: dict[str, float] = {}
+        for name, value in row.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                if name in METRICS and value is not None:
+                    raise UserError(
+                        f'{file} line {line}: "{name}" must be a number or null, not {value!r}; mend it.'
+                    )
+            elif math.isfinite(value):
+                values[name] = float(value)
+            else:
+                not_finite.setdefault(name, []).append(number)
+        repeated += number in by_number
+        by_number[number] = values  # after a resume the later line is the one whose weights were kept
+    if repeated:
+        notes.append(f"{_count(repeated, 'update')} ran again after a resume; the later figures are shown.")
+    for name, numbers in not_finite.items():
+        where = ", ".join(str(number) for number in numbers[:5]) + (", …" if len(numbers) > 5 else "")
+        notes.append(f"{name} was not a finite number in {_count(len(numbers), 'update')} ({where}).")
+    return tuple(by_number[number] for number in sorted(by_number))
+
+
+def _read_samples(file: Path, notes: list[str]) -> tuple[AnswerPair, ...]:
+    if not file.is_file():
+        return ()
+    pairs: list[AnswerPair] = []
+    for line, row in _read_jsonl(file, notes):
+        for name in ("prompt", "before", "after"):
+            if not isinstance(row.get(name), str):
+                raise UserError(f'{file} line {line}: "{name}" must be text; mend or remove that line.')
+        for name in ("satisfied_before", "satisfied_after"):
+            if row.get(name) not in (True, False, None):
+                raise UserError(f'{file} line {line}: "{name}" must be true, false or null; mend that line.')
+        pairs.append(
+            AnswerPair(
+                prompt=row["prompt"],
+                before=row["before"],
+                after=row["after"],
+                satisfied_before=row.get("satisfied_before"),
+                satisfied_after=row.get("satisfied_after"),
+                split=str(row.get("split") or ""),
+            )
+        )
+    return tuple(pairs)
+
+
+def _read_jsonl(file: Path, notes: list[str]) -> list[tuple[int, dict[str, Any]]]:
+    """Return (line number from 1, object) for each line that is not blank."""
+    lines = [(i, text) for i, text in enumerate(_read_bytes(file).split(b"\n"), start=1) if text.strip()]
+    rows: list[tuple[int, dict[str, Any]]] = []
+    for i, text in lines:
+        try:
+            value = json.loads(text)
+        except ValueError as error:  # also what is not UTF-8
+            if i == lines[-1][0]:
+                notes.append(
+                    f"The last line of {file.name} is broken, as a crash leaves it, and was left out."
+                )
+                continue
+            raise UserError(f"{file} line {i} is not valid JSON: mend or remove that line.") from error
+        if not isinstance(value, dict):
+            raise UserError(f"{file} line {i} is not a JSON object: mend or remove that line.")
+        rows.append((i, cast(dict[str, Any], value)))
+    return rows
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        value = json.loads(_read_bytes(file))
+    except ValueError as error:
+        raise UserError(
+            f"{file} is not valid JSON: mend it, or remove it to report without its figures."
+        ) from error
+    if not isinstance(value, dict):
+        raise UserError(
+            f"{file} must hold one JSON object: mend it, or remove it to report without its figures."
+        )
+    return cast(dict[str, Any], value)
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        return tomllib.loads(_read_bytes(file).decode())
+    except ValueError as error:  # TOMLDecodeError and what is not UTF-8
+        raise UserError(
+            f"{file} is not valid TOML ({error}): mend it, or remove it to report without it."
+        ) from error
+
+
+def _read_bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}): check its permissions.") from error
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

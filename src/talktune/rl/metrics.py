@@ -1,0 +1,84 @@
+"""What every logged number means, once, and how the numbers of micro-batches become those of the update."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number that is logged for every update."""
+
+    name: str
+    unit: str
+    meaning: str
+    merge: Literal["mean", "sum", "max", "once"] = "once"
+    """Over micro-batches: mean weighted by tokens, sum, maximum, or known for the whole update only."""
+
+
+METRICS: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("loss", "1", "what is minimised: −(objective − β · KL term)", "sum"),
+        Metric("objective", "1", "clipped surrogate, averaged as the loss is, before the KL term", "sum"),
+        Metric("reward_mean", "reward", "mean reward of the answers, from the votes, before length shaping"),
+        Metric("reward_std", "reward", "unbiased standard deviation of those rewards"),
+        Metric("votes_agreement", "share", "valid votes that equal the reward of their turn"),
+        Metric("advantage_mean", "1", "mean advantage of the answers"),
+        Metric("length_penalty_mean", "reward", "mean length penalty of the answers, −1 to 0"),
+        Metric("ratio_mean", "1", "mean over tokens of ρ = exp(new − old)", "mean"),
+        Metric("ratio_max", "1", "largest ρ of any token", "max"),
+        Metric(
+            "clipped_low", "share", "tokens of bad answers with ρ < 1 − ε_low: no surrogate gradient", "mean"
+        ),
+        Metric(
+            "clipped_high",
+            "share",
+            "tokens of good answers with ρ > 1 + ε_high: no surrogate gradient",
+            "mean",
+        ),
+        Metric(
+            "kl_ref",
+            "nats/token",
+            "KL to the frozen reference, by the k3 estimator whatever the loss uses",
+            "mean",
+        ),
+        Metric("entropy", "nats/token", "entropy of the policy's distribution at the trained tokens", "mean"),
+        Metric("response_length", "tokens", "mean length of the answers"),
+        Metric("tokens", "tokens", "answer tokens that the loss is made of", "sum"),
+        Metric("tokens_per_second", "tokens/s", "those tokens over the time of the update"),
+        Metric("grad_norm", "1", "norm of the gradient before clipping"),
+        Metric("learning_rate", "1", "learning rate of the update"),
+        Metric("eps_high", "1", "upper clip range ε_high of the update"),
+        Metric("skipped_groups", "groups", "groups without variance, skipped: they carry no gradient"),
+        Metric("staleness", "versions", "mean number of policy versions between sampling and this update"),
+        Metric("seconds", "s", "wall time of the update"),
+    )
+}
+"""Every metric by its name, in the order in which they are shown."""
+
+
+def merge(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The metrics of a whole update from those of its micro-batches, exactly.
+
+    Means are weighted by `tokens`, sums added, maxima taken; a mean that is missing from some parts is over
+    the others. `loss` and `objective` add up to those of the update when each part was given its `total`.
+    ValueError for a name that has no merge (metrics of the whole update are added afterwards).
+    """
+    merged: dict[str, float] = {}
+    weights: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            how = METRICS[name].merge if name in METRICS else "once"
+            if how == "once":
+                raise ValueError(f"metric {name!r} cannot be merged: add it after the parts are merged")
+            if how == "max":
+                merged[name] = max(merged.get(name, value), value)
+            else:
+                weight = part["tokens"] if how == "mean" else 1.0
+                merged[name] = merged.get(name, 0.0) + weight * value
+                weights[name] = weights.get(name, 0.0) + weight
+    return {
+        name: value / max(weights[name], 1.0) if METRICS[name].merge == "mean" else value
+        for name, value in merged.items()
+    }

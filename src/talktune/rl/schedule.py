@@ -1,0 +1,27 @@
+"""How the upper clip range moves while training goes on (a knob of talktune; DAPO keeps it constant)."""
+
+from math import cos, pi
+from typing import Literal
+
+
+def eps_high_at(
+    step: int,
+    total: int,
+    start: float,
+    end: float | None = None,
+    kind: Literal["constant", "linear", "cosine"] = "constant",
+) -> float:
+    """ε_high of update `step` (0 … total − 1): `start` at the first update, `end` at the last and after it.
+
+    With f = step / (total − 1) in [0, 1]: `linear` is start + (end − start) f, `cosine` is start + (end −
+    start)(1 − cos πf) / 2, `constant` is start, and so is everything without an end. ValueError for another
+    kind.
+    """
+    if kind not in ("constant", "linear", "cosine"):
+        raise ValueError(f"kind is {kind!r}: it must be 'constant', 'linear' or 'cosine'")
+    if kind == "constant" or end is None or total <= 1:
+        return start
+    fraction = min(max(step / (total - 1), 0.0), 1.0)
+    if kind == "cosine":
+        fraction = (1 - cos(pi * fraction)) / 2
+    return (1 - fraction) * start + fraction * end
