@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from talktune.errors import UserError
+
 Aggregation = Literal["token", "sequence"]
 Grouping = Literal["prompt", "conversation", "batch", "running", "none"]
 Kl = Literal["k1", "k2", "k3", "k3xratio"]
@@ -142,6 +144,18 @@ class SampleConfig:
 
 
 @dataclass(frozen=True)
+class DemoConfig:
+    """The demo's rollouts: how many questions are asked at each update, and how often each is answered."""
+
+    questions: int = 6
+    """Held-in questions of one update."""
+    answers: int = 8
+    """G, answers sampled to each of them."""
+    shuffle_rewards: bool = False
+    """Deal the rewards out anew among the answers of an update: a control in which nothing can be learned."""
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole tree, as written to `config.toml` in a run directory."""
 
@@ -150,3 +164,37 @@ class Config:
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
+    demo: DemoConfig | None = None
+
+
+def check_config(config: Config) -> Config:
+    """Return `config` if its values make sense together; a UserError names the option that does not."""
+    a, t, s, j = config.algorithm, config.train, config.sample, config.judge
+    rules = (
+        (0 <= a.eps_low < 1, "--eps-low", a.eps_low, "between 0 and 1"),
+        (a.eps_high >= 0, "--eps-high", a.eps_high, "0 or more"),
+        (a.beta >= 0, "--beta", a.beta, "0 or more"),
+        (a.dual_clip is None or a.dual_clip > 1, "--dual-clip", a.dual_clip, "greater than 1"),
+        (a.L_max > 0, "--L-max", a.L_max, "1 or more"),
+        (0 <= a.L_cache <= a.L_max, "--L-cache", a.L_cache, f"between 0 and L_max ({a.L_max})"),
+        (a.max_staleness >= 0, "--max-staleness", a.max_staleness, "0 or more"),
+        (t.updates is None or t.updates > 0, "--updates", t.updates, "1 or more"),
+        (t.epochs > 0, "--epochs", t.epochs, "1 or more"),
+        (t.batch_turns > 0, "--batch-turns", t.batch_turns, "1 or more"),
+        (t.learning_rate > 0, "--learning-rate", t.learning_rate, "greater than 0"),
+        (t.microbatch_tokens > 0, "--microbatch-tokens", t.microbatch_tokens, "1 or more"),
+        (t.keep_checkpoints > 0, "--keep-checkpoints", t.keep_checkpoints, "1 or more"),
+        (config.model.lora_rank >= 0, "--lora-rank", config.model.lora_rank, "0 or more"),
+        (s.temperature >= 0, "--temperature", s.temperature, "0 or more"),
+        (0 < s.top_p <= 1, "--top-p", s.top_p, "in (0, 1]"),
+        (s.top_k >= 0, "--top-k", s.top_k, "0 or more"),
+        (s.max_new_tokens > 0, "--max-new-tokens", s.max_new_tokens, "1 or more"),
+        (j.votes > 0, "--votes", j.votes, "1 or more"),
+        (0 <= j.judge_accuracy <= 1, "--judge-accuracy", j.judge_accuracy, "between 0 and 1"),
+        (j.judge_timeout > 0, "--judge-timeout", j.judge_timeout, "greater than 0"),
+        (j.judge_retries >= 0, "--judge-retries", j.judge_retries, "0 or more"),
+    )
+    for holds, option, value, wanted in rules:
+        if not holds:
+            raise UserError(f"{option} is {value}: it must be {wanted}.")
+    return config

@@ -1,0 +1,1 @@
+"""Verdicts on turns: the oracle, a local model, an endpoint or a Python function."""

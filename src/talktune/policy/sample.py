@@ -25,13 +25,13 @@ def sample_answers(
     seed: int,
     copies: int = 1,
     policy_version: int | None = None,
-    on_tokens: Callable[[int], None] | None = None,
+    on_tokens: Callable[[list[int], list[int]], None] | None = None,
 ) -> list[Sampled]:
     """Sample `copies` answers to each prompt; answer i*copies + j belongs to prompt i.
 
     An answer ends with one of `end_ids` (kept: it was sampled) or at `config.max_new_tokens`. Temperature 0
     is greedy and its log-probs count as temperature 1. The draws of a row come from (seed, row) alone, so
-    they do not depend on which rows finish earlier. `on_tokens(n)` is told of every n new tokens.
+    they do not depend on which rows finish earlier. `on_tokens(rows, tokens)` hears of every step.
     """
     device = next(model.parameters()).device
     rows = len(prompts) * copies
@@ -52,7 +52,7 @@ def sample_answers(
             ids[row].append(token)
             logprobs[row].append(logprob)
         if on_tokens is not None:
-            on_tokens(len(alive))
+            on_tokens(alive.tolist(), chosen.tolist())
         going = ~torch.isin(chosen, ends)
         if step + 1 == config.max_new_tokens or not bool(going.any()):
             break

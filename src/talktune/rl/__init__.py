@@ -1,0 +1,1 @@
+"""The pure arithmetic, in reading order: votes, reward, advantage, packing, loss."""

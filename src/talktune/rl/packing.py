@@ -6,7 +6,7 @@ position is its depth. Same idea as Tree Training (arXiv 2511.00413).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,11 @@ class Pack:
         """(N, N) boolean: row i may attend to column j."""
         node = torch.arange(len(self.ids), device=self.ids.device)
         return (node[None, :] <= node[:, None]) & (node[:, None] < self.end[None, :])
+
+    def to(self, device: torch.device) -> "Pack":
+        """The same pack with its tensors on `device`."""
+        moved = {name: getattr(self, name).to(device) for name in ("ids", "positions", "end", "source", "target")}
+        return replace(self, **moved)
 
     def rows(self, flat: Tensor) -> list[Tensor]:
         """Cut a (K,) tensor into one row a sample."""

@@ -1,0 +1,339 @@
+"""The command line: parses, calls, prints. torch and transformers load when a command runs, not before."""
+
+import importlib.metadata
+import os
+import sys
+import tomllib
+import warnings
+from collections.abc import Callable
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, Token
+
+from talktune.config import (
+    AlgorithmConfig,
+    Config,
+    DemoConfig,
+    ExportFormat,
+    JudgeConfig,
+    ModelConfig,
+    SampleConfig,
+    TrainConfig,
+    check_config,
+)
+from talktune.errors import UserError
+
+Flat = Parameter(name="*")
+Model = Annotated[ModelConfig, Flat]
+Judge = Annotated[JudgeConfig, Flat]
+Algorithm = Annotated[AlgorithmConfig, Flat]
+Train = Annotated[TrainConfig, Flat]
+Sample = Annotated[SampleConfig, Flat]
+Rollout = Annotated[DemoConfig, Flat]
+
+INTERRUPTED = 130
+BROKEN_BY_USER = 2
+
+DEMO = Config(
+    judge=JudgeConfig(votes=5),
+    algorithm=AlgorithmConfig(group="prompt", beta=0.04),
+    train=TrainConfig(updates=24, learning_rate=4e-4, microbatch_tokens=512),
+    sample=SampleConfig(temperature=0.8, max_new_tokens=48),
+    demo=DemoConfig(),
+)
+"""What `talktune demo` runs unless told otherwise."""
+
+app = App(
+    name="talktune",
+    help="Train a language model on how people react to its answers (GRPO-TCR). Every option of a command "
+    "can also stand in a TOML file: --config FILE.",
+    version=lambda: importlib.metadata.version("talktune"),
+    default_parameter=Parameter(negative=()),
+)
+
+
+@app.command
+def score(
+    files: list[Path],
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
+    judge: Judge = JudgeConfig(),
+    strict: bool = False,
+    seed: int = 0,
+) -> int:
+    """Judge every turn of some conversations: conversations in, verdicts on every turn out.
+
+    Run it again with the same output to finish turns that stayed unscored (exit code 3).
+
+    Parameters
+    ----------
+    files
+        JSONL (also gzip): OpenAI or ShareGPT conversations, or an earlier output.
+    output
+        The scored file to write or to go on with.
+    strict
+        Stop at the first bad line instead of reporting it.
+    seed
+        Everything random comes from this.
+    """
+    check_config(Config(judge=judge))
+    from talktune.commands.score import score as run
+
+    return run(files, judge, output, strict=strict, seed=seed)
+
+
+@app.command
+def train(
+    files: list[Path],
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
+    model: Model = ModelConfig(),
+    judge: Judge = JudgeConfig(),
+    algorithm: Algorithm = AlgorithmConfig(),
+    train: Train = TrainConfig(),
+    resume: bool = False,
+    strict: bool = False,
+) -> int:
+    """Train on scored or raw conversations; what has no verdict yet is judged first. An adapter comes out.
+
+    Parameters
+    ----------
+    files
+        JSONL (also gzip): OpenAI or ShareGPT conversations, or the output of `talktune score`.
+    output
+        The run directory to make: adapter, checkpoints, metrics, report.
+    resume
+        Go on with the run in that directory.
+    strict
+        Stop at the first bad line instead of reporting it.
+    """
+    config = check_config(Config(model, judge, algorithm, train))
+    from talktune.commands.train import train as run
+
+    return run(files, config, output, resume=resume, strict=strict)
+
+
+@app.command
+def chat(*, model: Model = ModelConfig(), sample: Sample = SampleConfig(), seed: int = 0, save: Path | None = None) -> int:
+    """Talk to a policy in the terminal.
+
+    Parameters
+    ----------
+    seed
+        Everything random comes from this.
+    save
+        Append the talk to this JSONL file, with the sampled tokens, for `talktune train`.
+    """
+    check_config(Config(model=model, sample=sample))
+    from talktune.commands.chat import chat as run
+
+    return run(model, sample, seed=seed, save=save)
+
+
+@app.command(name="eval")
+def evaluate(
+    *,
+    prompts: Path,
+    model: Model = ModelConfig(),
+    sample: Sample = SampleConfig(temperature=0.0),
+    seed: int = 0,
+    json: bool = False,
+) -> int:
+    """Ask the same prompts before and after training, and show the answers side by side.
+
+    Parameters
+    ----------
+    prompts
+        Text, one prompt a line, or JSONL of {"prompt": …} or {"messages": […]}.
+    seed
+        Everything random comes from this.
+    json
+        Print JSON instead of tables.
+    """
+    check_config(Config(model=model, sample=sample))
+    if model.adapter is None:
+        raise UserError("--adapter is missing: give the adapter or run directory to compare with.")
+    from talktune.commands.evaluate import evaluate as run
+
+    return run(model, model.adapter, prompts, sample, seed, json)
+
+
+@app.command
+def judge_eval(file: Path, /, *, judge: Judge = JudgeConfig(), json: bool = False, seed: int = 0) -> int:
+    """Measure a judge on labelled lines: accuracy, confusion, more and fewer votes.
+
+    Parameters
+    ----------
+    file
+        JSONL of {"request", "response", "role", "next_state", "label"}, label -1, 0 or 1.
+    json
+        Print JSON instead of tables.
+    seed
+        Everything random comes from this.
+    """
+    check_config(Config(judge=judge))
+    from talktune.commands.judging import judge_eval as run
+
+    return run(file, judge, json, seed)
+
+
+@app.command
+def judge_train(
+    file: Path, /, *, output: Annotated[Path, Parameter(alias="-o")], model: Model = ModelConfig(), seed: int = 0
+) -> int:
+    """Fit a small verdict head for a judge from labelled lines; use it with --judge-head.
+
+    Parameters
+    ----------
+    file
+        JSONL of {"request", "response", "role", "next_state", "label"}, label -1, 0 or 1.
+    output
+        The head file to write.
+    seed
+        Everything random comes from this.
+    """
+    from talktune.commands.judging import judge_train as run
+
+    return run(file, model, output, seed)
+
+
+@app.command
+def demo(
+    *,
+    output: Annotated[Path, Parameter(alias="-o")] = Path("runs/demo"),
+    judge: Judge = DEMO.judge,
+    algorithm: Algorithm = DEMO.algorithm,
+    train: Train = DEMO.train,
+    sample: Sample = DEMO.sample,
+    rollout: Rollout = DemoConfig(),
+    model: Model = DEMO.model,
+    resume: bool = False,
+) -> int:
+    """Watch the whole loop on the shipped model: a scripted user complains and praises, the model learns.
+
+    Parameters
+    ----------
+    output
+        The run directory to make.
+    resume
+        Go on with the run in that directory.
+    """
+    config = check_config(Config(model, judge, algorithm, train, sample, rollout))
+    from talktune.commands.demo import demo as run
+
+    return run(config, output, resume=resume)
+
+
+@app.command
+def report(run: Path, /) -> int:
+    """Draw the plots and the HTML page of a run again.
+
+    Parameters
+    ----------
+    run
+        A run directory.
+    """
+    from talktune.report.page import make_report
+
+    print(make_report(run))
+    return 0
+
+
+@app.command
+def export(
+    files: list[Path],
+    /,
+    *,
+    format: ExportFormat,
+    output: Annotated[Path, Parameter(alias="-o")],
+    strict: bool = False,
+) -> int:
+    """Write conversations for other trainers: JSONL, or Parquet when the output ends in .parquet.
+
+    Parameters
+    ----------
+    files
+        JSONL (also gzip): OpenAI or ShareGPT conversations, or the output of `talktune score`.
+    format
+        `openai` messages, `kto` for TRL's KTO trainer, `grpo` with rewards, groups, token ids and log-probs.
+    output
+        The file to write.
+    strict
+        Stop at the first bad line instead of reporting it.
+    """
+    from talktune.commands.export import export as run
+
+    return run(files, format, output, strict)
+
+
+@app.meta.default
+def launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], config: Path | None = None
+) -> int:
+    """Run a command.
+
+    Parameters
+    ----------
+    config
+        TOML file with options, in sections or not; the command line wins over it.
+    """
+    app.config = () if config is None else (_from_toml(config),)
+    return app(tokens, exit_on_error=False, print_error=False, result_action="return_value") or 0
+
+
+def _from_toml(path: Path) -> Callable[[App, tuple[str, ...], ArgumentCollection], None]:
+    """Options of a TOML file as defaults of whatever command runs; an unknown name is an error."""
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path}: cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise UserError(f"--config {path}: is not TOML ({error}).") from error
+    options: dict[str, Any] = {}
+    for name, value in tree.items():
+        options |= value if isinstance(value, dict) else {name: value}
+    known = {field for part in _PARTS for field in part.__dataclass_fields__} | _OWN_OPTIONS
+    if unknown := sorted({name.replace("-", "_") for name in options} - known):
+        raise UserError(f"--config {path}: there is no option {', '.join(unknown)}; see --help for the names.")
+
+    def fill(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+        given = {f"--{name.replace('_', '-')}".lower(): value for name, value in options.items()}
+        for argument in arguments:
+            if argument.tokens or (name := argument.name.lower()) not in given:
+                continue
+            values = given[name] if isinstance(given[name], list) else [given[name]]
+            for value in values:
+                argument.append(Token(keyword=argument.name, value=str(value), source=str(path)))
+
+    return fill
+
+
+_PARTS = (ModelConfig, JudgeConfig, AlgorithmConfig, TrainConfig, SampleConfig, DemoConfig)
+_OWN_OPTIONS = {"output", "resume", "strict", "seed", "save", "prompts", "json", "format"}
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one sentence on stderr and exit code 2, Ctrl-C ends with 130."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        code = app.meta(exit_on_error=False, print_error=False, result_action="return_value")
+    except UserError as error:
+        code = _complain(str(error))
+    except CycloptsError as error:
+        code = _complain(str(error).strip())
+    except KeyboardInterrupt:
+        code = _complain("Interrupted; what was finished is kept. Add --resume (train, demo), or run it again.")
+        code = INTERRUPTED
+    except BrokenPipeError:
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(text: str) -> int:
+    print(f"talktune: {text}", file=sys.stderr)
+    return BROKEN_BY_USER

@@ -1,0 +1,1 @@
+"""What each command does, one a file; `talktune.cli` only parses, calls and prints."""

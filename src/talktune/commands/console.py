@@ -1,0 +1,52 @@
+"""What commands share on the terminal: one console, a progress bar, short tables, warnings to stderr."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+out = Console()
+err = Console(stderr=True)
+
+
+def progress() -> Progress:
+    """A progress bar on stderr: a spinner, what is being done, how much of it, for how long."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=err,
+    )
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a small table; cells are plain text, never markup."""
+    made = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        made.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*(_escape(cell) for cell in row))
+    out.print(made)
+
+
+def side_by_side(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print texts beside each other, wrapped."""
+    made = Table(title=title, title_justify="left", show_lines=True)
+    for column in columns:
+        made.add_column(column, overflow="fold", ratio=1)
+    for row in rows:
+        made.add_row(*(_escape(cell) for cell in row))
+    out.print(made)
+
+
+def warn(text: object) -> None:
+    """One line on stderr."""
+    err.print(str(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def _escape(cell: object) -> str:
+    text = f"{cell:.3g}" if isinstance(cell, float) else str(cell)
+    return text.replace("[", r"\[")

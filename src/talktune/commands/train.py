@@ -1,0 +1,89 @@
+"""`talktune train`: scored or raw conversations in, an adapter out."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from talktune.commands.console import progress, table, warn
+from talktune.commands.score import load_conversations, score_conversations
+from talktune.config import Config, ModelConfig
+from talktune.conversations.turns import turns_of
+from talktune.errors import UserError
+from talktune.learner.run import open_run, run_updates
+from talktune.learner.samples import Intake, batches, samples_from
+from talktune.learner.update import Learner
+from talktune.policy.adapter import attach_adapter, load_adapter
+from talktune.policy.load import Policy, load_policy
+from talktune.report.page import make_report
+
+
+def trainable(policy: Policy, config: ModelConfig, seed: int) -> Any:
+    """The policy's model ready for training: with a fresh adapter, a given one, or all weights at rank 0."""
+    if config.lora_rank == 0:
+        if config.adapter is not None:
+            raise UserError("--adapter: rank 0 trains all weights; leave the adapter out or set --lora-rank.")
+        return policy.model.train(False).requires_grad_(True)
+    if config.adapter is not None:
+        return load_adapter(policy.model, config.adapter, trainable=True)
+    return attach_adapter(policy.model, config, seed)
+
+
+def train(files: Sequence[Path], config: Config, output: Path, *, resume: bool, strict: bool) -> int:
+    """The command: judge what has no verdict yet, make samples, update, write the adapter and the report."""
+    conversations = load_conversations(files, strict)
+    open_run(output, config, resume=resume)
+    policy = load_policy(config.model)
+    scored = score_conversations(
+        conversations, config.judge, output / "scored.jsonl", policy=policy, seed=config.train.seed
+    )
+    turns = [turn for conversation in scored for turn in turns_of(conversation)]
+    intake = samples_from(turns, policy.tokenizer, config.algorithm.group, config.train)
+    _write_summary(output, intake, None)
+    if not intake.samples:
+        raise UserError(f"no turn can be trained on ({_reasons(intake)}); nothing was learned.")
+    plan = batches(intake.samples, config.train)
+    learner = Learner(trainable(policy, config.model, config.train.seed), config, total_updates=len(plan))
+    metrics: list[dict[str, Any]] = []
+    with progress() as bar:
+        task = bar.add_task("updates", total=len(plan))
+
+        def show(found: dict[str, Any]) -> None:
+            metrics.append(found)
+            bar.update(task, completed=learner.update, description=f"reward {found.get('reward_mean', 0):+.2f}")
+
+        run_updates(learner, lambda update: (plan[update - 1], {}), output, on_update=show)
+    _write_summary(output, intake, learner.update)
+    page = make_report(output)
+    _show(intake, metrics, output, page)
+    return 0
+
+
+def _reasons(intake: Intake) -> str:
+    parts = [f"{n} {why}" for why, n in intake.skipped.items()]
+    return ", ".join([*parts, f"{intake.unscored} unscored", f"{intake.side} side"])
+
+
+def _write_summary(run: Path, intake: Intake, updates: int | None) -> None:
+    summary = {"turns": intake.as_dict()} | ({} if updates is None else {"updates": updates})
+    (run / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
+
+
+def _show(intake: Intake, metrics: Sequence[dict[str, Any]], run: Path, page: Path) -> None:
+    table(
+        "Turns",
+        ("what", "number"),
+        [
+            ("main", intake.main),
+            ("side (served, never trained)", intake.side),
+            ("unscored", intake.unscored),
+            *((f"skipped: {why}", n) for why, n in intake.skipped.items()),
+            ("trained on", len(intake.samples)),
+            ("of these re-tokenised", intake.retokenised),
+        ],
+    )
+    if metrics:
+        last = metrics[-1]
+        names = ("reward_mean", "loss", "kl_ref", "entropy", "response_length", "grad_norm")
+        table(f"Update {last['update']}", ("metric", "value"), [(n, last[n]) for n in names if n in last])
+    warn(f"Adapter: {run / 'adapter'}\nReport:  {page}")

@@ -1,0 +1,187 @@
+"""A verdict head: several small linear classifiers on a language model's hidden states, one for each vote.
+
+Every voter reads another layer from the middle of the model, and was fitted without another seventh of the
+lines, so that voters differ. p = softmax(W x + b) over (−1, 0, +1), x = mean and last state of the reaction.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from talktune.errors import UserError
+from talktune.judge.hidden import Progress, depth, pooled_states
+from talktune.judge.prompts import Exchange, JudgeLine
+
+VOTERS = 7
+DEPTHS = (17 / 30, 19 / 30, 15 / 30, 18 / 30, 16 / 30, 20 / 30, 14 / 30)
+"""Where the voters read, as shares of the model's depth, best first (cross-validated on the training lines)."""
+RIDGE = 100.0
+"""Weight of |W|² beside the summed log loss on standardised features, at `RIDGE_WIDTH` features."""
+RIDGE_WIDTH = 1152
+LEAST_LINES = 30
+"""Fewer labelled lines than this make no head worth having."""
+FORMAT = "talktune-head-1"
+SHIPPED_HEAD = Path(__file__).parent / "data" / "head.safetensors"
+"""The head for `smollm2`, fitted on `data/train.jsonl`."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The voters of one model: weight (VOTERS, 3, 2 H), bias (VOTERS, 3), the layer each reads, whose they are."""
+
+    weight: Tensor
+    bias: Tensor
+    layers: tuple[int, ...]
+    model_name: str
+    model_type: str
+    hidden_size: int
+    num_layers: int
+
+    @property
+    def voters(self) -> int:
+        """How many votes this head can give."""
+        return len(self.layers)
+
+
+def fit_head(
+    model: Any, tokenizer: Any, lines: Sequence[JudgeLine], seed: int = 0, progress: Progress | None = None
+) -> Head:
+    """Fit a head for `model` on labelled lines; `seed` decides which lines each voter does without.
+
+    Multinomial logistic regression with an L2 penalty, by L-BFGS in float64: convex, so the data decide the
+    result. `progress(done, total)` is told of lines read. Raises UserError for too few lines or a single label.
+    """
+    check_lines(lines)
+    deep = depth(model)
+    layers = tuple(min(deep, max(1, round(share * deep))) for share in DEPTHS)
+    features = pooled_states(model, tokenizer, [line.exchange for line in lines], layers, progress).double()
+    target = torch.tensor([line.label + 1 for line in lines])
+    part = torch.tensor([i % VOTERS for i in range(len(lines))])
+    part = part[torch.randperm(len(lines), generator=torch.Generator().manual_seed(seed))]
+    voters = [fit_voter(features[part != v, v], target[part != v]) for v in range(VOTERS)]
+    name, kind, size, deep = identity(model)
+    return Head(
+        weight=torch.stack([weight for weight, _ in voters]).float(),
+        bias=torch.stack([bias for _, bias in voters]).float(),
+        layers=layers,
+        model_name=name,
+        model_type=kind,
+        hidden_size=size,
+        num_layers=deep,
+    )
+
+
+def check_lines(lines: Sequence[JudgeLine]) -> None:
+    """Raise UserError when these lines cannot teach a head."""
+    labels = {line.label for line in lines}
+    if len(lines) < LEAST_LINES:
+        raise UserError(f"A verdict head needs at least {LEAST_LINES} labelled lines, not {len(lines)}: add more.")
+    if len(labels) < 2:
+        raise UserError(f"All lines have the label {labels.pop()}: add lines with the other labels (-1, 0, 1).")
+
+
+def fit_voter(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight (3, D) and bias (3,) for raw features (N, D) in float64 and classes (N,) in 0…2."""
+    mean, spread = features.mean(0), features.std(0).clamp_min(1e-6)
+    x = (features - mean) / spread
+    weight = torch.zeros(x.shape[1], 3, dtype=x.dtype, requires_grad=True)
+    bias = torch.zeros(3, dtype=x.dtype, requires_grad=True)
+    ridge = RIDGE * x.shape[1] / RIDGE_WIDTH
+    solver = torch.optim.LBFGS(
+        [weight, bias], max_iter=200, tolerance_grad=1e-7, line_search_fn="strong_wolfe"
+    )
+
+    def objective() -> Tensor:
+        solver.zero_grad()
+        fit = torch.nn.functional.cross_entropy(x @ weight + bias, target, reduction="sum")
+        loss = (fit + ridge * weight.square().sum()) / len(x)
+        loss.backward()
+        return loss
+
+    solver.step(objective)  # pyright: ignore[reportArgumentType]
+    # The standardisation is folded in, so that prediction takes raw features.
+    folded = weight.detach() / spread[:, None]
+    return folded.T.contiguous(), bias.detach() - mean @ folded
+
+
+def predict(head: Head, features: Tensor) -> Tensor:
+    """Probabilities (N, VOTERS, 3) of −1, 0, +1 from features (N, VOTERS, 2 H)."""
+    scores = torch.einsum("nvd,vcd->nvc", features.double(), head.weight.double()) + head.bias.double()
+    return scores.softmax(dim=-1)
+
+
+def head_probabilities(head: Head, model: Any, tokenizer: Any, exchanges: Sequence[Exchange]) -> Tensor:
+    """Probabilities (N, VOTERS, 3) that the voters give to exchanges."""
+    return predict(head, pooled_states(model, tokenizer, exchanges, head.layers))
+
+
+def identity(model: Any) -> tuple[str, str, int, int]:
+    """Name, type, hidden size and number of layers of a model: what a head must fit."""
+    config = model.config.get_text_config()
+    name = Path(str(getattr(model.config, "_name_or_path", "") or "unnamed")).name
+    return name, str(config.model_type), int(config.hidden_size), int(config.num_hidden_layers)
+
+
+def check_model(head: Head, model: Any, path: Path) -> None:
+    """Raise UserError when the head was made for another model."""
+    name, kind, size, deep = identity(model)
+    if (kind, size, deep) != (head.model_type, head.hidden_size, head.num_layers):
+        raise UserError(
+            f"{path}: this verdict head was made for {head.model_name} ({head.model_type}, {head.num_layers} layers, "
+            f"{head.hidden_size} wide), not for {name} ({kind}, {deep} layers, {size} wide); "
+            "make one with `talktune judge-train`."
+        )
+
+
+def save_head(head: Head, path: Path) -> None:
+    """Write a head as one safetensors file; raises UserError where that cannot be written."""
+    about = {
+        "format": FORMAT,
+        "layers": json.dumps(head.layers),
+        "model_name": head.model_name,
+        "model_type": head.model_type,
+        "hidden_size": str(head.hidden_size),
+        "num_layers": str(head.num_layers),
+    }
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"weight": head.weight.contiguous(), "bias": head.bias.contiguous()}, str(partial), about)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path}: the verdict head cannot be written there ({error}).") from error
+
+
+def load_head(path: Path) -> Head:
+    """Read a head; raises UserError for a file that is missing or holds no head."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such verdict head; make one with `talktune judge-train`.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            about = file.metadata() or {}
+            if about.get("format") != FORMAT:
+                raise UserError(f"{path}: not a verdict head; make one with `talktune judge-train`.")
+            head = Head(
+                weight=file.get_tensor("weight"),
+                bias=file.get_tensor("bias"),
+                layers=tuple(json.loads(about["layers"])),
+                model_name=about["model_name"],
+                model_type=about["model_type"],
+                hidden_size=int(about["hidden_size"]),
+                num_layers=int(about["num_layers"]),
+            )
+    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+        raise UserError(f"{path}: not a verdict head ({error}); make one with `talktune judge-train`.") from error
+    voters, width = len(head.layers), 2 * head.hidden_size
+    if head.weight.shape != (voters, 3, width) or head.bias.shape != (voters, 3):
+        raise UserError(f"{path}: a damaged verdict head (its sizes do not agree); make it again.")
+    return head

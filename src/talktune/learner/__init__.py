@@ -1,0 +1,1 @@
+"""Samples -> update -> checkpoint -> adapter."""

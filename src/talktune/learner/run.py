@@ -1,0 +1,119 @@
+"""A run of the learner in its directory: update after update, each with a checkpoint and a line of metrics."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from talktune.config import Config
+from talktune.errors import UserError
+from talktune.learner.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from talktune.learner.update import Learner
+from talktune.policy.adapter import save_adapter
+from talktune.types import Sample
+
+Source = Callable[[int], tuple[Sequence[Sample], dict[str, float]]]
+"""The samples of update n (from 1), and metrics that only their maker knows. Must depend on n and the
+policy's weights alone, so that a resumed run sees what the killed one would have seen."""
+
+
+def open_run(path: Path, config: Config, *, resume: bool) -> None:
+    """Make the run directory and write `config.toml`, or check that the one there is of the same config.
+
+    Raises UserError when the directory holds a run and `resume` is off, when it cannot be written, or when
+    the configs differ.
+    """
+    wanted = config_to_toml(config)
+    there = path / "config.toml"
+    if there.exists() and resume:
+        if (was := there.read_text(encoding="utf-8")) != wanted:
+            raise UserError(f"{there}: the run was started with other options ({_difference(was, wanted)}).")
+        return
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path}: already exists; add --resume to go on with it, or give another --output.")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        there.write_text(wanted, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--output {path}: cannot be written ({error.strerror}).") from error
+
+
+def run_updates(
+    learner: Learner,
+    source: Source,
+    run: Path,
+    *,
+    on_update: Callable[[dict[str, Any]], None] | None = None,
+) -> None:
+    """Take the updates that are left of `learner.total_updates`, then write `adapter/`.
+
+    The loop is the pipeline: samples of this update, one step, checkpoint, metrics. A run that was killed
+    goes on behind its newest checkpoint and ends with the weights of one that was not.
+    """
+    resume_from(learner, run)
+    log = run / "metrics.jsonl"
+    while learner.update < learner.total_updates:
+        samples, extra = source(learner.update + 1)
+        metrics = {"update": learner.update + 1} | learner.step(samples) | extra
+        save_checkpoint(learner, run / "checkpoints", metrics, learner.config.train.keep_checkpoints)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+        if on_update is not None:
+            on_update(metrics)
+    write_adapter(learner, run / "adapter")
+
+
+def resume_from(learner: Learner, run: Path) -> None:
+    """Load the newest checkpoint, if there is one, and make `metrics.jsonl` end exactly there."""
+    found = checkpoints(run / "checkpoints")
+    last = load_checkpoint(learner, found[-1]) if found else None
+    log = run / "metrics.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    kept = [line for line in lines if _update_of(line) < learner.update]
+    if last is not None:
+        kept.append(json.dumps(last))
+    partial = log.with_suffix(".tmp")
+    partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    partial.replace(log)
+
+
+def write_adapter(learner: Learner, path: Path) -> None:
+    """Write the trained adapter (or, at rank 0, the whole model) as `path`, all of it or nothing."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    if learner.config.model.lora_rank:
+        save_adapter(learner.model, partial)
+    else:
+        learner.model.save_pretrained(str(partial))
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)
+
+
+def config_to_toml(config: Config) -> str:
+    """The config tree as TOML; options without a value are left out."""
+    tree = {
+        section: {name: _plain(value) for name, value in options.items() if value is not None}
+        for section, options in asdict(config).items()
+    }
+    return tomli_w.dumps(tree)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _update_of(line: str) -> float:
+    try:
+        return json.loads(line)["update"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # torn by a crash: not kept
+
+
+def _difference(was: str, wanted: str) -> str:
+    changed = set(was.splitlines()) ^ set(wanted.splitlines())
+    return "; ".join(sorted(line for line in changed if line and not line.startswith("[")))

@@ -1,0 +1,121 @@
+"""Scored turns -> samples: token ids, a reward and a group for each; nothing leaves without a reason."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from transformers import PreTrainedTokenizerBase
+
+from talktune.config import Grouping, TrainConfig
+from talktune.conversations.turns import skip_reason
+from talktune.errors import UserError
+from talktune.policy.tokens import render_answer, render_prompt
+from talktune.types import Sample, Turn
+
+
+@dataclass
+class Intake:
+    """What became of a file's turns: samples to train on, and how many turns were left out, and why."""
+
+    samples: list[Sample] = field(default_factory=list[Sample])
+    main: int = 0
+    side: int = 0
+    unscored: int = 0
+    skipped: Counter[str] = field(default_factory=Counter[str])
+    retokenised: int = 0
+
+    def as_dict(self) -> dict[str, object]:
+        """For `summary.json`."""
+        return {
+            "main": self.main,
+            "side": self.side,
+            "unscored": self.unscored,
+            "skipped": dict(self.skipped),
+            "trained": len(self.samples),
+            "retokenised": self.retokenised,
+        }
+
+
+def samples_from(
+    turns: Iterable[Turn], tokenizer: PreTrainedTokenizerBase, group: Grouping, config: TrainConfig
+) -> Intake:
+    """Turn every scored main turn into a Sample and count the others with their reasons."""
+    intake = Intake()
+    for turn in turns:
+        if turn.kind == "side":
+            intake.side += 1
+            continue
+        intake.main += 1
+        if (reason := skip_reason(turn)) is not None:
+            intake.skipped[reason] += 1
+        elif turn.verdict is None or turn.verdict.reward is None:
+            intake.unscored += 1
+        else:
+            try:
+                sample = sample_of(turn, turn.verdict.reward, tokenizer, group)
+            except UserError as error:  # a template that cannot say this turn
+                intake.skipped[str(error)] += 1
+                continue
+            if len(sample.prompt_ids) + len(sample.answer_ids) > config.max_tokens:
+                intake.skipped[f"longer than {config.max_tokens} tokens"] += 1
+                continue
+            intake.samples.append(sample)
+            intake.retokenised += sample.retokenised
+    return intake
+
+
+def sample_of(turn: Turn, reward: float, tokenizer: PreTrainedTokenizerBase, group: Grouping) -> Sample:
+    """What was sampled, where ids were captured; only logs that never had ids are rendered to tokens again."""
+    name = f"{turn.conversation_id}:{turn.index}"
+    if turn.sampled is not None:
+        s = turn.sampled
+        prompt, answer, logprobs = s.prompt_ids, s.answer_ids, s.logprobs
+        temperature, version = s.temperature or 1.0, s.policy_version
+    else:
+        prompt = tuple(render_prompt(tokenizer, turn.prompt, turn.tools))
+        answer = tuple(render_answer(tokenizer, turn.prompt, turn.answer, turn.tools))
+        logprobs, temperature, version = None, 1.0, None
+    return Sample(
+        id=name,
+        prompt_ids=prompt,
+        answer_ids=answer,
+        reward=reward,
+        group=turn.conversation_id if group == "conversation" else _digest(prompt),
+        rollout_logprobs=logprobs,
+        temperature=temperature,
+        policy_version=version,
+        retokenised=turn.sampled is None,
+    )
+
+
+def batches(samples: Sequence[Sample], config: TrainConfig) -> list[list[Sample]]:
+    """The samples of each update in turn: every epoch shuffled anew from the seed, groups kept together.
+
+    The last batch of an epoch may be smaller. `config.updates` cuts the list, or repeats epochs until it is
+    long enough.
+    """
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.group, []).append(sample)
+    result: list[list[Sample]] = []
+    epoch = 0
+    while epoch < config.epochs if config.updates is None else len(result) < config.updates:
+        order = sorted(groups)
+        Random(f"{config.seed}/{epoch}").shuffle(order)
+        batch: list[Sample] = []
+        for name in order:
+            batch += groups[name]
+            while len(batch) >= config.batch_turns:
+                result.append(batch[: config.batch_turns])
+                batch = batch[config.batch_turns :]
+        if batch:
+            result.append(batch)
+        epoch += 1
+    return result[: config.updates]
+
+
+def _digest(ids: Sequence[int]) -> str:
+    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
