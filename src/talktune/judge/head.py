@@ -95,9 +95,7 @@ def fit_voter(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     weight = torch.zeros(x.shape[1], 3, dtype=x.dtype, requires_grad=True)
     bias = torch.zeros(3, dtype=x.dtype, requires_grad=True)
     ridge = RIDGE * x.shape[1] / RIDGE_WIDTH
-    solver = torch.optim.LBFGS(
-        [weight, bias], max_iter=200, tolerance_grad=1e-7, line_search_fn="strong_wolfe"
-    )
+    solver = torch.optim.LBFGS([weight, bias], max_iter=200, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
 
     def objective() -> Tensor:
         solver.zero_grad()

