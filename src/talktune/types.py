@@ -1,6 +1,6 @@
 """The nouns of talktune, frozen. Everything else is a function from some of these to others.
 
-    Conversation -> Turn -> Vote -> Verdict -> Sample -> (update) -> PolicyVersion
+Conversation -> Turn -> Vote -> Verdict -> Sample -> (update) -> PolicyVersion
 """
 
 from collections.abc import Mapping

@@ -42,9 +42,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def with_rewards(*rewards: float | None) -> list[Turn]:
-    messages = tuple(
-        Message("user" if i % 2 == 0 else "assistant", f"m{i}") for i in range(2 * len(rewards) + 1)
-    )
+    messages = tuple(Message("user" if i % 2 == 0 else "assistant", f"m{i}") for i in range(2 * len(rewards) + 1))
     verdicts = {2 * i + 1: Verdict((), reward) for i, reward in enumerate(rewards)}
     return turns_of(Conversation("c", messages, verdicts=verdicts))
 
@@ -130,9 +128,7 @@ def test_an_output_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         export(with_rewards(1.0), "kto", tmp_path / "missing" / "out.jsonl")
 
 
-def test_parquet_without_pyarrow_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(UserError, match=r"pip install talktune\[parquet\]"):

@@ -26,9 +26,7 @@ def test_content_parts_are_joined_and_images_flagged() -> None:
         {"type": "image_url", "image_url": {"url": "data:,"}},
         {"type": "text", "text": "this?"},
     ]
-    assert message_from_dict({"role": "user", "content": parts}) == Message(
-        "user", "What is\nthis?", has_image=True
-    )
+    assert message_from_dict({"role": "user", "content": parts}) == Message("user", "What is\nthis?", has_image=True)
 
 
 @pytest.mark.parametrize("kind", ["image", "image_url", "input_image", "input_audio", "file"])
@@ -159,9 +157,7 @@ calls = st.builds(
     st.none() | st.text("abc123", min_size=1, max_size=4),
 )
 messages = st.one_of(
-    st.builds(
-        Message, st.sampled_from(["system", "user"]), text, name=st.none() | text, has_image=st.booleans()
-    ),
+    st.builds(Message, st.sampled_from(["system", "user"]), text, name=st.none() | text, has_image=st.booleans()),
     st.builds(
         Message,
         st.just("assistant"),

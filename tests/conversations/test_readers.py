@@ -155,9 +155,7 @@ def test_files_that_cannot_be_used_give_one_sentence(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=12).filter(any))
-def test_every_line_is_either_used_or_reported(
-    tmp_path_factory: pytest.TempPathFactory, good: list[bool]
-) -> None:
+def test_every_line_is_either_used_or_reported(tmp_path_factory: pytest.TempPathFactory, good: list[bool]) -> None:
     path = tmp_path_factory.mktemp("mix") / "mix.jsonl"
     path.write_bytes(lines(*[chat(str(i)) if ok else b"bad" for i, ok in enumerate(good)]))
     result = read_conversations([path])

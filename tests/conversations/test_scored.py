@@ -81,17 +81,13 @@ def test_an_interrupted_run_is_resumed_without_asking_again(tmp_path: Path) -> N
                 asked.append(conversation.id)
             writer.write(conversation if is_complete(conversation) else scored(conversation, 1))
     assert asked == ["b", "c"]
-    assert list(read_conversations([path], strict=True).conversations) == [
-        scored(c, 1) for c in conversations
-    ]
+    assert list(read_conversations([path], strict=True).conversations) == [scored(c, 1) for c in conversations]
     assert read_conversations([path]).notes == ()
 
 
 def test_the_torn_line_of_a_killed_run_does_not_swallow_the_next(tmp_path: Path) -> None:
     path = tmp_path / "scored.jsonl"
-    path.write_bytes(
-        b'{"id": "a", "messages": [{"role": "user", "content": "x"}, {"role": "assistant"}]}\n{"id"'
-    )
+    path.write_bytes(b'{"id": "a", "messages": [{"role": "user", "content": "x"}, {"role": "assistant"}]}\n{"id"')
     interrupted(path, scored(talk("b", "thanks"), 1))
     assert list(read_scored(path)) == ["a", "b"]
 

@@ -83,9 +83,7 @@ def test_a_year_at_the_end_is_no_list_item() -> None:
 
 def test_topic_matches_only_where_words_begin() -> None:
     vaccine = Question("train", "How does a vaccine work?", ("vaccin",))
-    assert (
-        reason("Vaccination trains immune cells to recognise germs early.", question=vaccine) == "satisfied"
-    )
+    assert reason("Vaccination trains immune cells to recognise germs early.", question=vaccine) == "satisfied"
     assert reason("Novaccine trains immune cells to recognise germs early.", question=vaccine) == "off-topic"
     assert reason("The weather in London is mild and often rainy.") == "off-topic"
 
@@ -233,18 +231,14 @@ def test_no_phrasing_is_among_the_lines_that_the_judge_was_fitted_on() -> None:
     file = resources.files("talktune.judge") / "data" / "train.jsonl"
     if not file.is_file():
         pytest.skip("the judge's training lines are not part of this checkout")
-    fitted = [
-        normal(json.loads(line)["next_state"]) for line in file.read_text(encoding="utf-8").splitlines()
-    ]
+    fitted = [normal(json.loads(line)["next_state"]) for line in file.read_text(encoding="utf-8").splitlines()]
     assert fitted
     phrasings = [text for texts in load_reactions().values() for text in texts]
     assert [text for text in phrasings for line in fitted if is_spoken_in(text, line)] == []
 
 
 def test_a_known_phrasing_would_be_found() -> None:
-    assert is_spoken_in(
-        "Wrong subject, my question was: {question}", "wrong subject my question was why is it"
-    )
+    assert is_spoken_in("Wrong subject, my question was: {question}", "wrong subject my question was why is it")
     assert is_spoken_in("tl;dr", "tl dr please")
     assert not is_spoken_in("tl;dr", "settl dr")
 

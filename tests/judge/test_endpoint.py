@@ -166,9 +166,7 @@ def test_a_call_that_the_server_cannot_answer_in_time_is_a_failed_vote(llama_ser
     assert make(llama_server).vote([(TURN, 0)])[0].label is not None  # and the server is none the worse
 
 
-def test_a_dead_server_leaves_turns_unscored_and_a_later_run_scores_them(
-    llama_server: str, make: Make
-) -> None:
+def test_a_dead_server_leaves_turns_unscored_and_a_later_run_scores_them(llama_server: str, make: Make) -> None:
     turns = [TURN, TURN]
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -267,9 +265,7 @@ def test_an_answer_without_a_score_is_a_failed_vote(answer: bytes, says: str, ma
 
 
 def test_what_a_model_does_not_take_is_left_out(make: Make) -> None:
-    tokens = (
-        "Unsupported parameter: 'max_tokens' is not supported with this model. Use max_completion_tokens."
-    )
+    tokens = "Unsupported parameter: 'max_tokens' is not supported with this model. Use max_completion_tokens."
     heat = "Unsupported value: 'temperature' does not support 0.7 with this model."
     refusals = [http("400 Bad Request", {"error": {"message": text}}) for text in (tokens, heat)]
     with proxy(NOWHERE, *refusals, GOOD) as between:

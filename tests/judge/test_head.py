@@ -98,7 +98,7 @@ def test_a_head_learns_reproduces_itself_and_survives_the_disk(
     again = fit_head(model, tokenizer, lines, seed=3)
     assert torch.equal(head.weight, again.weight)
     assert not torch.equal(head.weight, fit_head(model, tokenizer, lines, seed=4).weight)
-    assert told[-1] == (80, 80)
+    assert told[-1] == (120, 120)
     assert head.voters == VOTERS
     assert not torch.equal(head.weight[0], head.weight[-1])
     save_head(head, tmp_path / "new" / "head.safetensors")
@@ -122,7 +122,7 @@ def test_predict_is_a_softmax_for_each_voter(tokenizer: PreTrainedTokenizerBase,
 def test_lines_that_cannot_teach_are_refused(tokenizer: PreTrainedTokenizerBase, lines: list[JudgeLine]) -> None:
     with pytest.raises(UserError, match="at least 30"):
         fit_head(tiny(), tokenizer, lines[:10])
-    with pytest.raises(UserError, match="same|label 1"):
+    with pytest.raises(UserError, match="label 1"):
         fit_head(tiny(), tokenizer, [JudgeLine(line.exchange, 1) for line in lines])
 
 

@@ -49,9 +49,7 @@ def test_every_sequence_of_votes_gives_the_reward_of_all_m_votes(m: int) -> None
     script = list(product(OUTCOMES, repeat=m))
     early, asked = judged(script, m)
     full, asked_all = judged(script, m, early_stop=False)
-    assert (
-        [v.reward for v in early] == [v.reward for v in full] == [majority_vote(labels) for labels in script]
-    )
+    assert [v.reward for v in early] == [v.reward for v in full] == [majority_vote(labels) for labels in script]
     assert len(asked_all.asked) == m * len(script)
     assert len(asked.asked) == len(set(asked.asked))
     for labels, verdict in zip(script, early, strict=True):

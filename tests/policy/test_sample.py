@@ -34,9 +34,7 @@ def test_logprobs_equal_teacher_forcing(tiny_model: Path, model: str, temperatur
     assert len({len(a.answer_ids) for a in answers}) > 1
     for answer in answers:
         assert answer.logprobs is not None
-        torch.testing.assert_close(
-            torch.tensor(answer.logprobs), teacher_forced(policy, answer), rtol=0, atol=1e-4
-        )
+        torch.testing.assert_close(torch.tensor(answer.logprobs), teacher_forced(policy, answer), rtol=0, atol=1e-4)
 
 
 def test_draws_do_not_depend_on_the_rows_beside(tiny_model: Path) -> None:

@@ -174,17 +174,14 @@ def test_a_thinking_block_that_the_prompt_opens_is_closed_by_the_answer() -> Non
     )
     answer = render_answer(forced, [USER], Message("assistant", "Yes.", reasoning_content="look outside"))
     assert forced.decode(answer) == "look outside\n</think>\n\nYes.<|im_end|>"
-    assert forced.decode(render_answer(forced, [USER], Message("assistant", "<b>"))) == (
-        "\n</think>\n\n<b><|im_end|>"
-    )
+    assert forced.decode(render_answer(forced, [USER], Message("assistant", "<b>"))) == ("\n</think>\n\n<b><|im_end|>")
 
 
 def test_gptoss_answers_in_channels() -> None:
     gptoss = tokenizer("gptoss")
     reasoned = Message("assistant", "Yes.", reasoning_content="It is summer.")
     assert text("gptoss", render_answer(gptoss, [USER], reasoned)) == (
-        "<|channel|>analysis<|message|>It is summer.<|end|><|start|>assistant"
-        "<|channel|>final<|message|>Yes.<|return|>"
+        "<|channel|>analysis<|message|>It is summer.<|end|><|start|>assistant<|channel|>final<|message|>Yes.<|return|>"
     )
     assert decode_answer(gptoss, render_answer(gptoss, [USER], reasoned)) == "Yes."
     called = Message("assistant", "", (call("Paris"),))
@@ -319,6 +316,4 @@ def test_arguments_for_the_template(arguments: Any, seen: Any) -> None:
 def test_unset_fields_are_left_out() -> None:
     assert to_chat([USER]) == [{"role": "user", "content": USER.content}]
     tool = Message("tool", "sunny", tool_call_id="c", name="get_weather")
-    assert to_chat([tool]) == [
-        {"role": "tool", "content": "sunny", "tool_call_id": "c", "name": "get_weather"}
-    ]
+    assert to_chat([tool]) == [{"role": "tool", "content": "sunny", "tool_call_id": "c", "name": "get_weather"}]

@@ -92,8 +92,7 @@ def sample_rows() -> list[dict[str, object]]:
     rows: list[dict[str, object]] = [
         {
             "prompt": f"What is {topic}?",
-            "before": f"{topic.capitalize()} is a fascinating subject that has been studied for a long time. "
-            * 3,
+            "before": f"{topic.capitalize()} is a fascinating subject that has been studied for a long time. " * 3,
             "after": f"{topic.capitalize()} is something that one can explain in one line.",
             "satisfied_before": i == 2,
             "satisfied_after": i != 4,

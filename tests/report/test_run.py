@@ -45,9 +45,7 @@ def test_a_run_that_still_goes_on_is_noted(make_run: MakeRun) -> None:
     assert [note.split(" ")[0] for note in run.notes] == ["summary.json"]
 
 
-@pytest.mark.parametrize(
-    "torn", [b'{"update": 3, "lo', b'{"update": 3, "lo\n', b"\x00\x00\x00", b'{"a": "\xc3']
-)
+@pytest.mark.parametrize("torn", [b'{"update": 3, "lo', b'{"update": 3, "lo\n', b"\x00\x00\x00", b'{"a": "\xc3'])
 def test_only_a_torn_last_line_is_left_out(make_run: MakeRun, torn: bytes) -> None:
     run_dir = make_run(updates=2)
     with (run_dir / "metrics.jsonl").open("ab") as file:

@@ -62,9 +62,7 @@ def test_a_group_does_not_see_the_others(samples: list[tuple[float, str]], varia
 
 
 @given(labelled, variants)
-def test_no_variance_gives_zeros_and_is_marked(
-    samples: list[tuple[float, str]], variant: dict[str, Any]
-) -> None:
+def test_no_variance_gives_zeros_and_is_marked(samples: list[tuple[float, str]], variant: dict[str, Any]) -> None:
     rewards, groups = zip(*samples, strict=True)
     advantages = compute_grpo_advantages(rewards, groups, **variant)
     silent = zero_variance(rewards, groups)

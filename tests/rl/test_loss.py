@@ -85,9 +85,7 @@ def test_meets_the_golden_gradient(case: dict[str, Any]) -> None:
 
 
 @given(lengths, options, st.lists(st.sampled_from(WRONG), min_size=1, max_size=5), st.integers(0, 3))
-def test_padding_changes_nothing(
-    lengths: list[int], options: dict[str, Any], wrong: list[float], columns: int
-) -> None:
+def test_padding_changes_nothing(lengths: list[int], options: dict[str, Any], wrong: list[float], columns: int) -> None:
     """NaN and infinities in padding, whole columns and rows of it: equal to the last bit."""
     batch = random_batch(lengths)
     clean = run(batch, **options)
@@ -122,9 +120,7 @@ def test_any_cut_into_micro_batches_gives_the_same_update(
     summed_loss, summed = 0.0, torch.zeros_like(gradient)
     for part in set(part_of):
         rows = [i for i, p in enumerate(part_of) if p == part]
-        part_loss, part_gradient, part_metrics = run(
-            {k: x[rows] for k, x in batch.items()}, total=total, **options
-        )
+        part_loss, part_gradient, part_metrics = run({k: x[rows] for k, x in batch.items()}, total=total, **options)
         summed_loss += part_loss
         summed[rows] += part_gradient
         parts.append(part_metrics)
@@ -134,9 +130,7 @@ def test_any_cut_into_micro_batches_gives_the_same_update(
 
 
 @given(st.data(), lengths, options)
-def test_the_order_of_answers_does_not_matter(
-    data: st.DataObject, lengths: list[int], options: dict[str, Any]
-) -> None:
+def test_the_order_of_answers_does_not_matter(data: st.DataObject, lengths: list[int], options: dict[str, Any]) -> None:
     batch = random_batch(lengths)
     order = data.draw(st.permutations(range(len(lengths))))
     loss, gradient, _ = run(batch, **options)

@@ -78,8 +78,7 @@ def test_decided_means_that_all_completions_agree(m: int) -> None:
     for n in range(m + 1):
         for votes in itertools.product(OUTCOMES, repeat=n):
             rewards = {
-                spelled_out([*votes, *rest])
-                for rest in itertools.combinations_with_replacement(OUTCOMES, m - n)
+                spelled_out([*votes, *rest]) for rest in itertools.combinations_with_replacement(OUTCOMES, m - n)
             }
             assert decided(votes, m) == (len(rewards) == 1), votes
 
@@ -106,9 +105,7 @@ def test_equal_confidences_give_the_majority(votes: list[Label | None], p: float
 
 
 @given(st.data(), st.lists(st.tuples(labels, st.floats(0.01, 1)), min_size=1, max_size=9))
-def test_weighted_vote_does_not_depend_on_the_order(
-    data: st.DataObject, votes: list[tuple[Label, float]]
-) -> None:
+def test_weighted_vote_does_not_depend_on_the_order(data: st.DataObject, votes: list[tuple[Label, float]]) -> None:
     shuffled = data.draw(st.permutations(votes))
     assert weighted_vote(*zip(*votes, strict=True)) == weighted_vote(*zip(*shuffled, strict=True))
 

@@ -33,9 +33,7 @@ def chat(model: ModelConfig, sample: SampleConfig, *, seed: int, save: Path | No
         messages.append(Message("user", said))
         prompt = render_prompt(policy.tokenizer, messages, ())
         show = _Printer(lambda ids: decode_answer(policy.tokenizer, ids))
-        [answer] = sample_answers(
-            speaker, [prompt], sample, end_ids=ends, seed=seed + len(messages), on_tokens=show
-        )
+        [answer] = sample_answers(speaker, [prompt], sample, end_ids=ends, seed=seed + len(messages), on_tokens=show)
         out.print()
         sampled[len(messages)] = answer
         messages.append(Message("assistant", decode_answer(policy.tokenizer, list(answer.answer_ids))))

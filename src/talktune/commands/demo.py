@@ -76,9 +76,7 @@ def _run_figures(run: Path) -> dict[str, Any]:
 
 
 def _show(demo: Demo, before: Exam, after: Exam, summary: dict[str, Any], run: Path, page: Path) -> None:
-    rows: list[tuple[object, ...]] = [
-        (text, summary["before"][name], summary["after"][name]) for name, text in FIGURES
-    ]
+    rows: list[tuple[object, ...]] = [(text, summary["before"][name], summary["after"][name]) for name, text in FIGURES]
     rows += [
         ("KL to the model before, nats/token", "0", summary["kl"]),
         ("verdicts that were what the user meant", "", summary["judge_right"]),

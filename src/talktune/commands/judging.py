@@ -10,7 +10,7 @@ from talktune.judge.evaluate import Evaluation, evaluate_judge, load_judge_lines
 from talktune.judge.make import make_judge
 from talktune.types import Label, Turn
 
-NAMES = {-1: "bad (−1)", 0: "neutral (0)", 1: "good (+1)", None: "unscored"}
+NAMES: dict[Label | None, str] = {-1: "bad (−1)", 0: "neutral (0)", 1: "good (+1)", None: "unscored"}
 
 
 def judge_eval(file: Path, config: JudgeConfig, as_json: bool, seed: int) -> int:
@@ -43,9 +43,7 @@ def judge_train(file: Path, config: ModelConfig, output: Path, seed: int) -> int
     policy = load_policy(config)
     with progress() as bar:
         task = bar.add_task("reading lines", total=len(lines))
-        head = fit_head(
-            policy.model, policy.tokenizer, lines, seed, lambda done, _: bar.update(task, completed=done)
-        )
+        head = fit_head(policy.model, policy.tokenizer, lines, seed, lambda done, _: bar.update(task, completed=done))
     save_head(head, output)
     warn(f"A head of {head.voters} voters is in {output}; measure it on lines that are not in {file}:")
     warn(f"talktune judge-eval OTHER.jsonl --judge local --judge-model {config.model} --judge-head {output}")
@@ -61,9 +59,7 @@ def _as_dict(found: Evaluation) -> dict[str, object]:
         "common_label": found.common_label,
         "common_accuracy": found.common_accuracy,
         "agreement": found.agreement,
-        "confusion": {
-            str(label): {str(said): n for said, n in row.items()} for label, row in found.confusion.items()
-        },
+        "confusion": {str(label): {str(said): n for said, n in row.items()} for label, row in found.confusion.items()},
     }
 
 
@@ -73,7 +69,8 @@ def _show(found: Evaluation, name: str) -> None:
         rows.append((f"{name}, m → ∞ (exact)", found.exact))
     rows.append((f"always {NAMES[found.common_label]}", found.common_accuracy))
     table(f"Accuracy on {found.lines} lines", ("judge", "share right"), rows)
-    said = [label for label in (-1, 0, 1, None) if label is not None or any(r[None] for r in found.confusion.values())]
+    unscored = any(row[None] for row in found.confusion.values())
+    said: tuple[Label | None, ...] = (-1, 0, 1, None) if unscored else (-1, 0, 1)
     table(
         f"Confusion at m = {found.votes}",
         ("truth", *(NAMES[s] for s in said)),

@@ -1,6 +1,6 @@
 """`talktune score`: conversations in, verdicts on every turn out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def _judged(conversations: Sequence[Conversation], judge: Judge, config: JudgeCo
     return [replace(c, verdicts=found) for c, found in zip(conversations, new, strict=True)]
 
 
-def _truth(conversations: Sequence[Conversation]):  # noqa: ANN202
+def _truth(conversations: Sequence[Conversation]) -> Callable[[Turn], Label | None]:
     """For the oracle: the `labels` field of a conversation, {message index: label}."""
     known = {c.id: c.metadata.get("labels") or {} for c in conversations}
 

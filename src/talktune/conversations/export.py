@@ -51,9 +51,7 @@ def export(turns: Iterable[Turn], format: ExportFormat, path: Path) -> ExportRes
             left_out[reason] += 1
     if not used:
         why = ", ".join(f"{n} {reason}" for reason, n in left_out.items()) or "there are none"
-        raise UserError(
-            f"No turn can be exported as {format} ({why}); `talktune score` gives turns their rewards."
-        )
+        raise UserError(f"No turn can be exported as {format} ({why}); `talktune score` gives turns their rewards.")
     if format == "openai":
         rows = _openai_rows(used)
     else:
@@ -130,7 +128,7 @@ def _write(rows: Sequence[Row], path: Path) -> None:
         write_whole(path, map(json_line, rows))
         return
     parquet = parquet_module()
-    import pyarrow  # pyright: ignore[reportMissingTypeStubs, reportMissingImports]
+    import pyarrow
 
     # Tool definitions are free-form JSON, which typed columns have no room for: they go in as JSON text.
     keys = dict.fromkeys(chain.from_iterable(rows))

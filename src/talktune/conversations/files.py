@@ -141,7 +141,7 @@ def unwritable(path: Path, error: OSError) -> UserError:
 def parquet_module() -> Any:
     """`pyarrow.parquet`, or a `UserError` that says how to get it."""
     try:
-        import pyarrow.parquet as parquet  # pyright: ignore[reportMissingTypeStubs, reportMissingImports]
+        import pyarrow.parquet as parquet
     except ImportError:
         raise UserError(
             "Parquet needs pyarrow; install it with `pip install talktune[parquet]`, or use a .jsonl file."
@@ -170,9 +170,7 @@ def _read_json_list(path: Path) -> Iterator[tuple[int, object] | Problem]:
         yield Problem(path, 1, str(error))
         return
     if not isinstance(entries, list):
-        raise UserError(
-            f"{path} is neither JSON lines nor a list of conversations; convert it to JSON lines."
-        )
+        raise UserError(f"{path} is neither JSON lines nor a list of conversations; convert it to JSON lines.")
     if not entries:
         raise UserError(f"{path} is empty; give a file with one conversation a line.")
     yield from enumerate(cast(list[object], entries), start=1)

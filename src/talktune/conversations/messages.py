@@ -111,17 +111,13 @@ def check_conversation(messages: Sequence[Message]) -> None:
     if not messages:
         raise BadConversation("there are no messages")
     if messages[0].role == "assistant":
-        raise BadConversation(
-            "it starts with the assistant, so that answer has no prompt; begin with the user"
-        )
+        raise BadConversation("it starts with the assistant, so that answer has no prompt; begin with the user")
     if all(m.role != "assistant" for m in messages):
         raise BadConversation("there is no assistant message in it, so nothing to judge")
     for i, message in enumerate(messages):
         if message.role == "tool" and caller_of(messages, i) is None:
             name = f" (tool_call_id {message.tool_call_id!r})" if message.tool_call_id else ""
-            raise BadConversation(
-                f"message {i + 1} is a tool result{name} that no earlier tool call asked for"
-            )
+            raise BadConversation(f"message {i + 1} is a tool result{name} that no earlier tool call asked for")
 
 
 def caller_of(messages: Sequence[Message], index: int) -> int | None:
@@ -156,11 +152,7 @@ def _content(raw: object, where: str) -> tuple[str, bool]:
         if isinstance(kind, str) and kind in MEDIA_PARTS:
             has_media = True
             continue
-        text = (
-            cast(Mapping[str, Any], part).get(TEXT_PARTS.get(str(kind), ""))
-            if isinstance(part, Mapping)
-            else None
-        )
+        text = cast(Mapping[str, Any], part).get(TEXT_PARTS.get(str(kind), "")) if isinstance(part, Mapping) else None
         if not isinstance(text, str):
             raise BadConversation(f"{where}: content part of type {kind!r} is neither text nor an image")
         texts.append(text)
@@ -182,9 +174,7 @@ def _tool_call(raw: object, where: str) -> dict[str, Any]:
     elif isinstance(arguments, Mapping):
         arguments = json.dumps(arguments, ensure_ascii=False)
     elif not isinstance(arguments, str):
-        raise BadConversation(
-            f"{where}: the arguments of tool call {name!r} are neither a JSON string nor an object"
-        )
+        raise BadConversation(f"{where}: the arguments of tool call {name!r} are neither a JSON string nor an object")
     call_id = call.get("id")
     if call_id is not None and not isinstance(call_id, str):
         raise BadConversation(f"{where}: the id of tool call {name!r} is not text")

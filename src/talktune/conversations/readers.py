@@ -78,7 +78,7 @@ def parse_file(path: Path) -> Iterator[tuple[Conversation, bool, Problem] | Prob
         except RecursionError:
             yield Problem(path, number, "it is nested too deeply")
             continue
-        given = isinstance(raw, dict) and raw.get("id") not in (None, "")  # pyright: ignore[reportUnknownMemberType]
+        given = isinstance(raw, dict) and raw.get("id") not in (None, "")
         yield conversation, given, Problem(path, number, "")
 
 

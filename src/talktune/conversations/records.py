@@ -157,9 +157,7 @@ def _known_turns(
         if turn.get("votes") is not None or turn.get("reward") is not None:
             votes = tuple(_vote(v, f"turn {index}") for v in _list(turn.get("votes") or (), "votes"))
             reward = turn.get("reward")
-            verdicts[index] = Verdict(
-                votes, None if reward is None else _number(reward, f"turn {index}: reward")
-            )
+            verdicts[index] = Verdict(votes, None if reward is None else _number(reward, f"turn {index}: reward"))
     return kinds, sampled, verdicts
 
 

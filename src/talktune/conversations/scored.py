@@ -44,9 +44,7 @@ def read_scored(path: Path) -> dict[str, Conversation]:
         else:
             found[item[0].id] = item[0]
     if problem is not None and not found:
-        raise UserError(
-            f"{path} exists and is not a scored file (line {problem.line}); choose another output file."
-        )
+        raise UserError(f"{path} exists and is not a scored file (line {problem.line}); choose another output file.")
     return found
 
 

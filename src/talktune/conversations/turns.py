@@ -41,9 +41,7 @@ def next_state_of(messages: Sequence[Message], index: int) -> tuple[Message, ...
     """The messages that say how the assistant message at `index` went (rules above); or none."""
     later = range(index + 1, len(messages))
     if messages[index].tool_calls:
-        results = [
-            messages[j] for j in later if messages[j].role == "tool" and caller_of(messages, j) == index
-        ]
+        results = [messages[j] for j in later if messages[j].role == "tool" and caller_of(messages, j) == index]
         if results:
             return tuple(results)
     asked = next((m for m in reversed(messages[:index]) if m.role == "user"), None)

@@ -105,8 +105,7 @@ class Demo:
         return Exam(
             answers=tuple(text for text, _ in texts),
             satisfied=tuple(
-                judge_answer(q, text, finished).label == 1
-                for q, (text, finished) in zip(held_out, texts, strict=True)
+                judge_answer(q, text, finished).label == 1 for q, (text, finished) in zip(held_out, texts, strict=True)
             ),
             tokens=tuple(len(s.answer_ids) for s in sampled),
             facts=tuple(fact_texts),

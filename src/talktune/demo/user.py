@@ -164,11 +164,7 @@ def _repeats(words: list[str], content: list[str], answer: str) -> bool:
 def _ends_like_a_sentence(answer: str) -> bool:
     """Whether the last sign is a full stop, ! or ?, not an ellipsis and not the number of a list item."""
     text = answer.rstrip(_CLOSERS)
-    return (
-        text.endswith((".", "!", "?"))
-        and not text.endswith("..")
-        and not re.search(r"(?:^|\n)\s*\d+\.$", text)
-    )
+    return text.endswith((".", "!", "?")) and not text.endswith("..") and not re.search(r"(?:^|\n)\s*\d+\.$", text)
 
 
 def _words(text: str) -> list[str]:

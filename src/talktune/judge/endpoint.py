@@ -173,9 +173,7 @@ class EndpointJudge:
             choice = response.json()["choices"][0]
             text = str(choice["message"].get("content") or "")
         except (ValueError, LookupError, TypeError, AttributeError):
-            return _Problem(
-                f"{self._shown_url} answered something that is no chat completion: {_short(response.text)}"
-            )
+            return _Problem(f"{self._shown_url} answered something that is no chat completion: {_short(response.text)}")
         label = parse_boxed(text)
         if label is not None:
             return Vote(label, judge=self.name, reason=_short(text, 1000))

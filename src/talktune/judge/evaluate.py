@@ -61,13 +61,13 @@ def evaluate_judge(
     for start in range(0, len(turns), AT_ONCE):
         batch = turns[start : start + AT_ONCE]
         answers: list[Vote] = judge.vote([(turn, k) for turn in batch for k in range(votes)])
-        given += [[vote.label for vote in answers[i * votes : (i + 1) * votes]] for i in range(len(batch))]
+        given.extend([vote.label for vote in answers[i * votes : (i + 1) * votes]] for i in range(len(batch)))
         if isinstance(judge, ExactJudge):
-            modes += [None if p is None else exact_vote(p) for p in judge.distribution(batch)]
+            modes.extend(None if p is None else exact_vote(p) for p in judge.distribution(batch))
         if progress is not None:
             progress(len(given), len(turns))
-    truth = [line.label for line in lines]
-    rewards = [majority_vote(labels) for labels in given]
+    truth: list[Label] = [line.label for line in lines]
+    rewards: list[Label | None] = [majority_vote(labels) for labels in given]
     common, count = Counter(truth).most_common(1)[0]
     outcomes: tuple[Label | None, ...] = (*LABELS, None)
     pairs = Counter(zip(truth, rewards, strict=True))

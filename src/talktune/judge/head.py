@@ -6,8 +6,10 @@ lines, so that voters differ. p = softmax(W x + b) over (−1, 0, +1), x = mean 
 
 import json
 import os
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from talktune.errors import UserError
 from talktune.judge.hidden import Progress, depth, pooled_states
-from talktune.judge.prompts import Exchange, JudgeLine
+from talktune.judge.prompts import ORDERS, Exchange, JudgeLine
 
 VOTERS = 7
 DEPTHS = (17 / 30, 19 / 30, 15 / 30, 18 / 30, 16 / 30, 20 / 30, 14 / 30)
@@ -62,6 +64,7 @@ def fit_head(
     check_lines(lines)
     deep = depth(model)
     layers = tuple(min(deep, max(1, round(share * deep))) for share in DEPTHS)
+    lines = [*lines, *with_orders(lines, seed)]
     features = pooled_states(model, tokenizer, [line.exchange for line in lines], layers, progress).double()
     target = torch.tensor([line.label + 1 for line in lines])
     part = torch.tensor([i % VOTERS for i in range(len(lines))])
@@ -88,6 +91,19 @@ def check_lines(lines: Sequence[JudgeLine]) -> None:
         raise UserError(f"All lines have the label {labels.pop()}: add lines with the other labels (-1, 0, 1).")
 
 
+def with_orders(lines: Sequence[JudgeLine], seed: int) -> list[JudgeLine]:
+    """Half of the lines once more, each with an order to the judge beside its next state and the same label.
+
+    A head that saw the same order over good, neutral and bad reactions has learned to pay it no heed.
+    """
+    rng = random.Random(seed)
+    chosen = rng.sample(list(lines), len(lines) // 2)
+    return [
+        JudgeLine(replace(line.exchange, next_state=rng.choice(ORDERS).format(line.exchange.next_state)), line.label)
+        for line in chosen
+    ]
+
+
 def fit_voter(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Weight (3, D) and bias (3,) for raw features (N, D) in float64 and classes (N,) in 0…2."""
     mean, spread = features.mean(0), features.std(0).clamp_min(1e-6)
@@ -95,7 +111,9 @@ def fit_voter(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     weight = torch.zeros(x.shape[1], 3, dtype=x.dtype, requires_grad=True)
     bias = torch.zeros(3, dtype=x.dtype, requires_grad=True)
     ridge = RIDGE * x.shape[1] / RIDGE_WIDTH
-    solver = torch.optim.LBFGS([weight, bias], max_iter=200, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
+    solver = torch.optim.LBFGS(
+        [weight, bias], max_iter=500, tolerance_grad=1e-8, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
 
     def objective() -> Tensor:
         solver.zero_grad()
@@ -104,7 +122,7 @@ def fit_voter(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         loss.backward()
         return loss
 
-    solver.step(objective)  # pyright: ignore[reportArgumentType]
+    solver.step(objective)
     # The standardisation is folded in, so that prediction takes raw features.
     folded = weight.detach() / spread[:, None]
     return folded.T.contiguous(), bias.detach() - mean @ folded
@@ -155,7 +173,8 @@ def save_head(head: Head, path: Path) -> None:
         save_file({"weight": head.weight.contiguous(), "bias": head.bias.contiguous()}, str(partial), about)
         partial.replace(path)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise UserError(f"{path}: the verdict head cannot be written there ({error}).") from error
 
 

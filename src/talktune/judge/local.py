@@ -127,7 +127,7 @@ class LocalJudge:
 
     def _reason(self, turn: Turn, k: int) -> Vote:
         # One at a time, with a seed of its own: what else is judged does not change a vote.
-        messages = [Message(message["role"], message["content"]) for message in boxed_messages(turn)]  # pyright: ignore[reportArgumentType]
+        messages = [Message(cast(Role, message["role"]), message["content"]) for message in boxed_messages(turn)]
         prompt = render_prompt(self.tokenizer, messages)
         key = f"{self.seed} {k} {' '.join(map(str, prompt))}"
         seed = int.from_bytes(blake2b(key.encode(), digest_size=7).digest())

@@ -91,9 +91,7 @@ def verdict_of(votes: Sequence[Vote], m: int) -> Verdict:
     return Verdict(tuple(votes), None if reward is None else float(reward))
 
 
-def _judge_in_rounds(
-    judge: Judge, batch: dict[int, Turn], m: int, early_stop: bool, settle: OnVerdict
-) -> None:
+def _judge_in_rounds(judge: Judge, batch: dict[int, Turn], m: int, early_stop: bool, settle: OnVerdict) -> None:
     votes: dict[int, list[Vote]] = {position: [] for position in batch}
     while votes:
         wanted = [

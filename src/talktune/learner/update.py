@@ -63,9 +63,7 @@ class Learner:
             }
             if keep:
                 parts = self._gradients([fresh[i] for i in keep], advantages[keep], eps_high)
-                norm = torch.nn.utils.clip_grad_norm_(
-                    self.trained.values(), self.config.train.max_grad_norm
-                )
+                norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.config.train.max_grad_norm)
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
                 metrics |= merge(parts) | {"grad_norm": norm.item()}
@@ -95,9 +93,7 @@ class Learner:
         penalties = [overlong_reward(len(s.answer_ids), a.L_max, a.L_cache, a.penalty_shape) for s in samples]
         shaped = [s.reward + float(penalty) for s, penalty in zip(samples, penalties, strict=True)]
         groups = [s.group for s in samples]
-        advantages = advantages_for(
-            shaped, groups, a.group, scale=a.scale, baseline=a.baseline, running=self.running
-        )
+        advantages = advantages_for(shaped, groups, a.group, scale=a.scale, baseline=a.baseline, running=self.running)
         if a.group == "running":
             self.running = self.running.update(shaped)
         if a.group in ("running", "none"):
@@ -106,9 +102,7 @@ class Learner:
             skipped = zero_variance(shaped, None if a.group == "batch" else groups)
         return advantages, skipped, sum(map(float, penalties)) / len(penalties)
 
-    def _gradients(
-        self, samples: Sequence[Sample], advantages: Tensor, eps_high: float
-    ) -> list[dict[str, float]]:
+    def _gradients(self, samples: Sequence[Sample], advantages: Tensor, eps_high: float) -> list[dict[str, float]]:
         """Add the gradient of the whole update, pack by pack; returns the metrics of each pack."""
         a = self.config.algorithm
         total = sum(len(s.answer_ids) for s in samples) if a.aggregation == "token" else len(samples)
@@ -181,5 +175,3 @@ def _count_groups(samples: Sequence[Sample], skipped: Tensor, algorithm: Algorit
     if algorithm.group == "batch":
         return int(bool(skipped.any()))
     return len({s.group for s, out in zip(samples, skipped.tolist(), strict=True) if out})
-
-

@@ -3,7 +3,7 @@
 LoRA: arXiv 2106.09685. Rank 0 means full fine-tuning: the model itself is trained.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,14 @@ from talktune.errors import UserError
 def attach_adapter(model: PreTrainedModel, config: ModelConfig, seed: int) -> PeftModel:
     """Put a fresh LoRA adapter on every linear layer but the head; the start depends on `seed` only."""
     lora = LoraConfig(
-        r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,  # pyright: ignore[reportArgumentType]  # peft says int, and divides as float
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return get_peft_model(model, lora)  # pyright: ignore[reportReturnType]
+        return get_peft_model(model, lora)
 
 
 def load_adapter(model: PreTrainedModel, path: Path, *, trainable: bool = False) -> PeftModel:
@@ -46,7 +49,7 @@ def save_adapter(model: PeftModel, path: Path) -> None:
 
 
 @contextmanager
-def adapter_off(model: Any) -> Iterator[None]:
+def adapter_off(model: Any) -> Generator[None]:
     """Inside, the model computes without its adapter: the frozen reference, at no extra memory."""
     if isinstance(model, PeftModel):
         with model.disable_adapter():

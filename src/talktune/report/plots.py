@@ -131,9 +131,7 @@ PANELS: tuple[Panel, ...] = (
         "gradient",
         "Gradient and step size",
         (
-            Strip(
-                "gradient norm", (Line("grad_norm", "gradient norm before clipping", BLUE),), from_zero=True
-            ),
+            Strip("gradient norm", (Line("grad_norm", "gradient norm before clipping", BLUE),), from_zero=True),
             Strip(
                 "learning rate",
                 (Line("learning_rate", "learning rate", ORANGE, smooth=False),),
@@ -150,20 +148,14 @@ PANELS: tuple[Panel, ...] = (
         "data",
         "What the updates were made of",
         (
-            Strip(
-                "groups skipped", (Line("skipped_groups", "groups of equal rewards", GREY),), from_zero=True
-            ),
+            Strip("groups skipped", (Line("skipped_groups", "groups of equal rewards", GREY),), from_zero=True),
             Strip("staleness (versions)", (Line("staleness", "age of the samples", PURPLE),), from_zero=True),
         ),
     ),
     Panel(
         "speed",
         "Speed",
-        (
-            Strip(
-                "tokens per second", (Line("tokens_per_second", "tokens per second", GREEN),), from_zero=True
-            ),
-        ),
+        (Strip("tokens per second", (Line("tokens_per_second", "tokens per second", GREEN),), from_zero=True),),
     ),
 )
 _BY_NAME: Mapping[str, Panel] = {panel.name: panel for panel in PANELS}
@@ -249,9 +241,7 @@ def draw_summary(run: Run) -> bytes:
             _draw_strip(axes, run, strip)
             axes.set_xlabel("update")
         else:
-            axes.text(
-                0.5, 0.5, "not recorded", ha="center", va="center", color=GREY, transform=axes.transAxes
-            )
+            axes.text(0.5, 0.5, "not recorded", ha="center", va="center", color=GREY, transform=axes.transAxes)
             axes.set_axis_off()
     return _png(figure)
 
@@ -320,9 +310,7 @@ def _draw_band(axes: Axes, run: Run, line: Line) -> None:
     low = [row[centre] - row[spread] for row in rows]
     high = [row[centre] + row[spread] for row in rows]
     if rows:
-        axes.fill_between(
-            xs, low, high, color=line.colour, alpha=0.15, linewidth=0, label="± standard deviation"
-        )
+        axes.fill_between(xs, low, high, color=line.colour, alpha=0.15, linewidth=0, label="± standard deviation")
 
 
 def _lowest(run: Run, strip: Strip) -> float:

@@ -67,9 +67,7 @@ def read_run(run_dir: Path) -> Run:
     metrics_file = run_dir / "metrics.jsonl"
     if not metrics_file.is_file():
         if (run_dir / "config.toml").is_file():
-            raise UserError(
-                f"{metrics_file} is missing: the run has not finished an update yet, train first."
-            )
+            raise UserError(f"{metrics_file} is missing: the run has not finished an update yet, train first.")
         raise UserError(f"{run_dir} is not a run directory (no metrics.jsonl): give --output of a run.")
 
     notes: list[str] = []
@@ -98,16 +96,12 @@ def _read_updates(file: Path, notes: list[str]) -> tuple[Mapping[str, float], ..
     for line, row in _read_jsonl(file, notes):
         number = row.get("update")
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise UserError(
-                f'{file} line {line}: "update" must be a number from 1 up, not {number!r}; mend that line.'
-            )
+            raise UserError(f'{file} line {line}: "update" must be a number from 1 up, not {number!r}; mend that line.')
         values: dict[str, float] = {}
         for name, value in row.items():
             if isinstance(value, bool) or not isinstance(value, int | float):
                 if name in METRICS and value is not None:
-                    raise UserError(
-                        f'{file} line {line}: "{name}" must be a number or null, not {value!r}; mend it.'
-                    )
+                    raise UserError(f'{file} line {line}: "{name}" must be a number or null, not {value!r}; mend it.')
             elif math.isfinite(value):
                 values[name] = float(value)
             else:
@@ -155,9 +149,7 @@ def _read_jsonl(file: Path, notes: list[str]) -> list[tuple[int, dict[str, Any]]
             value = json.loads(text)
         except ValueError as error:  # also what is not UTF-8
             if i == lines[-1][0]:
-                notes.append(
-                    f"The last line of {file.name} is broken, as a crash leaves it, and was left out."
-                )
+                notes.append(f"The last line of {file.name} is broken, as a crash leaves it, and was left out.")
                 continue
             raise UserError(f"{file} line {i} is not valid JSON: mend or remove that line.") from error
         if not isinstance(value, dict):
@@ -172,13 +164,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(_read_bytes(file))
     except ValueError as error:
-        raise UserError(
-            f"{file} is not valid JSON: mend it, or remove it to report without its figures."
-        ) from error
+        raise UserError(f"{file} is not valid JSON: mend it, or remove it to report without its figures.") from error
     if not isinstance(value, dict):
-        raise UserError(
-            f"{file} must hold one JSON object: mend it, or remove it to report without its figures."
-        )
+        raise UserError(f"{file} must hold one JSON object: mend it, or remove it to report without its figures.")
     return cast(dict[str, Any], value)
 
 
@@ -188,9 +176,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(_read_bytes(file).decode())
     except ValueError as error:  # TOMLDecodeError and what is not UTF-8
-        raise UserError(
-            f"{file} is not valid TOML ({error}): mend it, or remove it to report without it."
-        ) from error
+        raise UserError(f"{file} is not valid TOML ({error}): mend it, or remove it to report without it.") from error
 
 
 def _read_bytes(file: Path) -> bytes:

@@ -97,9 +97,7 @@ class RunningBaseline:
             var = (1 - weight) * (var + weight * step**2)
         return RunningBaseline(mean, var, count, self.decay)
 
-    def advantages(
-        self, rewards: Sequence[float] | Tensor, *, scale: Literal["std", "none"] = "std"
-    ) -> Tensor:
+    def advantages(self, rewards: Sequence[float] | Tensor, *, scale: Literal["std", "none"] = "std") -> Tensor:
         """A = (r − mean) / std with the statistics of *past* rewards: call `update` afterwards. (B,) to (B,).
 
         With nothing in the past there is nothing to compare with: zeros. When past rewards were all alike

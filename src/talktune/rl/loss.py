@@ -14,9 +14,7 @@ from torch import Tensor
 
 Kl = Literal["k1", "k2", "k3", "k3xratio"]
 
-_MAX_LOG = (
-    20.0  # nats; exp of more would overflow float32, and its gradient become NaN even where it is clipped
-)
+_MAX_LOG = 20.0  # nats; exp of more would overflow float32, and its gradient become NaN even where it is clipped
 
 
 def grpo_tcr_loss(

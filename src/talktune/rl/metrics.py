@@ -28,9 +28,7 @@ METRICS: Mapping[str, Metric] = {
         Metric("length_penalty_mean", "reward", "mean length penalty of the answers, −1 to 0"),
         Metric("ratio_mean", "1", "mean over tokens of ρ = exp(new − old)", "mean"),
         Metric("ratio_max", "1", "largest ρ of any token", "max"),
-        Metric(
-            "clipped_low", "share", "tokens of bad answers with ρ < 1 − ε_low: no surrogate gradient", "mean"
-        ),
+        Metric("clipped_low", "share", "tokens of bad answers with ρ < 1 − ε_low: no surrogate gradient", "mean"),
         Metric(
             "clipped_high",
             "share",

@@ -1,6 +1,6 @@
 """The R of TCR: a soft penalty on answers that come close to the length limit (DAPO, arXiv 2503.14476)."""
 
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal, cast, overload
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +32,7 @@ def overlong_reward(
     if not 0 <= L_cache <= L_max:
         raise ValueError(f"L_cache is {L_cache} and L_max {L_max}: L_cache must lie between 0 and L_max")
     if hasattr(length, "new_tensor"):  # a tensor, told without an import of torch
-        return _each(length, L_max, L_cache, shape)  # pyright: ignore[reportArgumentType]
+        return _each(cast("Tensor", length), L_max, L_cache, shape)
     return _penalty(float(length), L_max, L_cache, shape)
 
 

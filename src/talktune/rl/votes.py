@@ -36,9 +36,7 @@ def weighted_vote(votes: Sequence[Label | None], confidences: Sequence[float | N
     or lists of unequal length.
     """
     if len(votes) != len(confidences):
-        raise ValueError(
-            f"{len(votes)} votes came with {len(confidences)} confidences: give one for each vote"
-        )
+        raise ValueError(f"{len(votes)} votes came with {len(confidences)} confidences: give one for each vote")
     counts = _counts(votes)
     if not _quorum(sum(counts), len(votes)):
         return None
@@ -64,9 +62,7 @@ def decided(votes: Sequence[Label | None], m: int) -> bool:
     if left < 0:
         raise ValueError(f"{len(votes)} votes were given of m = {m}: there cannot be more votes than m")
     counts = _counts(votes)
-    if not _quorum(
-        sum(counts), m
-    ):  # if the rest fails there is no reward: decided iff there can be none at all
+    if not _quorum(sum(counts), m):  # if the rest fails there is no reward: decided iff there can be none at all
         return not _quorum(sum(counts) + left, m)
     reward = _winner(counts)
     if reward == 0:  # neither other class may overtake, even with all votes that are left
