@@ -17,8 +17,12 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, Token
 from talktune.config import (
     AlgorithmConfig,
     Config,
+    DemoAlgorithmConfig,
     DemoConfig,
+    DemoSampleConfig,
+    DemoTrainConfig,
     ExportFormat,
+    GreedySampleConfig,
     JudgeConfig,
     ModelConfig,
     SampleConfig,
@@ -33,19 +37,9 @@ Judge = Annotated[JudgeConfig, Flat]
 Algorithm = Annotated[AlgorithmConfig, Flat]
 Train = Annotated[TrainConfig, Flat]
 Sample = Annotated[SampleConfig, Flat]
-Rollout = Annotated[DemoConfig, Flat]
 
 INTERRUPTED = 130
 BROKEN_BY_USER = 2
-
-DEMO = Config(
-    judge=JudgeConfig(votes=5),
-    algorithm=AlgorithmConfig(group="prompt", beta=0.04),
-    train=TrainConfig(updates=24, learning_rate=4e-4, microbatch_tokens=512),
-    sample=SampleConfig(temperature=0.8, max_new_tokens=48),
-    demo=DemoConfig(),
-)
-"""What `talktune demo` runs unless told otherwise."""
 
 app = App(
     name="talktune",
@@ -53,6 +47,7 @@ app = App(
     "can also stand in a TOML file: --config FILE.",
     version=lambda: importlib.metadata.version("talktune"),
     default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,  # `main` says how to go on
 )
 
 
@@ -92,7 +87,7 @@ def train(
     files: list[Path],
     /,
     *,
-    output: Annotated[Path, Parameter(alias="-o")],
+    output: Annotated[Path, Parameter(alias="-o")] = Path("runs/train"),
     model: Model = ModelConfig(),
     judge: Judge = JudgeConfig(),
     algorithm: Algorithm = AlgorithmConfig(),
@@ -143,7 +138,7 @@ def evaluate(
     *,
     prompts: Path,
     model: Model = ModelConfig(),
-    sample: Sample = SampleConfig(temperature=0.0),
+    sample: Annotated[GreedySampleConfig, Flat] = GreedySampleConfig(),
     seed: int = 0,
     json: bool = False,
 ) -> int:
@@ -209,12 +204,12 @@ def judge_train(
 def demo(
     *,
     output: Annotated[Path, Parameter(alias="-o")] = Path("runs/demo"),
-    judge: Judge = DEMO.judge,
-    algorithm: Algorithm = DEMO.algorithm,
-    train: Train = DEMO.train,
-    sample: Sample = DEMO.sample,
-    rollout: Rollout = DemoConfig(),
-    model: Model = DEMO.model,
+    judge: Judge = JudgeConfig(),
+    algorithm: Annotated[DemoAlgorithmConfig, Flat] = DemoAlgorithmConfig(),
+    train: Annotated[DemoTrainConfig, Flat] = DemoTrainConfig(),
+    sample: Annotated[DemoSampleConfig, Flat] = DemoSampleConfig(),
+    rollout: Annotated[DemoConfig, Flat] = DemoConfig(),
+    model: Model = ModelConfig(),
     resume: bool = False,
 ) -> int:
     """Watch the whole loop on the shipped model: a scripted user complains and praises, the model learns.

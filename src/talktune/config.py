@@ -114,13 +114,13 @@ class TrainConfig:
     batch_turns: int = 16
     """Turns of one update."""
     learning_rate: float = 1e-4
-    """Peak learning rate of AdamW."""
+    """Learning rate of AdamW."""
     weight_decay: float = 0.0
     """Weight decay of AdamW."""
     max_grad_norm: float = 1.0
     """Gradient norm is clipped to this."""
     microbatch_tokens: int = 2048
-    """Padded tokens of one forward pass; changes memory, never the result."""
+    """Tokens of one forward pass; changes memory, never the result."""
     max_tokens: int = 2048
     """Longest prompt plus answer, in tokens; longer turns are skipped and counted."""
     keep_checkpoints: int = 2
@@ -153,6 +153,44 @@ class DemoConfig:
     """G, answers sampled to each of them."""
     shuffle_rewards: bool = False
     """Deal the rewards out anew among the answers of an update: a control in which nothing can be learned."""
+
+
+@dataclass(frozen=True)
+class GreedySampleConfig(SampleConfig):
+    """Sampling where a comparison wants the likeliest answer."""
+
+    temperature: float = 0.0
+    """Sampling temperature; 0 is greedy."""
+
+
+@dataclass(frozen=True)
+class DemoAlgorithmConfig(AlgorithmConfig):
+    """GRPO-TCR as the demo runs it: the answers to one question are a group."""
+
+    group: Grouping = "prompt"
+    """What shares a baseline: `prompt`, `conversation`, `batch`, `running` or `none` (A = r)."""
+    beta: float = 0.04
+    """Weight of the KL to the frozen reference."""
+
+
+@dataclass(frozen=True)
+class DemoTrainConfig(TrainConfig):
+    """The learner as the demo runs it."""
+
+    updates: int | None = 24
+    """Stop after this many updates."""
+    learning_rate: float = 4e-4
+    """Learning rate of AdamW."""
+    microbatch_tokens: int = 512
+    """Tokens of one forward pass; changes memory, never the result."""
+
+
+@dataclass(frozen=True)
+class DemoSampleConfig(SampleConfig):
+    """Short answers, so that the demo is quick."""
+
+    max_new_tokens: int = 48
+    """Longest answer in tokens."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What commands share on the terminal: one console, a progress bar, short tables, warnings to stderr."""
 
+import sys
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
@@ -45,6 +46,14 @@ def side_by_side(title: str, columns: Sequence[str], rows: Iterable[Sequence[str
 def warn(text: object) -> None:
     """One line on stderr."""
     err.print(str(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def peak_memory_gib() -> float:
+    """The most memory that this process has held so far, in GiB (resident set)."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes on macOS, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def _escape(cell: object) -> str:

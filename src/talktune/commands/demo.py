@@ -1,10 +1,11 @@
 """`talktune demo`: the whole loop on the shipped model, from the first exam to the report."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
 
-from talktune.commands.console import out, progress, side_by_side, table, warn
+from talktune.commands.console import out, peak_memory_gib, progress, side_by_side, table, warn
 from talktune.config import Config
 from talktune.demo.run import Demo, Exam, first_exam, write_results
 from talktune.judge.make import make_judge
@@ -54,7 +55,11 @@ def demo(config: Config, output: Path, *, resume: bool) -> int:
         run_updates(learner, partners.samples, output, on_update=show)
         say("asking held-out questions again")
         after = partners.exam()
-    other = _run_figures(output) | {"seed": config.train.seed, "seconds": time.monotonic() - started}
+    other = _run_figures(output) | {
+        "seed": config.train.seed,
+        "seconds": time.monotonic() - started,
+        "peak_memory_gib": peak_memory_gib(),
+    }
     summary = write_results(partners, output, before, after, other)
     page = make_report(output)
     _show(partners, before, after, summary, output, page)
@@ -63,8 +68,6 @@ def demo(config: Config, output: Path, *, resume: bool) -> int:
 
 def _run_figures(run: Path) -> dict[str, Any]:
     """KL and how often the judge was right, over the last quarter of the updates."""
-    import json
-
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
     late = lines[-max(len(lines) // 4, 1) :]
 
@@ -81,6 +84,7 @@ def _show(demo: Demo, before: Exam, after: Exam, summary: dict[str, Any], run: P
         ("KL to the model before, nats/token", "0", summary["kl"]),
         ("verdicts that were what the user meant", "", summary["judge_right"]),
         ("minutes", "", summary["seconds"] / 60),
+        ("largest memory, GiB", "", summary["peak_memory_gib"]),
     ]
     table(f"{summary['updates']} updates, seed {summary['seed']}", ("", "before", "after"), rows)
     asked = demo.questions["held-out"][:5]

@@ -16,6 +16,7 @@ from talktune.learner.update import Learner
 from talktune.policy.adapter import attach_adapter, load_adapter
 from talktune.policy.load import Policy, load_policy
 from talktune.report.page import make_report
+from talktune.types import Sample
 
 
 def trainable(policy: Policy, config: ModelConfig, seed: int) -> Any:
@@ -52,7 +53,11 @@ def train(files: Sequence[Path], config: Config, output: Path, *, resume: bool, 
             metrics.append(found)
             bar.update(task, completed=learner.update, description=f"reward {found.get('reward_mean', 0):+.2f}")
 
-        run_updates(learner, lambda update: (plan[update - 1], {}), output, on_update=show)
+        def source(update: int) -> tuple[Sequence[Sample], dict[str, float]]:
+            known = [intake.agreement[s.id] for s in plan[update - 1] if s.id in intake.agreement]
+            return plan[update - 1], {"votes_agreement": sum(known) / len(known)} if known else {}
+
+        run_updates(learner, source, output, on_update=show)
     _write_summary(output, intake, learner.update)
     page = make_report(output)
     _show(intake, metrics, output, page)

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from talktune.judge.prompts import WORDS, Exchange, ask_tokens, encode, exchange
 from talktune.policy.adapter import adapter_off
 from talktune.policy.sample import sample_answers
 from talktune.policy.tokens import decode_answer, end_ids, render_prompt
-from talktune.types import Label, Message, Turn, Vote
+from talktune.types import Label, Message, Role, Turn, Vote
 
 LABELS: tuple[Label, ...] = (-1, 0, 1)
 REMEMBERED = 4096

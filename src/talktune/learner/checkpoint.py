@@ -18,7 +18,7 @@ from talktune.rl.advantage import RunningBaseline
 def save_checkpoint(learner: Learner, folder: Path, metrics: dict[str, Any], keep: int) -> Path:
     """Write `folder/update-000017` with everything a resumed run needs; the oldest beyond `keep` go."""
     target = folder / f"update-{learner.update:06d}"
-    partial = folder / f".{target.name}.{os.getpid()}.tmp"
+    partial = folder / f".{target.name}.tmp"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file({n: p.detach().cpu().contiguous() for n, p in learner.trained.items()}, partial / "weights.safetensors")

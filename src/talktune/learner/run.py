@@ -1,7 +1,6 @@
 """A run of the learner in its directory: update after update, each with a checkpoint and a line of metrics."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -25,22 +24,32 @@ policy's weights alone, so that a resumed run sees what the killed one would hav
 def open_run(path: Path, config: Config, *, resume: bool) -> None:
     """Make the run directory and write `config.toml`, or check that the one there is of the same config.
 
+    A directory whose run ended before it made anything (a model that was not found, say) may be used again.
     Raises UserError when the directory holds a run and `resume` is off, when it cannot be written, or when
     the configs differ.
     """
     wanted = config_to_toml(config)
     there = path / "config.toml"
-    if there.exists() and resume:
-        if (was := there.read_text(encoding="utf-8")) != wanted:
-            raise UserError(f"{there}: the run was started with other options ({_difference(was, wanted)}).")
-        return
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path}: already exists; add --resume to go on with it, or give another --output.")
     try:
+        begun = path.exists() and (not path.is_dir() or any(p.is_dir() or p.stat().st_size for p in _others(path)))
+        if begun and resume and there.exists():
+            if (was := there.read_text(encoding="utf-8")) != wanted:
+                raise UserError(f"{there}: the run was started with other options ({_difference(was, wanted)}).")
+            return
+        if begun:
+            way = "it holds no run; give" if resume else "add --resume to go on with it, or give"
+            raise UserError(f"{path}: already exists; {way} another --output.")
         path.mkdir(parents=True, exist_ok=True)
-        there.write_text(wanted, encoding="utf-8")
+        partial = path / f".{there.name}.tmp"
+        partial.write_text(wanted, encoding="utf-8")
+        partial.replace(there)
     except OSError as error:
         raise UserError(f"--output {path}: cannot be written ({error.strerror}).") from error
+
+
+def _others(path: Path) -> list[Path]:
+    """What is in a run directory besides its options."""
+    return [p for p in path.iterdir() if p.name not in ("config.toml", ".config.toml.tmp")]
 
 
 def run_updates(
@@ -84,7 +93,7 @@ def resume_from(learner: Learner, run: Path) -> None:
 
 def write_adapter(learner: Learner, path: Path) -> None:
     """Write the trained adapter (or, at rank 0, the whole model) as `path`, all of it or nothing."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
     if learner.config.model.lora_rank:
         save_adapter(learner.model, partial)
@@ -99,6 +108,7 @@ def config_to_toml(config: Config) -> str:
     tree = {
         section: {name: _plain(value) for name, value in options.items() if value is not None}
         for section, options in asdict(config).items()
+        if options is not None
     }
     return tomli_w.dumps(tree)
 

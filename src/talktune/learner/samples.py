@@ -26,6 +26,8 @@ class Intake:
     unscored: int = 0
     skipped: Counter[str] = field(default_factory=Counter[str])
     retokenised: int = 0
+    agreement: dict[str, float] = field(default_factory=dict[str, float])
+    """By sample id, the share of its valid votes that equal its reward."""
 
     def as_dict(self) -> dict[str, object]:
         """For `summary.json`."""
@@ -63,6 +65,9 @@ def samples_from(
                 intake.skipped[f"longer than {config.max_tokens} tokens"] += 1
                 continue
             intake.samples.append(sample)
+            valid = [vote.label for vote in turn.verdict.votes if vote.label is not None]
+            if valid:
+                intake.agreement[sample.id] = sum(label == sample.reward for label in valid) / len(valid)
             intake.retokenised += sample.retokenised
     return intake
 

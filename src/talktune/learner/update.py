@@ -55,7 +55,7 @@ class Learner:
         metrics = self._describe(fresh) | {"eps_high": eps_high}
         if fresh:
             advantages, skipped, penalty = self._advantages(fresh)
-            keep = [i for i, a in enumerate(advantages.tolist()) if not skipped[i] and a != 0.0]
+            keep = [i for i, out in enumerate(skipped.tolist()) if not out]
             metrics |= {
                 "advantage_mean": float(advantages.mean()),
                 "length_penalty_mean": penalty,
