@@ -23,7 +23,7 @@ from talktune.demo.user import (
 
 PRIME = Question("train", "What is a prime number?", ("prime",))
 GOOD = "A prime is a whole number above one that only itself and one divide evenly."
-COMPLAINTS = {"too-long", "cut-off", "empty", "off-topic", "too-short", "echo", "repetitive"}
+COMPLAINTS = {"too-long", "cut-off", "empty", "off-topic", "too-short", "echo", "repetitive", "wrong"}
 
 
 def answer_of(words: int) -> str:
@@ -195,7 +195,7 @@ def test_one_seed_says_the_same() -> None:
 def test_the_questions_by_split() -> None:
     questions = load_questions()
     assert {split: len(found) for split, found in questions.items()} == {
-        "train": 96,
+        "train": 136,
         "held-out": 48,
         "fact": 44,
     }
@@ -215,10 +215,20 @@ def test_train_and_held_out_share_no_topic() -> None:
 
 
 def test_a_fact_cannot_be_right_by_echoing_the_question() -> None:
-    for question in load_questions()["fact"]:
+    questions = load_questions()
+    plain = [question for question in questions["train"] if question.answer]
+    assert len(plain) == 40
+    for question in (*plain, *questions["fact"]):
         assert question.answer
         assert not is_right(question, question.text), question
         assert is_right(question, f"It is {question.answer[0].title()}."), question
+
+
+def test_a_plain_fact_satisfies_when_it_is_right_and_said_in_a_sentence() -> None:
+    portugal = Question("train", "What is the capital of Portugal?", ("portugal",), ("lisbon",))
+    assert judge_answer(portugal, "The capital of Portugal is Lisbon.", True) == Opinion(1, "satisfied")
+    assert judge_answer(portugal, "The capital of Portugal is Porto.", True) == Opinion(-1, "wrong")
+    assert judge_answer(portugal, "Lisbon.", True) == Opinion(-1, "too-short")
 
 
 def test_a_question_repeated_never_satisfies() -> None:
