@@ -51,6 +51,10 @@ app = App(
 )
 
 
+# Both: the meta app calls the app.
+app.meta.suppress_keyboard_interrupt = False
+
+
 @app.command
 def score(
     files: list[Path],
@@ -320,7 +324,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        code = app.meta(exit_on_error=False, print_error=False, result_action="return_value")
+        code = app.meta(sys.argv[1:], exit_on_error=False, print_error=False, result_action="return_value")
     except UserError as error:
         code = _complain(str(error))
     except CycloptsError as error:

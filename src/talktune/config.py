@@ -207,10 +207,11 @@ class Config:
 
 def check_config(config: Config) -> Config:
     """Return `config` if its values make sense together; a UserError names the option that does not."""
-    a, t, s, j = config.algorithm, config.train, config.sample, config.judge
+    a, t, s, j, d = config.algorithm, config.train, config.sample, config.judge, config.demo
     rules = (
         (0 <= a.eps_low < 1, "--eps-low", a.eps_low, "between 0 and 1"),
         (a.eps_high >= 0, "--eps-high", a.eps_high, "0 or more"),
+        (a.eps_high_end is None or a.eps_high_end >= 0, "--eps-high-end", a.eps_high_end, "0 or more"),
         (a.beta >= 0, "--beta", a.beta, "0 or more"),
         (a.dual_clip is None or a.dual_clip > 1, "--dual-clip", a.dual_clip, "greater than 1"),
         (a.L_max > 0, "--L-max", a.L_max, "1 or more"),
@@ -220,15 +221,22 @@ def check_config(config: Config) -> Config:
         (t.epochs > 0, "--epochs", t.epochs, "1 or more"),
         (t.batch_turns > 0, "--batch-turns", t.batch_turns, "1 or more"),
         (t.learning_rate > 0, "--learning-rate", t.learning_rate, "greater than 0"),
+        (t.weight_decay >= 0, "--weight-decay", t.weight_decay, "0 or more"),
+        (t.max_grad_norm > 0, "--max-grad-norm", t.max_grad_norm, "greater than 0"),
+        (t.max_tokens > 0, "--max-tokens", t.max_tokens, "1 or more"),
+        (0 <= t.seed < 2**32, "--seed", t.seed, "between 0 and 4294967295"),
         (t.microbatch_tokens > 0, "--microbatch-tokens", t.microbatch_tokens, "1 or more"),
         (t.keep_checkpoints > 0, "--keep-checkpoints", t.keep_checkpoints, "1 or more"),
         (config.model.lora_rank >= 0, "--lora-rank", config.model.lora_rank, "0 or more"),
+        (config.model.lora_alpha > 0, "--lora-alpha", config.model.lora_alpha, "greater than 0"),
         (s.temperature >= 0, "--temperature", s.temperature, "0 or more"),
         (0 < s.top_p <= 1, "--top-p", s.top_p, "in (0, 1]"),
         (s.top_k >= 0, "--top-k", s.top_k, "0 or more"),
         (s.max_new_tokens > 0, "--max-new-tokens", s.max_new_tokens, "1 or more"),
         (j.votes > 0, "--votes", j.votes, "1 or more"),
         (0 <= j.judge_accuracy <= 1, "--judge-accuracy", j.judge_accuracy, "between 0 and 1"),
+        (d is None or d.questions > 0, "--questions", d and d.questions, "1 or more"),
+        (d is None or d.answers > 0, "--answers", d and d.answers, "1 or more"),
         (j.judge_timeout > 0, "--judge-timeout", j.judge_timeout, "greater than 0"),
         (j.judge_retries >= 0, "--judge-retries", j.judge_retries, "0 or more"),
     )

@@ -102,7 +102,7 @@ KILLS: dict[str, Callable[[], None]] = {
     "after the metrics line of 2": lambda: at(f"{UPDATE}:Learner", "step", 2),  # as 3 is to begin
     "in the forward pass of 2": lambda: at(UPDATE, "token_logprobs", 2, call=2),
     "before the backward pass of 3": lambda: at("torch:Tensor", "backward", 3),
-    "between packs of 4": lambda: at("torch:Tensor", "backward", 4, call=2, after=True),
+    "between packs of 5": lambda: at("torch:Tensor", "backward", 5, call=2, after=True),
     "before the optimizer of 3": lambda: at("torch.optim:AdamW", "step", 3),
     "after the optimizer of 5": lambda: at("torch.optim:AdamW", "step", 5, after=True),
     "before the weights of 2": lambda: at(CHECKPOINT, "save_file", 2),
@@ -124,13 +124,13 @@ STOP = "Ctrl-C in 3"
 
 def in_child(arguments: list[str], arm: Callable[[], None] | None, log: Path) -> int:
     """Run the command in a forked child; returns its exit code, negative for a signal."""
+    from talktune.cli import main
+
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     code = 99
     with contextlib.suppress(BaseException):
-        from talktune.cli import main
-
         with log.open("w") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from talktune.commands.console import out, peak_memory_gib, progress, side_by_side, table, warn
+from talktune.commands.train import trainable
 from talktune.config import Config
 from talktune.demo.run import Demo, Exam, first_exam, write_results
+from talktune.errors import UserError
 from talktune.judge.make import make_judge
 from talktune.learner.run import open_run, run_updates
 from talktune.learner.update import Learner
-from talktune.policy.adapter import attach_adapter
 from talktune.policy.load import load_policy
 from talktune.report.page import make_report
 
@@ -27,10 +28,12 @@ FIGURES = (
 def demo(config: Config, output: Path, *, resume: bool) -> int:
     """The command: exam, updates, exam, table, five answers before and after, report."""
     started = time.monotonic()
+    if config.model.lora_rank == 0:
+        raise UserError("--lora-rank is 0: the demo trains an adapter and judges without it; use 1 or more.")
     open_run(output, config, resume=resume)
     warn("Loading the model (the first time its weights are converted, about 20 s) …")
     policy = load_policy(config.model)
-    policy.model = attach_adapter(policy.model, config.model, config.train.seed)
+    policy.model = trainable(policy, config)
     updates = config.train.updates or 1
     with progress() as bar:
         task = bar.add_task("asking held-out questions", total=updates)

@@ -44,19 +44,22 @@ def score_conversations(
     """
     if not any(skip_reason(turn) is None for c in conversations for turn in turns_of(c)):
         raise UserError("no turn with a next state: there is nothing that a judge could learn a reward from.")
-    judge: Judge | None = None
     done: list[Conversation] = []
-    with ScoredWriter(output) as writer, progress() as bar:
-        task = bar.add_task("judging conversations", total=len(conversations))
-        for first in range(0, len(conversations), HANDFUL):
-            handful = [writer.resume(c) for c in conversations[first : first + HANDFUL]]
-            if not all(map(is_complete, handful)):
-                judge = judge or make_judge(config, policy=policy, truth=_truth(conversations), seed=seed)
-                handful = _judged(handful, judge, config)
-            for conversation in handful:
-                writer.write(conversation)
-            done += handful
-            bar.advance(task, len(handful))
+    with ScoredWriter(output) as writer:
+        conversations = [writer.resume(c) for c in conversations]
+        judge: Judge | None = None
+        if not all(map(is_complete, conversations)):
+            judge = make_judge(config, policy=policy, truth=_truth(conversations), seed=seed)
+        with progress() as bar:
+            task = bar.add_task("judging conversations", total=len(conversations))
+            for first in range(0, len(conversations), HANDFUL):
+                handful = conversations[first : first + HANDFUL]
+                if judge is not None:
+                    handful = _judged(handful, judge, config)
+                for conversation in handful:
+                    writer.write(conversation)
+                done += handful
+                bar.advance(task, len(handful))
     return done
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from talktune.commands.console import progress, table, warn
 from talktune.commands.score import load_conversations, score_conversations
-from talktune.config import Config, ModelConfig
+from talktune.config import Config
 from talktune.conversations.turns import turns_of
 from talktune.errors import UserError
 from talktune.learner.run import open_run, run_updates
@@ -19,15 +19,18 @@ from talktune.report.page import make_report
 from talktune.types import Sample
 
 
-def trainable(policy: Policy, config: ModelConfig, seed: int) -> Any:
+def trainable(policy: Policy, config: Config) -> Any:
     """The policy's model ready for training: with a fresh adapter, a given one, or all weights at rank 0."""
-    if config.lora_rank == 0:
-        if config.adapter is not None:
+    model = config.model
+    if model.lora_rank == 0:
+        if config.algorithm.beta > 0:
+            raise UserError("--beta: rank 0 trains all weights and keeps no reference to hold on to; add --beta 0.")
+        if model.adapter is not None:
             raise UserError("--adapter: rank 0 trains all weights; leave the adapter out or set --lora-rank.")
         return policy.model.train(False).requires_grad_(True)
-    if config.adapter is not None:
-        return load_adapter(policy.model, config.adapter, trainable=True)
-    return attach_adapter(policy.model, config, seed)
+    if model.adapter is not None:
+        return load_adapter(policy.model, model.adapter, trainable=True)
+    return attach_adapter(policy.model, model, config.train.seed)
 
 
 def train(files: Sequence[Path], config: Config, output: Path, *, resume: bool, strict: bool) -> int:
@@ -35,6 +38,7 @@ def train(files: Sequence[Path], config: Config, output: Path, *, resume: bool, 
     conversations = load_conversations(files, strict)
     open_run(output, config, resume=resume)
     policy = load_policy(config.model)
+    policy.model = trainable(policy, config)
     scored = score_conversations(
         conversations, config.judge, output / "scored.jsonl", policy=policy, seed=config.train.seed
     )
@@ -44,7 +48,7 @@ def train(files: Sequence[Path], config: Config, output: Path, *, resume: bool, 
     if not intake.samples:
         raise UserError(f"no turn can be trained on ({_reasons(intake)}); nothing was learned.")
     plan = batches(intake.samples, config.train)
-    learner = Learner(trainable(policy, config.model, config.train.seed), config, total_updates=len(plan))
+    learner = Learner(policy.model, config, total_updates=len(plan))
     metrics: list[dict[str, Any]] = []
     with progress() as bar:
         task = bar.add_task("updates", total=len(plan))

