@@ -89,7 +89,9 @@ def test_the_scored_file_trains_without_a_judge(run: Path, talktune: Any, tiny_m
     assert (output / weights).read_bytes() == (run / weights).read_bytes()
 
 
-def test_training_goes_on_from_an_adapter(run: Path, talktune: Any, talks: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_training_goes_on_from_an_adapter(
+    run: Path, talktune: Any, talks: Path, tiny_model: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "run"
     said = talktune("train", talks, "--model", tiny_model, "--adapter", run, "-o", output, *OPTIONS)
     assert said.code == 0, said.err

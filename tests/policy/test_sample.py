@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from talktune.config import ModelConfig, SampleConfig
+from talktune.policy.adapter import adapter_off, attach_adapter
 from talktune.policy.load import Policy, load_policy
 from talktune.policy.sample import choose, sample_answers
 from talktune.policy.tokens import end_ids, render_prompt
@@ -35,6 +36,28 @@ def test_logprobs_equal_teacher_forcing(tiny_model: Path, model: str, temperatur
     for answer in answers:
         assert answer.logprobs is not None
         torch.testing.assert_close(torch.tensor(answer.logprobs), teacher_forced(policy, answer), rtol=0, atol=1e-4)
+
+
+def test_an_adapter_is_merged_for_sampling_and_leaves_no_trace(tiny_model: Path) -> None:
+    policy = load_policy(ModelConfig(model=str(tiny_model), device="cpu"))
+    policy.model = attach_adapter(policy.model, ModelConfig(), seed=0)
+    for name, parameter in policy.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    was = {name: p.detach().clone() for name, p in policy.model.named_parameters()}
+    trained = [name for name, p in policy.model.named_parameters() if p.requires_grad]
+    prompts = [render_prompt(policy.tokenizer, [Message("user", text)], ()) for text in QUESTIONS]
+    answers = sample_answers(policy.model, prompts, SampleConfig(max_new_tokens=12), end_ids={2}, seed=1)
+    with adapter_off(policy.model):
+        bare = sample_answers(policy.model, prompts, SampleConfig(max_new_tokens=12), end_ids={2}, seed=1)
+        assert bare[0].logprobs is not None
+        torch.testing.assert_close(torch.tensor(bare[0].logprobs), teacher_forced(policy, bare[0]), rtol=0, atol=1e-4)
+    assert bare != answers
+    for answer in answers:
+        torch.testing.assert_close(torch.tensor(answer.logprobs), teacher_forced(policy, answer), rtol=0, atol=1e-4)
+    assert all(torch.equal(p, was[name]) for name, p in policy.model.named_parameters())
+    assert trained == [name for name, p in policy.model.named_parameters() if p.requires_grad]
+    assert trained
 
 
 def test_draws_do_not_depend_on_the_rows_beside(tiny_model: Path) -> None:

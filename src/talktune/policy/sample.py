@@ -1,7 +1,8 @@
 """Sample answers with their token ids and log-probs.
 
-The prompts of one group are read once, finished rows leave the batch, and the head runs on the last
-position only. Log-probs are of softmax(logits / temperature), before any top-k or top-p cut.
+The prompts of one group are read once, finished rows leave the batch, the head runs on the last position
+only, and a LoRA adapter is merged into the weights meanwhile. Log-probs are of softmax(logits / temperature),
+before any top-k or top-p cut.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -12,7 +13,11 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from talktune.config import SampleConfig
+from talktune.policy.adapter import adapter_merged
 from talktune.types import Sampled
+
+OnTokens = Callable[[list[int], list[int]], None]
+"""Hears of every step: the rows that got a token, and the tokens."""
 
 
 @torch.inference_mode()
@@ -25,7 +30,7 @@ def sample_answers(
     seed: int,
     copies: int = 1,
     policy_version: int | None = None,
-    on_tokens: Callable[[list[int], list[int]], None] | None = None,
+    on_tokens: OnTokens | None = None,
 ) -> list[Sampled]:
     """Sample `copies` answers to each prompt; answer i*copies + j belongs to prompt i.
 
@@ -37,15 +42,32 @@ def sample_answers(
     rows = len(prompts) * copies
     generator = torch.Generator().manual_seed(seed)
     draws = torch.rand(rows, config.max_new_tokens, generator=generator, dtype=torch.float64).to(device)
-    ends = torch.tensor(sorted(end_ids), device=device)
+    with adapter_merged(model):
+        state = _prefill(model, prompts, copies, device)
+        ids, logprobs = _decode(model, *state, config, draws, torch.tensor(sorted(end_ids), device=device), on_tokens)
     temperature = config.temperature or 1.0
+    return [
+        Sampled(tuple(prompts[row // copies]), tuple(ids[row]), tuple(logprobs[row]), temperature, policy_version)
+        for row in range(rows)
+    ]
 
-    logits, cache, mask = _prefill(model, prompts, copies, device)
-    ids: list[list[int]] = [[] for _ in range(rows)]
-    logprobs: list[list[float]] = [[] for _ in range(rows)]
-    alive = torch.arange(rows, device=device)
+
+def _decode(
+    model: Any,
+    logits: Tensor,
+    cache: DynamicCache,
+    mask: Tensor,
+    config: SampleConfig,
+    draws: Tensor,
+    ends: Tensor,
+    on_tokens: OnTokens | None,
+) -> tuple[list[list[int]], list[list[float]]]:
+    """Token ids and log-probs of every row, one token a step for the rows that are not finished."""
+    ids: list[list[int]] = [[] for _ in range(len(mask))]
+    logprobs: list[list[float]] = [[] for _ in range(len(mask))]
+    alive = torch.arange(len(mask), device=mask.device)
     for step in range(config.max_new_tokens):
-        scores = torch.log_softmax(logits.float() / temperature, dim=-1)  # (alive, V)
+        scores = torch.log_softmax(logits.float() / (config.temperature or 1.0), dim=-1)  # (alive, V)
         chosen = choose(scores, config, draws[alive, step])
         taken = scores.gather(1, chosen[:, None]).squeeze(1)
         for row, token, logprob in zip(alive.tolist(), chosen.tolist(), taken.tolist(), strict=True):
@@ -68,10 +90,7 @@ def sample_answers(
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-    return [
-        Sampled(tuple(prompts[row // copies]), tuple(ids[row]), tuple(logprobs[row]), temperature, policy_version)
-        for row in range(rows)
-    ]
+    return ids, logprobs
 
 
 def choose(scores: Tensor, config: SampleConfig, draws: Tensor) -> Tensor:
