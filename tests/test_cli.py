@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-COMMAND = (sys.executable, "-m", "talktune")
+COMMAND = (sys.executable, "-c", "from talktune.cli import main; main()")
 
 
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -37,6 +37,25 @@ def test_what_was_sampled_is_saved_and_read_back(talktune: Any, tiny_model: Path
         assert turn.prompt[-1].content in prompt
 
 
+def test_ctrl_c_keeps_the_talk(
+    talktune: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = iter(["Hello", "And?"])
+
+    def type_in(_prompt: str = "") -> str:
+        try:
+            return next(lines)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    monkeypatch.setattr("builtins.input", type_in)
+    save = tmp_path / "talk.jsonl"
+    said = talktune("chat", "--model", tiny_model, "--save", save, *SAMPLE)
+    assert said.code == 130
+    [talk] = read_conversations([save]).conversations
+    assert [m.content for m in talk.messages[::2]] == ["Hello", "And?"]
+
+
 def test_a_saved_talk_can_be_trained_on(talktune: Any, tiny_model: Path, tmp_path: Path) -> None:
     save, scored = tmp_path / "talk.jsonl", tmp_path / "talk-with-truth.jsonl"
     assert talktune("chat", "--model", tiny_model, "--save", save, *SAMPLE, stdin="a\nb\nc\n").code == 0

@@ -23,23 +23,29 @@ def chat(model: ModelConfig, sample: SampleConfig, *, seed: int, save: Path | No
     With `save` the conversation is appended to that JSONL file with the tokens that were sampled, ready for
     `talktune train`.
     """
+    if save is not None:
+        _append(save, "")  # rather now than after the talk
     policy = load_policy(replace(model, adapter=None))
     speaker = policy.model if model.adapter is None else load_adapter(policy.model, model.adapter)
     ends = end_ids(policy.tokenizer, policy.model.generation_config)
     messages: list[Message] = []
     sampled: dict[int, Sampled] = {}
     warn("Say something; an empty line or Ctrl-D ends the talk.")
-    while (said := _ask()) is not None:
-        messages.append(Message("user", said))
-        prompt = render_prompt(policy.tokenizer, messages, ())
-        show = _Printer(lambda ids: decode_answer(policy.tokenizer, ids))
-        [answer] = sample_answers(speaker, [prompt], sample, end_ids=ends, seed=seed + len(messages), on_tokens=show)
-        out.print()
-        sampled[len(messages)] = answer
-        messages.append(Message("assistant", decode_answer(policy.tokenizer, list(answer.answer_ids))))
-    if save is not None and messages:
-        _append(save, Conversation(f"chat-{uuid.uuid4().hex[:12]}", tuple(messages), sampled=sampled))
-        warn(f"The talk is in {save}")
+    try:
+        while (said := _ask()) is not None:
+            messages.append(Message("user", said))
+            prompt = render_prompt(policy.tokenizer, messages, ())
+            show = _Printer(lambda ids: decode_answer(policy.tokenizer, ids))
+            turn = seed + len(messages)
+            [answer] = sample_answers(speaker, [prompt], sample, end_ids=ends, seed=turn, on_tokens=show)
+            out.print()
+            sampled[len(messages)] = answer
+            messages.append(Message("assistant", decode_answer(policy.tokenizer, list(answer.answer_ids))))
+    finally:  # Ctrl-C is a way to end a talk, too
+        if save is not None and sampled:
+            talk = Conversation(f"chat-{uuid.uuid4().hex[:12]}", tuple(messages), sampled=sampled)
+            _append(save, json.dumps(conversation_to_dict(talk), ensure_ascii=False) + "\n")
+            warn(f"The talk is in {save}")
     return 0
 
 
@@ -67,9 +73,9 @@ def _ask() -> str | None:
     return said or None
 
 
-def _append(path: Path, conversation: Conversation) -> None:
+def _append(path: Path, text: str) -> None:
     try:
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(conversation_to_dict(conversation), ensure_ascii=False) + "\n")
+            file.write(text)
     except OSError as error:
         raise UserError(f"--save {path}: cannot be written ({error.strerror}).") from error

@@ -3,17 +3,16 @@
 LoRA: arXiv 2106.09685. Rank 0 means full fine-tuning: the model itself is trained.
 """
 
-import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners import lora
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from talktune.config import ModelConfig
@@ -40,14 +39,24 @@ def load_adapter(model: PreTrainedModel, path: Path, *, trainable: bool = False)
     if not (found / "adapter_config.json").exists():
         raise UserError(f"--adapter {path}: no adapter there (adapter_config.json is missing).")
     try:
-        with warnings.catch_warnings():
-            # An adapter of fewer layers would be filled up with fresh ones.
-            warnings.filterwarnings("error", message="Found missing adapter keys")
-            return PeftModel.from_pretrained(model, str(found), is_trainable=trainable)
-    except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError, UserWarning) as error:
+        tuned = PeftModel.from_pretrained(model, str(found), is_trainable=trainable)
+        _check_layers(tuned, found / "adapter_model.safetensors")
+        return tuned
+    except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
         lines = [line.strip() for line in str(error).splitlines() if not line.endswith(":")]
         reason = lines[0][:200].rstrip(".") if lines else type(error).__name__
         raise UserError(f"--adapter {path}: does not fit this model ({reason}).") from error
+
+
+def _check_layers(model: PeftModel, file: Path) -> None:
+    """Raise ValueError when the file holds other matrices than the model has: PEFT would say nothing."""
+    if not file.exists():
+        return
+    with safe_open(file, framework="pt") as saved:
+        theirs = {name for name in saved.keys() if "lora_" in name}  # noqa: SIM118
+    ours = {name for name in get_peft_model_state_dict(model, save_embedding_layers=False) if "lora_" in name}
+    if theirs != ours:
+        raise ValueError(f"it has {len(theirs)} matrices where the model needs {len(ours)}")
 
 
 def save_adapter(model: PeftModel, path: Path) -> None:
