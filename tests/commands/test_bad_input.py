@@ -132,7 +132,6 @@ def test_outputs_that_cannot_be_written(talktune: Any, talks: Path, tiny_model: 
     assert f"--save {below}: cannot be written" in sentence
 
 
-@pytest.mark.xfail(reason="conversations/files.py unlinks what it could not open", raises=NotADirectoryError)
 def test_an_export_that_cannot_be_written(talktune: Any, talks: Path) -> None:
     sentence = talktune("export", talks, "--format", "openai", "-o", talks / "below").sentence
     assert "cannot be written" in sentence

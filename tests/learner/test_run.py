@@ -151,6 +151,8 @@ def driver(model: str, folder: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
+    # A shell that starts a job in the background has it ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     import talktune.commands.train as command
     from talktune.config import ModelConfig
     from talktune.learner.update import Learner
@@ -221,7 +223,8 @@ def test_two_runs_with_one_seed_are_equal_bit_for_bit(results: dict[str, Any]) -
 def test_the_runs_learn_something(results: dict[str, Any]) -> None:
     norms = [line["grad_norm"] for line in results["one"]["metrics"]]
     assert len(norms) == UPDATES
-    assert min(norms) > 0
+    assert norms[0] == 0  # nothing yet that the first rewards could be compared with
+    assert min(norms[1:]) > 0
     assert results["one"]["metrics"][-1]["kl_ref"] > 0
 
 

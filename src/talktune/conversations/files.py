@@ -1,5 +1,6 @@
 """Files in and out: the entries of JSONL, a JSON list or Parquet, gzip or not; files replaced at once."""
 
+import contextlib
 import gzip
 import json
 import os
@@ -124,7 +125,8 @@ def write_whole(path: Path, lines: Iterable[bytes]) -> int:
         raise unwritable(path, error) from error
     finally:
         if whole:
-            target.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the error that is under way says more
+                target.unlink(missing_ok=True)
     return count
 
 

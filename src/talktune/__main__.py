@@ -1,0 +1,5 @@
+"""`python -m talktune`."""
+
+from talktune.cli import main
+
+main()
