@@ -194,6 +194,20 @@ class DemoSampleConfig(SampleConfig):
 
 
 @dataclass(frozen=True)
+class LabConfig:
+    """Sizes of the lab's experiments."""
+
+    seed: int = 0
+    """The first seed; experiments with several take the following ones too."""
+    seeds: int = 5
+    """How many seeds a training experiment runs, for its bands."""
+    updates: int = 200
+    """Updates of a training experiment, at most."""
+    trials: int = 20_000
+    """Simulated cases of an experiment that only draws votes or rewards."""
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole tree, as written to `config.toml` in a run directory."""
 
