@@ -177,7 +177,7 @@ class DemoAlgorithmConfig(AlgorithmConfig):
 class DemoTrainConfig(TrainConfig):
     """The learner as the demo runs it."""
 
-    updates: int | None = 36
+    updates: int | None = 30
     """Stop after this many updates."""
     learning_rate: float = 4e-4
     """Learning rate of AdamW."""
