@@ -121,6 +121,8 @@ class TrainConfig:
     """Gradient norm is clipped to this."""
     microbatch_tokens: int = 2048
     """Tokens of one forward pass; changes memory, never the result."""
+    no_packing: bool = False
+    """One sample a forward pass, for architectures whose samples cannot share what they have in common."""
     max_tokens: int = 2048
     """Longest prompt plus answer, in tokens; longer turns are skipped and counted."""
     keep_checkpoints: int = 2

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from talktune.config import AlgorithmConfig, Config, ModelConfig, TrainConfig
-from talktune.learner.logprobs import token_logprobs
+from talktune.learner.logprobs import make_reader
 from talktune.learner.update import Learner
 from talktune.policy.adapter import attach_adapter
 from talktune.policy.load import load_policy
@@ -81,7 +81,7 @@ def test_packed_logprobs_are_those_of_each_sample_alone(tiny_model: Path, seed: 
     batch = samples(seed)
     seen: set[int] = set()
     for piece in pack(batch, budget):
-        flat, _ = token_logprobs(model, piece, torch.full((len(piece.target),), 0.8))
+        flat, _ = make_reader(model).token_logprobs(piece, torch.full((len(piece.target),), 0.8))
         for i, row in zip(piece.samples, piece.rows(flat), strict=True):
             seen.add(i)
             ids = torch.tensor([batch[i].prompt_ids + batch[i].answer_ids])
@@ -98,7 +98,7 @@ def test_a_step_makes_good_answers_likelier_and_bad_ones_less(tiny_model: Path) 
 
     def total(sample: Sample) -> float:
         [piece] = pack([sample])
-        return token_logprobs(it.model, piece, torch.ones(3))[0].sum().item()
+        return make_reader(it.model).token_logprobs(piece, torch.ones(3))[0].sum().item()
 
     was = total(good), total(bad)
     metrics = it.step([good, bad])

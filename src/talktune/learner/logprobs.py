@@ -1,36 +1,116 @@
-"""Log-probs of given answer tokens under a policy: one forward pass over a pack of samples."""
+"""Log-probs of given answer tokens under a policy: one forward pass over a pack of samples, and no (K, V) logits."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from peft import PeftModel
+from torch import Tensor, nn
 
-from talktune.rl.packing import Pack
+from talktune.errors import UserError
+from talktune.learner.attention import Trees, over_trees
+from talktune.rl.head import chosen_logprobs
+from talktune.rl.packing import Pack, pack
+from talktune.types import Sample
 
 
-def token_logprobs(
-    model: Any, pack: Pack, temperature: Tensor, *, with_entropy: bool = False
-) -> tuple[Tensor, Tensor | None]:
-    """Log-probs (K,) of a pack's answer tokens under softmax(logits / temperature), and the entropy (K,).
+@dataclass(frozen=True)
+class Reader:
+    """How a model's log-probs are computed: which ways of saving work are valid for it. Made by `make_reader`."""
 
-    `temperature` is (K,). The head runs on the scored positions only. Units: nats. The entropy is a metric
-    and carries no gradient.
+    model: Any
+    """The causal language model (inside of its adapter, where it has one)."""
+    packed: bool
+    """Samples of a pack share one pass as trees; otherwise every pack holds one sample."""
+    fused_head: bool
+    """The logits are hidden·weightᵀ + bias and nothing else, so that they need not exist."""
+
+    def token_logprobs(
+        self, pack: Pack, temperature: Tensor, *, with_entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-probs (K,) of a pack's answer tokens under softmax(logits / temperature), and the entropy (K,).
+
+        `temperature` is (K,). The head runs on the scored positions only. Units: nats. The entropy is a metric
+        and carries no gradient.
+        """
+        if self.fused_head:
+            hidden = self._run(self.model.get_decoder(), pack).last_hidden_state[0, pack.source]
+            head = self.model.get_output_embeddings()
+            chosen, entropy = chosen_logprobs(hidden, head.weight, pack.target, temperature, bias=head.bias)
+            return chosen, entropy if with_entropy else None
+        logits = self._run(self.model, pack, logits_to_keep=pack.source).logits[0]
+        scores = torch.log_softmax(logits.float() / temperature[:, None], dim=-1)  # (K, V)
+        chosen = scores.gather(1, pack.target[:, None]).squeeze(1)
+        entropy = -(scores.detach().exp() * scores.detach()).sum(dim=-1) if with_entropy else None
+        return chosen, entropy
+
+    def _run(self, module: Any, pack: Pack, **more: Any) -> Any:
+        if not self.packed:
+            return module(input_ids=pack.ids[None], use_cache=False, **more)
+        with over_trees(self.model):
+            return module(
+                input_ids=pack.ids[None],
+                position_ids=pack.positions[None],
+                trees=Trees(pack),
+                use_cache=False,
+                **more,
+            )
+
+
+def make_reader(model: Any, *, packing: bool = True) -> Reader:
+    """Find out, with a few tokens, what is valid for this model; a UserError when packing is wanted and is not.
+
+    Packing holds where a token depends on the tokens that it attends to and on its position alone: not for a
+    recurrent state, and not for attention with more terms than ours has.
     """
-    device = pack.ids.device
-    mask = pack.attention_mask()[None, None]
-    bias = torch.zeros(mask.shape, dtype=next(model.parameters()).dtype, device=device)
-    bias.masked_fill_(~mask, torch.finfo(bias.dtype).min)
-    logits = model(
-        input_ids=pack.ids[None],
-        attention_mask=bias,
-        position_ids=pack.positions[None],
-        use_cache=False,
-        logits_to_keep=pack.source,
-    ).logits[0]
-    scores = torch.log_softmax(logits.float() / temperature[:, None], dim=-1)  # (K, V)
-    chosen = scores.gather(1, pack.target[:, None]).squeeze(1)
-    if not with_entropy:
-        return chosen, None
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
     with torch.no_grad():
-        entropy = -(scores.exp() * scores).sum(dim=-1)
-    return chosen, entropy
+        fused_head = _has_plain_head(base)
+        reader = Reader(base, packing, fused_head)
+        if packing and not _packs_rightly(reader):
+            raise UserError(
+                f"{type(base).__name__}: samples cannot share a forward pass under this architecture "
+                "(recurrent state, or attention that is computed in another way); add --no-packing."
+            )
+    return reader
+
+
+_PROBE = (
+    Sample("a", (3, 5), (7, 2, 4, 6), 0.0, ""),
+    Sample("b", (3, 5), (7, 9, 1, 2, 8), 0.0, ""),
+    Sample("c", (4, 4), (2, 7, 3), 0.0, ""),
+)
+"""A fork and another tree: small token ids, which every vocabulary has."""
+
+
+def _tolerance(model: Any) -> float:
+    return 1e-3 if next(model.parameters()).dtype == torch.float32 else 0.1
+
+
+def _packs_rightly(reader: Reader) -> bool:
+    alone = Reader(reader.model, packed=False, fused_head=reader.fused_head)
+    device = next(reader.model.parameters()).device
+
+    def logprobs(how: Reader, samples: tuple[Sample, ...]) -> Tensor:
+        [made] = pack(samples)
+        made = made.to(device)
+        return how.token_logprobs(made, torch.ones(len(made.target), device=device))[0]
+
+    try:
+        together = logprobs(reader, _PROBE)
+    except (TypeError, ValueError):
+        return False
+    [made] = pack(_PROBE)
+    apart = torch.cat([logprobs(alone, (_PROBE[i],)) for i in made.samples])
+    return bool((together - apart).abs().max() < _tolerance(reader.model))
+
+
+def _has_plain_head(model: Any) -> bool:
+    """Whether logits = hidden·weightᵀ + bias, which a soft cap or a scale would not be, nor a LoRA on the head."""
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear:
+        return False
+    ids = torch.arange(8, device=head.weight.device)[None]
+    logits = model(input_ids=ids, use_cache=False).logits
+    ours = head(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
+    return logits.shape == ours.shape and bool((logits - ours).abs().max() < _tolerance(model))

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from talktune.config import AlgorithmConfig, Config
-from talktune.learner.logprobs import token_logprobs
+from talktune.learner.logprobs import make_reader
 from talktune.policy.adapter import adapter_off
 from talktune.rl.advantage import RunningBaseline, advantages_for, zero_variance
 from talktune.rl.loss import grpo_tcr_loss, importance_weights
@@ -27,6 +28,7 @@ class Learner:
         """Train every parameter of `model` that requires a gradient; `total_updates` is for schedules."""
         self.model = model
         self.config = config
+        self.reader = make_reader(model, packing=not config.train.no_packing)
         self.total_updates = total_updates
         self.update = 0
         self.running = RunningBaseline()
@@ -107,11 +109,17 @@ class Learner:
         a = self.config.algorithm
         total = sum(len(s.answer_ids) for s in samples) if a.aggregation == "token" else len(samples)
         parts: list[dict[str, float]] = []
-        for piece in pack(samples, self.config.train.microbatch_tokens):
+        for piece in self._packs(samples):
             loss, metrics = self._loss(piece, samples, advantages, eps_high, total)
             loss.backward()
             parts.append(metrics)
         return parts
+
+    def _packs(self, samples: Sequence[Sample]) -> list[Pack]:
+        train = self.config.train
+        if train.no_packing:
+            return [replace(pack([s])[0], samples=(i,)) for i, s in enumerate(samples)]
+        return pack(samples, train.microbatch_tokens)
 
     def _loss(
         self, piece: Pack, samples: Sequence[Sample], advantages: Tensor, eps_high: float, total: int
@@ -128,8 +136,8 @@ class Learner:
         ref = None
         if a.beta != 0:
             with torch.no_grad(), adapter_off(self.model):
-                ref = padded(token_logprobs(self.model, piece, temperature)[0])
-        new_flat, entropy = token_logprobs(self.model, piece, temperature, with_entropy=True)
+                ref = padded(self.reader.token_logprobs(piece, temperature)[0])
+        new_flat, entropy = self.reader.token_logprobs(piece, temperature, with_entropy=True)
         new = padded(new_flat)
         assert entropy is not None
         old, weights = _old(new.detach(), [s.rollout_logprobs for s in mine], a)

@@ -14,6 +14,7 @@ from transformers import DynamicCache
 
 from talktune.config import SampleConfig
 from talktune.policy.adapter import adapter_merged
+from talktune.policy.cache import make_cache
 from talktune.types import Sampled
 
 OnTokens = Callable[[list[int], list[int]], None]
@@ -43,7 +44,7 @@ def sample_answers(
     generator = torch.Generator().manual_seed(seed)
     draws = torch.rand(rows, config.max_new_tokens, generator=generator, dtype=torch.float64).to(device)
     with adapter_merged(model):
-        state = _prefill(model, prompts, copies, device)
+        state = _prefill(model, prompts, copies, config.max_new_tokens, device)
         ids, logprobs = _decode(model, *state, config, draws, torch.tensor(sorted(end_ids), device=device), on_tokens)
     temperature = config.temperature or 1.0
     return [
@@ -79,8 +80,9 @@ def _decode(
         if step + 1 == config.max_new_tokens or not bool(going.any()):
             break
         if not bool(going.all()):
-            alive, chosen, mask = alive[going], chosen[going], mask[going]
-            cache.batch_select_indices(going.nonzero().squeeze(1))
+            stay = _fill_gaps(going)
+            alive, chosen, mask = alive[stay], chosen[stay], mask[stay]
+            cache.batch_select_indices(stay)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         logits = model(
             input_ids=chosen[:, None],
@@ -91,6 +93,17 @@ def _decode(
             logits_to_keep=1,
         ).logits[:, -1]
     return ids, logprobs
+
+
+def _fill_gaps(going: Tensor) -> Tensor:
+    """Indices of the rows that go on, in an order that moves few: the last ones take the places that fall free."""
+    stay = going.nonzero().squeeze(1)
+    head, tail = stay[stay < len(stay)], stay[stay >= len(stay)]
+    order = torch.arange(len(stay), device=stay.device)
+    free = torch.ones_like(order, dtype=torch.bool)
+    free[head] = False
+    order[free] = tail
+    return order
 
 
 def choose(scores: Tensor, config: SampleConfig, draws: Tensor) -> Tensor:
@@ -117,7 +130,7 @@ def _invert(cumulative: Tensor, draws: Tensor) -> Tensor:
 
 
 def _prefill(
-    model: Any, prompts: Sequence[Sequence[int]], copies: int, device: torch.device
+    model: Any, prompts: Sequence[Sequence[int]], copies: int, room: int, device: torch.device
 ) -> tuple[Tensor, DynamicCache, Tensor]:
     """Read each prompt once (left-padded), then repeat its state `copies` times."""
     longest = max(len(prompt) for prompt in prompts)
@@ -127,7 +140,7 @@ def _prefill(
         ids[row, longest - len(prompt) :] = torch.tensor(prompt)
         mask[row, longest - len(prompt) :] = 1
     ids, mask = ids.to(device), mask.to(device)
-    cache = DynamicCache(config=model.config)
+    cache = make_cache(model, room)
     logits = model(
         input_ids=ids,
         attention_mask=mask,

@@ -1,0 +1,98 @@
+"""The loss head: hidden states -> log-probs of chosen tokens and entropy, and the (K, V) logits never exist.
+
+    log p = h·w_t / τ − log Σ_v exp(h·w_v / τ)        ∂ log p / ∂h = (w_t − Σ_v p_v w_v) / τ
+
+The derivative for the hidden state needs nothing that comes later, so it is computed on the way, while a
+chunk's probabilities are at hand, and the backward pass only scales it: as many matrix products as the
+naive way takes. (Fused heads that learn from a loss known in advance do so too: Liger Kernel, arXiv
+2410.10989; here the loss comes afterwards, and the chain rule through log p is all that it needs.)
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK = 2**25
+"""Logits in memory at a time: 128 MiB in float32."""
+
+
+def chosen_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    temperature: Tensor,
+    *,
+    bias: Tensor | None = None,
+    chunk: int = CHUNK,
+) -> tuple[Tensor, Tensor]:
+    """Log-probs (K,) of `target` under softmax((hidden·weightᵀ + bias) / temperature), and the entropy (K,), in nats.
+
+    hidden: (K, H). weight: (V, H). bias: (V,) or None. target: (K,) token ids. temperature: (K,).
+    chunk: logits held at a time. Both results are float32 (float64 for float64 input); sums are taken in that
+    precision. Gradients flow to hidden, weight and bias; the entropy is a metric and carries none.
+    """
+    follow = hidden.requires_grad and torch.is_grad_enabled()
+    return _Head.apply(hidden, weight, bias, target, temperature, max(chunk // len(weight), 1), follow)  # type: ignore[no-any-return]
+
+
+class _Head(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        temperature: Tensor,
+        rows: int,
+        follow: bool,
+    ) -> tuple[Tensor, Tensor]:
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        logprob = torch.empty(len(target), dtype=wide, device=hidden.device)
+        entropy = torch.empty_like(logprob)
+        slope = torch.empty_like(hidden) if follow else None
+        for i in range(0, len(target), rows):
+            part = slice(i, i + rows)
+            probs, logprob[part], entropy[part] = _softmax(hidden[part], weight, bias, target[part], temperature[part])
+            if slope is not None:
+                mean = probs.to(weight.dtype) @ weight
+                slope[part] = ((weight[target[part]] - mean) / temperature[part, None]).to(slope.dtype)
+        ctx.save_for_backward(slope, hidden, weight, bias, target, temperature)
+        ctx.rows = rows
+        ctx.mark_non_differentiable(entropy)
+        return logprob, entropy
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _entropy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        slope, hidden, weight, bias, target, temperature = ctx.saved_tensors
+        for_hidden = None if slope is None else slope * grad[:, None].to(slope.dtype)
+        for_weight = for_bias = None
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            # The weights' gradient mixes all tokens, each with its factor: this one needs a second look.
+            for_weight, for_bias = torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)
+            for i in range(0, len(target), ctx.rows):
+                part = slice(i, i + ctx.rows)
+                probs, _, _ = _softmax(hidden[part], weight, bias, target[part], temperature[part])
+                factor = (grad[part] / temperature[part]).to(probs.dtype)
+                error = probs.mul_(-factor[:, None])
+                error[torch.arange(len(error)), target[part]] += factor
+                for_weight.addmm_(error.T.to(weight.dtype), hidden[part])
+                if for_bias is not None:
+                    for_bias += error.sum(0)
+        return for_hidden, for_weight, for_bias, None, None, None, None
+
+
+def _softmax(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, temperature: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities (n, V), log-probs of the targets (n,) and entropies (n,) of one chunk."""
+    scores = torch.nn.functional.linear(hidden, weight, bias)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).div_(temperature[:, None])
+    scores -= scores.amax(1, keepdim=True)
+    chosen = scores.gather(1, target[:, None]).squeeze(1)
+    probs = scores.exp()
+    total = probs.sum(1)
+    log_total = total.log()
+    expected = torch.bmm(probs[:, None], scores[:, :, None]).flatten() / total  # no third (n, V)
+    return probs.div_(total[:, None]), chosen - log_total, log_total - expected
