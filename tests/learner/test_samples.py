@@ -1,8 +1,8 @@
 """Every turn becomes a sample or is counted with its reason; batches hold every sample as often as asked."""
 
 from collections import Counter
-from itertools import pairwise
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
