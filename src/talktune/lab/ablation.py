@@ -9,9 +9,10 @@ from talktune.lab.picture import draw_band, finish, mean_and_range, new_figure
 from talktune.lab.trainer import History, Job, by_label, run_jobs, seeds_of
 from talktune.report.plots import BLUE, GREEN, ORANGE, VERMILLION
 
-LONGEST, ZONE = 24, 8
+LONGEST, ZONE = 32, 12
 """L_max and L_cache in tokens; a good list needs some 18 tokens of a base model that rambles."""
-PASSES = 4
+PASSES = 8
+"""Updates with one set of samples, as when samples are dear; the ratio leaves 1 and clipping begins to matter."""
 MOST_UPDATES = 160
 
 FULL = AlgorithmConfig(group="prompt", L_max=LONGEST, L_cache=ZONE)
@@ -22,6 +23,8 @@ VARIANTS: dict[str, AlgorithmConfig] = {
     "without R": replace(FULL, L_max=10**6, L_cache=0),
 }
 MEASURES = ("quality", "quality plain", "quality exact", "quality list", "cut")
+AIMS = {"without T": "quality list", "without C": "quality exact", "without R": "cut"}
+"""What each part is for: long answers (T), a rare good word (C), the length limit (R)."""
 _LOOK = dict(zip(VARIANTS, ((BLUE, "-"), (ORANGE, "-."), (GREEN, "--"), (VERMILLION, ":")), strict=True))
 
 
@@ -44,6 +47,14 @@ def compare(full: Sequence[float], without: Sequence[float]) -> str:
     """
     differences = [a - b for a, b in zip(full, without, strict=True)]
     return "helps" if min(differences) > 0 else "hurts" if max(differences) < 0 else "not clear"
+
+
+def _verdicts(full: Sequence[History], without: Sequence[History], label: str) -> tuple[str, str]:
+    """What the part does to the quality of all answers, and to what it is for (fewer cut answers are better)."""
+    aim = AIMS[label]
+    sign = -1 if aim == "cut" else 1
+    pairs = [[sign * value for value in _exams(histories, aim)] for histories in (full, without)]
+    return compare(_exams(full, "quality"), _exams(without, "quality")), f"{aim}: {compare(*pairs)}"
 
 
 def _exams(histories: Sequence[History], measure: str) -> list[float]:
@@ -71,10 +82,10 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
             parts.plot([x] * len(values), values, "_", color=colour, markersize=7)
             parts.plot([x], [sum(values) / len(values)], "o", color=colour, markersize=5)
         values = {measure: _exams(histories, measure) for measure in MEASURES}
-        verdict = "–" if histories is full else compare(_exams(full, "quality"), values["quality"])
-        verdicts[label] = verdict
-        numbers[label] = {**values, "part": verdict}
-        rows.append([label, *(mean_and_range(values[measure]) for measure in MEASURES), verdict])
+        overall, aimed = ("–", "–") if histories is full else _verdicts(full, histories, label)
+        verdicts[label] = overall
+        numbers[label] = {**values, "part_overall": overall, "part_at_its_aim": aimed}
+        rows.append([label, *(mean_and_range(values[measure]) for measure in MEASURES), overall, aimed])
     finish(quality, title="Quality of fresh samples", x="update", y="mean opinion (−1 … 1)", legend="lower right")
     finish(cut, title=f"Cut off at {LONGEST} tokens", x="update", y="answers (%)")
     parts.set_xticks(range(3), ["plain\n(short)", "exact\n(rare word)", "list\n(long)"])
@@ -89,7 +100,12 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
         for label in words
     )
     return Finding(
-        columns=["variant", *(f"{m}: mean (range)" if m == "quality" else m for m in MEASURES), "the part"],
+        columns=[
+            "variant",
+            *(f"{m}: mean (range)" if m == "quality" else m for m in MEASURES),
+            "the part, quality",
+            "the part, its own aim",
+        ],
         rows=rows,
         numbers={"runs": numbers, "L_max": LONGEST, "L_cache": ZONE, "passes": PASSES},
         figure=figure,

@@ -10,7 +10,7 @@ from talktune.lab.trainer import History, Job, by_label, run_jobs, seeds_of
 from talktune.report.plots import BLUE, GREEN, GREY, ORANGE, VERMILLION
 from talktune.rl.schedule import eps_high_at
 
-PASSES = 4
+PASSES = 8
 """Updates with one set of samples: on the first one the ratio is 1 and no clip range matters."""
 MOST_UPDATES = 160
 

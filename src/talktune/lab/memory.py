@@ -1,6 +1,6 @@
 """`memory`: what one training step holds, with GRPO and with PPO whose critic has the policy's size."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
@@ -106,7 +106,7 @@ def _logprobs(model: nn.Module, ids: Tensor) -> Tensor:
 
 
 @contextmanager
-def _saved(parameters: Sequence[Tensor]) -> Iterator[dict[int, int]]:
+def _saved(parameters: Sequence[Tensor]) -> Generator[dict[int, int]]:
     """Collects the storages that autograd saves inside: address -> bytes; those of parameters are left out."""
     own = {p.untyped_storage().data_ptr() for p in parameters}
     kept: list[Tensor] = []  # alive, so that no address is used twice
@@ -144,8 +144,8 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
         widths = [getattr(held, part) / MIB for held in found.values()]
         axes.barh(names, widths, left=left, color=colour, label=part, height=0.65)
         left = [a + b for a, b in zip(left, widths, strict=True)]
-    for name, end in zip(names, left, strict=True):
-        axes.text(end, name, f" {end:.0f}", va="center", fontsize=9, color=GREEN if "GRPO" in name else "black")
+    for place, (name, end) in enumerate(zip(names, left, strict=True)):
+        axes.text(end, place, f" {end:.0f}", va="center", fontsize=9, color=GREEN if "GRPO" in name else "black")
     axes.invert_yaxis()
     axes.set_xlim(right=1.12 * max(left))
     finish(axes, title="Memory of one step", x="memory (MiB)", y="", legend="lower right")
@@ -166,9 +166,9 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
         figure=figure,
         conclusion=(
             f"Without a critic one step of {ROWS * TOKENS} tokens holds {saved['all weights']:.0%} less with all "
-            f"weights trained, and {saved['LoRA']:.0%} less with LoRA. 'About half' is too much to promise: the frozen "
-            "reference stays, and the policy alone has the logits, while a critic that shares the base model of a LoRA "
-            "policy would cost less still."
+            f"weights trained, and {saved['LoRA']:.0%} less with LoRA: nearly half, but not quite, because the frozen "
+            "reference stays and only the policy has logits. A critic that shared the base model of a LoRA policy "
+            "would cost less."
         ),
     )
 

@@ -29,17 +29,17 @@ def fresh_policy(seed: int) -> PeftModel:
     return attach_adapter(copy.deepcopy(_base()), ADAPTER, seed)
 
 
-def blank_model(layers: int = 1, hidden: int = 64) -> LlamaForCausalLM:
-    """An untrained Llama over the words of the task; the weights depend on torch's seed."""
+def blank_model(layers: int = 1, hidden: int = 64, vocabulary: int = len(WORDS)) -> LlamaForCausalLM:
+    """An untrained Llama, over the words of the task unless told otherwise; the weights depend on torch's seed."""
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(WORDS),
+            vocab_size=vocabulary,
             hidden_size=hidden,
             intermediate_size=2 * hidden,
             num_hidden_layers=layers,
             num_attention_heads=2,
             num_key_value_heads=2,
-            max_position_embeddings=128,
+            max_position_embeddings=2048,
             initializer_range=0.2,
             bos_token_id=None,
             eos_token_id=END_ID,

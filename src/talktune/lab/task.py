@@ -36,7 +36,7 @@ REACTIONS: dict[Label, tuple[str, ...]] = {
     -1: ("No, that is not it.", "You did not answer my question.", "That is wrong."),
 }
 """What the user types after a good, a fair and a bad answer."""
-_OPINIONS = {text: label for label, texts in REACTIONS.items() for text in texts}
+_OPINIONS: dict[str, Label] = {text: label for label, texts in REACTIONS.items() for text in texts}
 
 
 @dataclass(frozen=True, slots=True)

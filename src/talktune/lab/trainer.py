@@ -5,7 +5,8 @@ One run: questions -> sampled answers -> the user's reactions -> votes -> reward
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+import signal
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -71,7 +72,8 @@ class History:
     job: Job
     rows: list[dict[str, float]]
     """The learner's metrics, `update` and `sampled` (tokens so far); fresh samples add `quality`, the mean
-    of what the user really thought (−1 … 1), `judged`, the mean reward, and `cut`, the share cut off."""
+    of what the user really thought (−1 … 1; by kind of question too where there are several), `judged`, the mean
+    reward, and `cut`, the share cut off."""
     exam: dict[str, float]
     """Of fresh answers of the trained policy: `quality`, `length`, `cut`, and `quality` by kind of question."""
 
@@ -179,6 +181,10 @@ def _fresh_samples(
         "judged": sum(rewards) / len(rewards),
         "cut": sum(answer.answer_ids[-1] != END_ID for answer in answers) / len(answers),
     }
+    if len(job.kinds) > 1:
+        for kind in job.kinds:
+            mine = [o for i, o in enumerate(opinions) if asked[i // job.answers].kind == kind]
+            measures[f"quality {kind}"] = sum(mine) / len(mine)
     if job.shuffle:
         rewards = [r for at in range(0, len(rewards), job.answers) for r in _dealt(rewards[at : at + job.answers], rng)]
     samples = [
@@ -247,11 +253,17 @@ def _pool() -> ProcessPoolExecutor:
 
     `spawn`, since a forked torch with threads may hang.
     """
-    return ProcessPoolExecutor(min(_cores(), MOST_PROCESSES), mp_context=multiprocessing.get_context("spawn"))
+    return ProcessPoolExecutor(
+        min(_cores(), MOST_PROCESSES),
+        mp_context=multiprocessing.get_context("spawn"),
+        # Ctrl-C ends them at once and without a word; the parent says what there is to say.
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def _one_thread() -> Generator[None]:
     """Inside, torch uses one thread: the matrices are small, and the sums then do not depend on the machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
