@@ -54,7 +54,7 @@ def _verdicts(full: Sequence[History], without: Sequence[History], label: str) -
     aim = AIMS[label]
     sign = -1 if aim == "cut" else 1
     pairs = [[sign * value for value in _exams(histories, aim)] for histories in (full, without)]
-    return compare(_exams(full, "quality"), _exams(without, "quality")), f"{aim}: {compare(*pairs)}"
+    return compare(_exams(full, "quality"), _exams(without, "quality")), compare(*pairs)
 
 
 def _exams(histories: Sequence[History], measure: str) -> list[float]:
@@ -69,6 +69,7 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
     rows: list[list[object]] = []
     numbers: dict[str, dict[str, object]] = {}
     verdicts: dict[str, str] = {}
+    aims: dict[str, str] = {}
     for i, (label, histories) in enumerate(found.items()):
         colour, style = _LOOK[label]
         xs = histories[0].series("quality")[0]
@@ -83,9 +84,10 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
             parts.plot([x], [sum(values) / len(values)], "o", color=colour, markersize=5)
         values = {measure: _exams(histories, measure) for measure in MEASURES}
         overall, aimed = ("–", "–") if histories is full else _verdicts(full, histories, label)
-        verdicts[label] = overall
+        verdicts[label], aims[label] = overall, aimed
         numbers[label] = {**values, "part_overall": overall, "part_at_its_aim": aimed}
-        rows.append([label, *(mean_and_range(values[measure]) for measure in MEASURES), overall, aimed])
+        cells = [mean_and_range(values[measure]) for measure in MEASURES]
+        rows.append([label, *cells, overall, f"{AIMS[label]}: {aimed}" if label in AIMS else aimed])
     finish(quality, title="Quality of fresh samples", x="update", y="mean opinion (−1 … 1)", legend="lower right")
     finish(cut, title=f"Cut off at {LONGEST} tokens", x="update", y="answers (%)")
     parts.set_xticks(range(3), ["plain\n(short)", "exact\n(rare word)", "list\n(long)"])
@@ -95,8 +97,13 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
         "without C": "clip-higher",
         "without R": "reward shaping",
     }
+
+    def gain(label: str, measure: str) -> float:
+        return _mean(full, measure) - _mean(found[label], measure)
+
     told = "; ".join(
-        f"{words[label]}: {verdicts[label]} ({_mean(full, 'quality') - _mean(found[label], 'quality'):+.2f})"
+        f"{words[label]} {verdicts[label]} ({gain(label, 'quality'):+.2f}), and at its own aim, {AIMS[label]}, "
+        f"{aims[label]} ({gain(label, AIMS[label]):+.2f})"
         for label in words
     )
     return Finding(
@@ -110,7 +117,7 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
         numbers={"runs": numbers, "L_max": LONGEST, "L_cache": ZONE, "passes": PASSES},
         figure=figure,
         conclusion=(
-            f"Quality after training with all of TCR: {_mean(full, 'quality'):+.2f}. Gain of each part over the same "
+            f"Quality after training with all of TCR: {_mean(full, 'quality'):+.2f}. What each part adds to the same "
             f"run without it, over {len(full)} paired seeds ('helps' only if it does on every seed): {told}."
         ),
     )

@@ -95,9 +95,9 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
     lengths.set_ylim(0, LONGEST + 1)
     finish(lengths, title="Length (shaded: penalised)", x="update", y="mean answer length (tokens)")
     quality.set_ylim(-1.05, 1.08)
-    finish(quality, title="What the user thinks", x="update", y="mean opinion (−1 … 1)", legend="lower left")
+    finish(quality, title="What the user thinks", x="update", y="mean opinion (−1 … 1)")
     judged.set_ylim(-1.05, 1.08)
-    finish(judged, title="What the judge says", x="update", y="mean reward (−1 … 1)")
+    finish(judged, title="What the judge says", x="update", y="mean reward (−1 … 1)", legend="lower right")
     mean = {label: {k: sum(v) / len(v) for k, v in values.items()} for label, values in numbers.items()}
     free, held = mean["biased"], mean["biased, shaping and KL"]
     return Finding(

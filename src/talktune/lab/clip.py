@@ -58,7 +58,7 @@ def surrogate_and_gradient(eps_high: float, advantage: float, ratios: torch.Tens
     ]
     torch.stack(losses).sum().backward()
     assert new.grad is not None
-    return [-loss.item() for loss in losses], (-new.grad[:, 0]).tolist()
+    return [-loss.item() for loss in losses], (0.0 - new.grad[:, 0]).tolist()  # 0 − 0 is 0, −0 prints a sign
 
 
 def grow(eps_high: float) -> Growth:

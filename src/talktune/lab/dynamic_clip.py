@@ -71,7 +71,8 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
         }
         rows.append([label, *(mean_and_range(values) for values in (after, mean, entropy, kl, share))])
     ranges.set_yscale("log")
-    finish(ranges, title="Upper clip range", x="update", y="ε_high (1, log scale)", legend="center right")
+    ranges.set_ylim(0.08, 200)
+    finish(ranges, title="Upper clip range", x="update", y="ε_high (1, log scale)", legend="upper left")
     finish(quality, title="Quality of fresh samples", x="update", y="mean opinion (−1 … 1)")
     finish(clipped, title="Clipped for being too good", x="update", y="tokens above 1 + ε_high (%)")
     scores = {label: _mean([history.exam["quality"] for history in histories]) for label, histories in found.items()}

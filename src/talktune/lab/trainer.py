@@ -6,6 +6,7 @@ One run: questions -> sampled answers -> the user's reactions -> votes -> reward
 import multiprocessing
 import os
 import signal
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -256,10 +257,14 @@ def _pool() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(
         min(_cores(), MOST_PROCESSES),
         mp_context=multiprocessing.get_context("spawn"),
-        # Ctrl-C ends them at once and without a word; the parent says what there is to say.
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_DFL),
+        initializer=_silence,
     )
+
+
+def _silence() -> None:
+    """In a process of the pool: what there is to say the parent says, of Ctrl-C too, which ends it at once."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def draw_reward(axes: Axes, found: Mapping[str, Sequence[History]]) -> None:
     _draw(axes, found, "judged")
     axes.axhline(LEVEL, color="black", linewidth=0.8, linestyle=":")
     axes.set_ylim(-1.05, 1.08)
-    finish(axes, title="Reward of fresh samples", x="update", y="mean reward (−1 … 1)", legend="center right")
+    finish(axes, title="Reward of fresh samples", x="update", y="mean reward (−1 … 1)", legend="lower right")
 
 
 def _draw(axes: Axes, found: Mapping[str, Sequence[History]], metric: str) -> None:
