@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := install
-.PHONY: install demo test test-all check format bench tokenizers clean
+.PHONY: install demo test test-all check format bench lab notebook tokenizers clean
 
 # The first of these that is Python 3.11, 3.12 or 3.13; `make install PYTHON=…` takes another.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
@@ -57,6 +57,14 @@ check: .venv/.installed-dev
 format: .venv/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Every experiment of the course: about ten minutes on two cores.
+lab: install
+	$(BIN)/talktune lab all $(ARGS)
+
+# Run the notebook again and keep its outputs.
+notebook: .venv/.installed-dev
+	$(BIN)/jupyter execute --inplace notebooks/grpo_tcr.ipynb
 
 bench: install
 	$(BIN)/python bench/run.py $(ARGS)

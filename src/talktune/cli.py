@@ -24,6 +24,7 @@ from talktune.config import (
     ExportFormat,
     GreedySampleConfig,
     JudgeConfig,
+    LabConfig,
     ModelConfig,
     SampleConfig,
     TrainConfig,
@@ -37,6 +38,7 @@ Judge = Annotated[JudgeConfig, Flat]
 Algorithm = Annotated[AlgorithmConfig, Flat]
 Train = Annotated[TrainConfig, Flat]
 Sample = Annotated[SampleConfig, Flat]
+Lab = Annotated[LabConfig, Flat]
 
 INTERRUPTED = 130
 BROKEN_BY_USER = 2
@@ -232,6 +234,26 @@ def demo(
 
 
 @app.command
+def lab(
+    name: str, /, *, output: Annotated[Path, Parameter(alias="-o")] = Path("runs/lab"), sizes: Lab = LabConfig()
+) -> int:
+    """Run an experiment of the course, or all of them: a table, a picture and its numbers; `all` makes a page too.
+
+    Parameters
+    ----------
+    name
+        voting, advantages, overlong, clip, training, summary, dynamic-clip, weighted-voting, judge-quality,
+        group-size, biased-judge, ablation, memory, or all (which keeps what it finished before).
+    output
+        The directory for pictures, numbers and page.
+    """
+    check_config(Config(lab=sizes))
+    from talktune.commands.lab import lab as run
+
+    return run(name, sizes, output)
+
+
+@app.command
 def report(run: Path, /) -> int:
     """Draw the plots and the HTML page of a run again.
 
@@ -315,7 +337,7 @@ def _from_toml(path: Path) -> Callable[[App, tuple[str, ...], ArgumentCollection
     return fill
 
 
-_PARTS = (ModelConfig, JudgeConfig, AlgorithmConfig, TrainConfig, SampleConfig, DemoConfig)
+_PARTS = (ModelConfig, JudgeConfig, AlgorithmConfig, TrainConfig, SampleConfig, DemoConfig, LabConfig)
 _OWN_OPTIONS = {"output", "resume", "strict", "seed", "save", "prompts", "json", "format"}
 
 

@@ -219,11 +219,12 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     demo: DemoConfig | None = None
+    lab: LabConfig | None = None
 
 
 def check_config(config: Config) -> Config:
     """Return `config` if its values make sense together; a UserError names the option that does not."""
-    a, t, s, j, d = config.algorithm, config.train, config.sample, config.judge, config.demo
+    a, t, s, j, d, lab = config.algorithm, config.train, config.sample, config.judge, config.demo, config.lab
     rules = (
         (0 <= a.eps_low < 1, "--eps-low", a.eps_low, "between 0 and 1"),
         (a.eps_high >= 0, "--eps-high", a.eps_high, "0 or more"),
@@ -251,6 +252,10 @@ def check_config(config: Config) -> Config:
         (s.max_new_tokens > 0, "--max-new-tokens", s.max_new_tokens, "1 or more"),
         (j.votes > 0, "--votes", j.votes, "1 or more"),
         (0 <= j.judge_accuracy <= 1, "--judge-accuracy", j.judge_accuracy, "between 0 and 1"),
+        (lab is None or 0 <= lab.seed < 2**32, "--seed", lab and lab.seed, "between 0 and 4294967295"),
+        (lab is None or lab.seeds > 0, "--seeds", lab and lab.seeds, "1 or more"),
+        (lab is None or lab.updates >= 20, "--updates", lab and lab.updates, "20 or more"),
+        (lab is None or lab.trials > 0, "--trials", lab and lab.trials, "1 or more"),
         (d is None or d.questions > 0, "--questions", d and d.questions, "1 or more"),
         (d is None or d.answers > 0, "--answers", d and d.answers, "1 or more"),
         (j.judge_timeout > 0, "--judge-timeout", j.judge_timeout, "greater than 0"),

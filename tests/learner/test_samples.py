@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,7 @@ def test_an_epoch_holds_every_sample_once(groups: list[int], size: int, epochs: 
         part = [s.id for batch in plan[epoch * per_epoch : (epoch + 1) * per_epoch] for s in batch]
         assert Counter(part) == Counter(s.id for s in samples)
         in_order = [samples[int(i)].group for i in part]
-        changes = sum(a != b for a, b in zip(in_order, in_order[1:], strict=False))
+        changes = sum(a != b for a, b in pairwise(in_order))
         assert changes == len(set(groups)) - 1  # a group stays together
 
 

@@ -26,7 +26,10 @@ OnVerdict = Callable[[int, Verdict], None]
 class Judge(Protocol):
     """Anything that can vote; a vote that cannot be had is a failed `Vote`, never an exception."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Whose votes they are, as it stands in a verdict."""
+        ...
 
     def vote(self, asks: Sequence[Ask]) -> list[Vote]:
         """One vote for each ask, in the same order."""
@@ -37,7 +40,10 @@ class Judge(Protocol):
 class ExactJudge(Protocol):
     """A judge that also exposes its distribution over the three labels, so that no sampling is needed."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Whose votes they are, as it stands in a verdict."""
+        ...
 
     def distribution(self, turns: Sequence[Turn]) -> Sequence[Distribution | None]:
         """(p(−1), p(0), p(+1)) for each turn, in the same order; `None` where the judge has none."""

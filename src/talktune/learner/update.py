@@ -44,14 +44,26 @@ class Learner:
         before any forward pass; when none is left the weights stay as they are.
         """
         started = time.perf_counter()
+        metrics = self.gradient(samples)
+        if "tokens" in metrics:
+            norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.config.train.max_grad_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            metrics["grad_norm"] = norm.item()
         self.update += 1
+        seconds = time.perf_counter() - started
+        metrics |= {"learning_rate": self.config.train.learning_rate, "seconds": seconds}
+        metrics["tokens_per_second"] = metrics.get("tokens", 0.0) / seconds
+        return metrics
+
+    def gradient(self, samples: Sequence[Sample]) -> dict[str, float]:
+        """Add the gradient of the update over `samples` to the trained parameters, and take no step.
+
+        Returns the metrics so far; `tokens` is among them when some group had variance.
+        """
         algorithm = self.config.algorithm
         eps_high = eps_high_at(
-            self.update - 1,
-            self.total_updates,
-            algorithm.eps_high,
-            algorithm.eps_high_end,
-            algorithm.eps_high_schedule,
+            self.update, self.total_updates, algorithm.eps_high, algorithm.eps_high_end, algorithm.eps_high_schedule
         )
         fresh = [s for s in samples if self._staleness(s) <= algorithm.max_staleness]
         metrics = self._describe(fresh) | {"eps_high": eps_high}
@@ -64,18 +76,11 @@ class Learner:
                 "skipped_groups": float(_count_groups(fresh, skipped, algorithm)),
             }
             if keep:
-                parts = self._gradients([fresh[i] for i in keep], advantages[keep], eps_high)
-                norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.config.train.max_grad_norm)
-                self.optimizer.step()
-                self.optimizer.zero_grad(set_to_none=True)
-                metrics |= merge(parts) | {"grad_norm": norm.item()}
-        seconds = time.perf_counter() - started
-        metrics |= {"learning_rate": self.config.train.learning_rate, "seconds": seconds}
-        metrics["tokens_per_second"] = metrics.get("tokens", 0.0) / seconds
+                metrics |= merge(self._gradients([fresh[i] for i in keep], advantages[keep], eps_high))
         return metrics
 
     def _staleness(self, sample: Sample) -> int:
-        return 0 if sample.policy_version is None else self.update - 1 - sample.policy_version
+        return 0 if sample.policy_version is None else self.update - sample.policy_version
 
     def _describe(self, samples: Sequence[Sample]) -> dict[str, float]:
         """What the samples alone tell."""

@@ -6,13 +6,14 @@ LoRA: arXiv 2106.09685. Rank 0 means full fine-tuning: the model itself is train
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners import lora
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
+from torch import nn
 from transformers import PreTrainedModel
 
 from talktune.config import ModelConfig
@@ -87,13 +88,13 @@ def adapter_merged(model: Any) -> Generator[None]:
     if not layers or any(layer.disable_adapters or not isinstance(layer, lora.Linear) for layer in layers):
         yield
         return
-    weights = [layer.get_base_layer().weight for layer in layers]
+    weights = [cast(nn.Linear, layer.get_base_layer()).weight for layer in layers]
     originals = [weight.data for weight in weights]
     try:
         with torch.no_grad():
             for layer, weight in zip(layers, weights, strict=True):
                 for name in layer.active_adapters:
-                    weight.data = weight.data + layer.get_delta_weight(name)
+                    weight.data = weight.data + cast(lora.Linear, layer).get_delta_weight(name)
         with model.disable_adapter():
             yield
     finally:

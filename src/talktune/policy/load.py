@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 import torch
 from huggingface_hub import model_info
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -52,7 +53,7 @@ def load_policy(config: ModelConfig) -> Policy:
         model: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", local_files_only=cached
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise UserError(_why_not(config.model, error)) from error
     if tokenizer.chat_template is None:
         raise UserError(f"model {config.model}: its tokenizer has no chat template; use an instruct model.")

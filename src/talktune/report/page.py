@@ -73,9 +73,9 @@ def make_report(run_dir: Path) -> Path:
         plots.append(_plot(panel.title, png, panel.metrics()))
     html = _page(run, dict(images), plots)
     for name, data in images:
-        _write(run_dir / name, data)
+        write_whole(run_dir / name, data)
     page = run_dir / "report.html"
-    _write(page, html.encode("utf-8", "replace"))  # JSON may hold half a surrogate pair
+    write_whole(page, html.encode("utf-8", "replace"))  # JSON may hold half a surrogate pair
     return page
 
 
@@ -262,7 +262,8 @@ def _image(png: bytes, alt: str) -> str:
     return f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="{escape(alt)}">'
 
 
-def _write(file: Path, data: bytes) -> None:
+def write_whole(file: Path, data: bytes) -> None:
+    """Replace `file` as a whole or not at all; UserError when it cannot be written."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(data)

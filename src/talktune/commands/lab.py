@@ -1,0 +1,41 @@
+"""`talktune lab`: experiments of the course, each a table, a picture and its numbers; `all` makes the page too."""
+
+from pathlib import Path
+from typing import Any
+
+from talktune.commands.console import out, progress, table
+from talktune.config import LabConfig
+from talktune.lab.course import NAMES, find_experiment, kept_result, make_output, run_experiment
+from talktune.lab.page import write_page
+
+EVERYTHING = "all"
+
+
+def lab(name: str, config: LabConfig, output: Path) -> int:
+    """The command. `all` keeps what an earlier run with the same options has finished."""
+    names = NAMES if name == EVERYTHING else (find_experiment(name).name,)
+    make_output(output)
+    results: dict[str, dict[str, Any]] = {}
+    kept = 0
+    with progress() as bar:
+        task = bar.add_task("starting", total=len(names))
+        for one in names:
+            bar.update(task, description=one)
+            result = kept_result(one, config, output) if name == EVERYTHING else None
+            if result is None:
+                result = run_experiment(one, config, output, lambda what: bar.update(task, description=what))
+            else:
+                kept += 1
+            results[one] = result
+            bar.advance(task)
+    for one, result in results.items():
+        table(find_experiment(one).title, result["columns"], result["rows"])
+        out.print(result["conclusion"], markup=False, highlight=False)
+    if name != EVERYTHING:
+        out.print(f"Picture: {output / name}.png\nNumbers: {output / name}.json", markup=False, soft_wrap=True)
+        return 0
+    page = write_page(results, output)
+    if kept:
+        out.print(f"{kept} of {len(names)} experiments were there already, with the same options.")
+    out.print(f"Course: {page}\nPictures and numbers: {output}", markup=False, soft_wrap=True)
+    return 0

@@ -1,0 +1,5 @@
+"""`python -m talktune.host`."""
+
+from talktune.host.process import main
+
+main()

@@ -1,0 +1,244 @@
+"""A chat completion request, checked: OpenAI's fields and the few of vLLM that talktune uses.
+
+Names and limits as in OpenAI's chat completions reference and vLLM's OpenAI-compatible server; a field that
+means nothing here (`user`, `store`, `reasoning_effort`, …) is allowed and not read.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from transformers import PreTrainedTokenizerBase
+
+from talktune.config import SampleConfig
+from talktune.conversations.messages import BadConversation, message_from_dict
+from talktune.errors import UserError
+from talktune.policy.tokens import render_prompt
+from talktune.types import Message
+
+MAX_COPIES = 64
+MAX_TOP = 20
+MAX_STOPS = 16
+
+
+class BadRequest(Exception):
+    """What is wrong with a request, in a sentence, with the HTTP status and OpenAI's words for it."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        status: int = 400,
+        type: str = "invalid_request_error",
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"error": {"message": message, "type": type, "param": param, "code": code}}
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """What a client asks for."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...]
+    """Empty also when `tool_choice` is none."""
+    forced_tool: str | None
+    """The tool that must be called; its call is begun in the prompt."""
+    named_tool: bool
+    """True when the client named that tool."""
+    model: str | None
+    sample: SampleConfig
+    """`max_new_tokens` as asked for; 0 when the request sets no limit."""
+    copies: int
+    seed: int | None
+    stops: tuple[str, ...]
+    logprobs: bool
+    top: int
+    stream: bool
+    include_usage: bool
+    token_ids: bool
+    tokens_as_ids: bool
+
+    @property
+    def tool_names(self) -> tuple[str, ...]:
+        """Names of the tools on offer."""
+        return tuple(tool["function"]["name"] for tool in self.tools)
+
+
+def parse_request(raw: object) -> ChatRequest:
+    """Read a request's JSON; raises BadRequest naming the field."""
+    if not isinstance(raw, dict):
+        raise BadRequest("The body must be a JSON object.")
+    body = _Fields(cast(dict[str, Any], raw))
+    tools = _tools(body)
+    choice = body.raw.get("tool_choice")
+    forced = _forced(choice, tools)
+    options = body.get("stream_options", dict) or {}
+    limit = body.number("max_completion_tokens", int, 1, None)
+    limit = limit if limit is not None else body.number("max_tokens", int, 1, None)
+    temperature = body.number("temperature", float, 0, 2)
+    top_p = body.number("top_p", float, 0, 1)
+    top_k = body.number("top_k", int, -1, None)
+    logprobs = body.get("logprobs", bool) or False
+    return ChatRequest(
+        messages=_messages(body),
+        tools=() if choice == "none" else tools,
+        forced_tool=forced,
+        named_tool=isinstance(choice, dict),
+        model=body.get("model", str),
+        sample=SampleConfig(
+            temperature=1.0 if temperature is None else temperature,
+            top_p=top_p or 1.0,  # 0 is sent by clients that mean "not set"
+            top_k=max(top_k or 0, 0),
+            max_new_tokens=limit or 0,
+        ),
+        copies=body.number("n", int, 1, MAX_COPIES) or 1,
+        seed=body.number("seed", int, None, None),
+        stops=_stops(body),
+        logprobs=logprobs,
+        top=(body.number("top_logprobs", int, 0, MAX_TOP) or 0) if logprobs else 0,
+        stream=body.get("stream", bool) or False,
+        include_usage=bool(cast(dict[str, Any], options).get("include_usage")),
+        token_ids=body.get("return_token_ids", bool) or False,
+        tokens_as_ids=body.get("return_tokens_as_token_ids", bool) or False,
+    )
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered prompt, and what it has already begun of the answer."""
+
+    ids: tuple[int, ...]
+    thinking: bool
+    """True when it ends inside an open `<think>`."""
+
+
+def render(tokenizer: PreTrainedTokenizerBase, request: ChatRequest) -> Prompt:
+    """The prompt's ids through the chat template; raises BadRequest when the template refuses the messages.
+
+    A template that knows no tools gets them, and earlier calls, as text in Hermes' form. A tool that
+    `tool_choice` names is already begun in the prompt, so that the model can only write its arguments.
+    """
+    template = str(tokenizer.chat_template)
+    messages: Sequence[Message] = request.messages
+    if "tools" not in template and (request.tools or any(m.tool_calls or m.role == "tool" for m in messages)):
+        messages = _tools_as_text(messages, request.tools)
+    try:
+        ids = render_prompt(tokenizer, messages, request.tools)
+    except UserError as error:
+        raise BadRequest(str(error), param="messages") from error
+    if request.forced_tool is not None:
+        bare = "tools" in template and "<tool_call>" not in template
+        call = f'{{"name": {json.dumps(request.forced_tool)}, "{"parameters" if bare else "arguments"}": {{'
+        ids += tokenizer.encode(call if bare else f"<tool_call>\n{call}", add_special_tokens=False)
+    ending = str(tokenizer.decode(ids[-8:], skip_special_tokens=False)).rstrip()
+    return Prompt(tuple(ids), ending.endswith("<think>"))
+
+
+class _Fields:
+    """A JSON object whose fields are checked as they are read; null is as good as absent."""
+
+    def __init__(self, raw: dict[str, Any]) -> None:
+        self.raw = raw
+
+    def get(self, name: str, kind: type) -> Any:
+        value = self.raw.get(name)
+        if value is not None and not isinstance(value, kind):
+            raise BadRequest(f"{name} must be {_WORDS[kind]}.", param=name)
+        return value
+
+    def number(self, name: str, kind: type, low: float | None, high: float | None) -> Any:
+        value = self.raw.get(name)
+        if value is None:
+            return None
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        if isinstance(value, bool) or not isinstance(value, int | float) or (kind is int and not whole):
+            raise BadRequest(f"{name} must be {_WORDS[kind]}.", param=name)
+        # The comparison is false for NaN too.
+        if not ((low is None or value >= low) and (high is None or value <= high)) or value != value:
+            limits = f"at least {low}" if high is None else f"between {low} and {high}"
+            raise BadRequest(f"{name} is {value}, and must be {limits}.", param=name)
+        return kind(value)
+
+
+_WORDS = {bool: "true or false", str: "text", int: "a whole number", float: "a number", dict: "an object"}
+
+
+def _messages(body: _Fields) -> tuple[Message, ...]:
+    raw = body.raw.get("messages")
+    if not isinstance(raw, list) or not raw:
+        raise BadRequest("messages must be a list with at least one message.", param="messages")
+    try:
+        return tuple(message_from_dict(m, f"message {i}") for i, m in enumerate(cast(list[object], raw), start=1))
+    except BadConversation as error:
+        raise BadRequest(f"{error}.", param="messages") from error
+
+
+def _tools(body: _Fields) -> tuple[Mapping[str, Any], ...]:
+    raw = body.raw.get("tools")
+    if raw is None:
+        return ()
+    if not isinstance(raw, list):
+        raise BadRequest("tools must be a list.", param="tools")
+    for tool in cast(list[Any], raw):
+        function = tool.get("function") if isinstance(tool, dict) else None
+        if not isinstance(function, dict) or not isinstance(cast(Any, function).get("name"), str):
+            raise BadRequest("Each tool must be an object with a function that has a name.", param="tools")
+    return tuple(cast(list[Mapping[str, Any]], raw))
+
+
+def _forced(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:
+    """The tool that must be called: the named one, or with `required` the only one."""
+    if choice is None or choice in ("none", "auto"):
+        return None
+    names = [tool["function"]["name"] for tool in tools]
+    if choice == "required":
+        return names[0] if len(names) == 1 else None
+    name = choice.get("function", {}).get("name") if isinstance(choice, dict) else None
+    if name not in names:
+        raise BadRequest("tool_choice must be none, auto, required or name one of the tools.", param="tool_choice")
+    return name
+
+
+def _stops(body: _Fields) -> tuple[str, ...]:
+    raw = body.raw.get("stop")
+    stops: list[Any] = [] if raw is None else [raw] if isinstance(raw, str) else raw
+    if not isinstance(raw, list | str | None) or not all(isinstance(stop, str) for stop in stops):
+        raise BadRequest("stop must be text or a list of texts.", param="stop")
+    if len(stops) > MAX_STOPS:
+        raise BadRequest(f"stop may hold at most {MAX_STOPS} texts.", param="stop")
+    return tuple(stop for stop in stops if stop)
+
+
+def _tools_as_text(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """The same talk in plain messages: offers in the system message, calls and results between Hermes' tags."""
+    out = [_plain(message) for message in messages]
+    if not tools:
+        return out
+    offers = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    text = (
+        f"You may call these tools:\n<tools>\n{offers}\n</tools>\nTo call one, answer with\n<tool_call>\n"
+        '{"name": <its name>, "arguments": <an object of arguments>}\n</tool_call>'
+    )
+    if out and out[0].role == "system":
+        out[0] = replace(out[0], content=f"{out[0].content}\n\n{text}")
+    else:
+        out.insert(0, Message("system", text))
+    return out
+
+
+def _plain(message: Message) -> Message:
+    if message.role == "tool":
+        return Message("user", f"<tool_response>\n{message.content}\n</tool_response>")
+    if not message.tool_calls:
+        return message
+    calls = [
+        f'<tool_call>\n{{"name": {json.dumps(call["function"]["name"])}, '
+        f'"arguments": {call["function"]["arguments"]}}}\n</tool_call>'
+        for call in message.tool_calls
+    ]
+    return replace(message, content="\n".join([*([message.content] if message.content else []), *calls]), tool_calls=())

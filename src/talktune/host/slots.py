@@ -1,0 +1,152 @@
+"""Which row lies in which slot of the cache.
+
+Slots hold, in this order: rows that decode, rows whose prompt is being read, what finished rows left behind.
+So the rows of one pass are always neighbours, and old keys and values serve again until their slot is needed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from talktune.host.cache import SlotCache
+from talktune.host.job import Row
+from talktune.host.lora import Lora
+
+LENGTH_STEP = 256
+"""Slots grow by multiples of this many positions."""
+MAX_ROWS = 64
+"""Answers sampled at once; more wait."""
+KEPT = 8
+"""Slots that are made, as they are needed, for what finished rows leave; more when more rows run."""
+MIN_SHARED = 8
+"""Shared tokens from which a prompt's beginning is copied from another slot instead of read."""
+
+
+@dataclass
+class Resting:
+    """What a finished answer left in its slot: the next turn of that conversation begins with it."""
+
+    ids: list[int] = field(default_factory=list[int])
+    lora: Lora | None = None
+    since: int = 0
+
+
+class Slots:
+    """The live rows in the order of their slots, and what rests behind them.
+
+    `budget` is slots × length of the cache, in tokens; a row that would break it waits, the youngest first.
+    `spare` positions stay free behind the longest row when it is admitted: a pass may be padded that far.
+    """
+
+    def __init__(self, cache: SlotCache, *, budget: int, spare: int) -> None:
+        self.cache = cache
+        self.budget = budget
+        self.spare = spare
+        self.rows: list[Row] = []
+        self.decoding = 0
+        """How many of `rows`, the first ones, decode; the others are being read."""
+        self.resting: list[Resting] = []
+        self.clock = 0
+
+    def admit(self, row: Row) -> bool:
+        """Give `row` the slot behind the live rows, to be read; False when there is no room for it now."""
+        live = len(self.rows)
+        longest = _round_up(max(len(other.ids) for other in [row, *self.rows]) + 1 + self.spare)
+        length = longest if (live + 1) * self.cache.length > self.budget else max(self.cache.length, longest)
+        most = max(self.budget // length, 1)  # a row alone is always admitted
+        if live >= min(most, MAX_ROWS):
+            return False
+        slots = self.cache.slots
+        if live + len(self.resting) >= slots:
+            slots = max(slots, min(2 * slots, max(KEPT, 2 * live)), live + 1)
+        self._resize(min(slots, most), length)
+        while live + len(self.resting) >= self.cache.slots:
+            self._evict()
+        if self.resting:  # the first of them stands where the row goes: it moves behind the last
+            first = self.resting.pop(0)
+            self.resting.append(first)
+            self.cache.copy(live, live + len(self.resting), len(first.ids))
+        self.rows.append(row)
+        return True
+
+    def share(self, slot: int) -> None:
+        """Copy the longest beginning of a row's ids that another slot holds for the same adapter, if any."""
+        row, start = self.rows[slot], len(self.rows)
+        live = [(i, other.ids[: other.cached], other.job.lora) for i, other in enumerate(self.rows) if i != slot]
+        rests = [(start + i, rest.ids, rest.lora) for i, rest in enumerate(self.resting)]
+        held = [(_shared(row.ids[:-1], ids), i) for i, ids, lora in [*live, *rests] if lora is row.job.lora]
+        length, source = max(held, default=(0, slot))
+        if length >= MIN_SHARED:
+            self.cache.copy(source, slot, length)
+            row.cached = length
+
+    def lengthen(self) -> list[Row]:
+        """Make room for one more token in every decoding row; returns the rows, if any, that had to leave for it."""
+        left: list[Row] = []
+        while self.decoding:
+            needed = max(row.cached for row in self.rows[: self.decoding]) + 1
+            if needed <= self.cache.length:
+                break
+            length = min(_round_up(2 * needed), self.budget // len(self.rows))
+            if length >= needed or len(self.rows) == 1:
+                length = max(length, needed)
+                self._resize(max(len(self.rows), min(self.cache.slots, self.budget // length)), length)
+                break
+            row = self.rows[-1]
+            self.retire(row)
+            row.cached = 0
+            left.append(row)
+        return left
+
+    def retire(self, row: Row) -> None:
+        """Take a row out: it moves behind the live rows, and what its slot holds rests there."""
+        slot = self.rows.index(row)
+        if slot < self.decoding:
+            self.decoding -= 1
+            self._swap(slot, self.decoding)
+            slot = self.decoding
+        self._swap(slot, len(self.rows) - 1)
+        self.rows.pop()
+        self.clock += 1
+        self.resting.insert(0, Resting(row.ids[: row.cached], row.job.lora, self.clock))
+
+    def forget(self, lora: Lora) -> None:
+        """Let nothing rest that an adapter made which was unloaded."""
+        for rest in self.resting:
+            if rest.lora is lora:
+                rest.lora, rest.ids = None, []
+
+    def clear(self) -> None:
+        """Drop everything, and its memory."""
+        self.rows, self.decoding, self.resting = [], 0, []
+        self.cache.reserve(0, 0, 0)
+
+    def _resize(self, slots: int, length: int) -> None:
+        while self.resting and len(self.rows) + len(self.resting) > slots:
+            self._evict()
+        for rest in self.resting:
+            del rest.ids[length:]
+        self.cache.reserve(slots, length, len(self.rows) + len(self.resting))
+
+    def _evict(self) -> None:
+        """Forget what rested longest; the last one takes its slot."""
+        oldest = min(range(len(self.resting)), key=lambda i: self.resting[i].since)
+        last = self.resting.pop()
+        if oldest < len(self.resting):
+            live = len(self.rows)
+            self.cache.copy(live + len(self.resting), live + oldest, len(last.ids))
+            self.resting[oldest] = last
+
+    def _swap(self, one: int, other: int) -> None:
+        if one != other:
+            rows = self.rows
+            self.cache.swap(one, other, max(rows[one].cached, rows[other].cached))
+            rows[one], rows[other] = rows[other], rows[one]
+
+
+def _shared(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the common beginning."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _round_up(length: int) -> int:
+    return -(-length // LENGTH_STEP) * LENGTH_STEP

@@ -1,0 +1,34 @@
+"""The notebook runs from top to bottom, and what stands in the repository shows its pictures."""
+
+from pathlib import Path
+from typing import Any
+
+import nbclient
+import nbformat
+import pytest
+
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "grpo_tcr.ipynb"
+LONGEST = 180
+"""Seconds after which a cell is taken to hang."""
+
+
+def _pictures(notebook: Any) -> list[int]:
+    """How many PNGs each cell shows."""
+    return [sum("image/png" in output.get("data", {}) for output in cell.get("outputs", [])) for cell in notebook.cells]
+
+
+@pytest.mark.filterwarnings("ignore")  # of Jupyter's own libraries
+def test_the_notebook_runs_and_its_saved_outputs_are_those_of_a_run() -> None:
+    saved = nbformat.read(NOTEBOOK, as_version=4)
+    ran = nbformat.read(NOTEBOOK, as_version=4)
+    for cell in ran.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    nbclient.NotebookClient(ran, timeout=LONGEST, kernel_name="python3").execute()
+    assert _pictures(saved) == _pictures(ran)
+    assert sum(_pictures(saved)) >= 6
+    assert [cell.get("execution_count") for cell in saved.cells] == [cell.get("execution_count") for cell in ran.cells]
+    for cell in saved.cells:
+        for output in cell.get("outputs", []):
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr"
