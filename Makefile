@@ -66,8 +66,14 @@ lab: install
 notebook: .venv/.installed-dev
 	$(BIN)/jupyter execute --inplace notebooks/grpo_tcr.ipynb
 
-bench: install
-	$(BIN)/python bench/run.py $(ARGS)
+# Learning and sampling against named peers, each row a ratio; TRL without its dependencies, which would bring others' pins.
+bench: .venv/.installed-bench
+	$(BIN)/python bench/learner.py --output bench.json $(ARGS)
+
+.venv/.installed-bench: .venv/.installed
+	$(PIP) accelerate datasets
+	$(PIP) --no-deps trl==1.16.0
+	@touch $@
 
 clean:
 	rm -rf .venv .cache build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

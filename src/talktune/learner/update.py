@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from talktune.config import AlgorithmConfig, Config
 from talktune.learner.logprobs import make_reader
 from talktune.policy.adapter import adapter_off
+from talktune.policy.linear import fast_frozen_linears
 from talktune.rl.advantage import RunningBaseline, advantages_for, zero_variance
 from talktune.rl.loss import grpo_tcr_loss, importance_weights
 from talktune.rl.metrics import merge
@@ -114,10 +115,11 @@ class Learner:
         a = self.config.algorithm
         total = sum(len(s.answer_ids) for s in samples) if a.aggregation == "token" else len(samples)
         parts: list[dict[str, float]] = []
-        for piece in self._packs(samples):
-            loss, metrics = self._loss(piece, samples, advantages, eps_high, total)
-            loss.backward()
-            parts.append(metrics)
+        with fast_frozen_linears(self.model):
+            for piece in self._packs(samples):
+                loss, metrics = self._loss(piece, samples, advantages, eps_high, total)
+                loss.backward()
+                parts.append(metrics)
         return parts
 
     def _packs(self, samples: Sequence[Sample]) -> list[Pack]:

@@ -30,7 +30,12 @@ def attach_adapter(model: PreTrainedModel, config: ModelConfig, seed: int) -> Pe
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return get_peft_model(model, lora)
+        try:
+            return get_peft_model(model, lora)
+        except ValueError as error:
+            raise UserError(
+                f"{type(model).__name__}: no LoRA adapter can be put on it ({error}); --lora-rank 0 trains all weights."
+            ) from error
 
 
 def load_adapter(model: PreTrainedModel, path: Path, *, trainable: bool = False) -> PeftModel:

@@ -64,7 +64,7 @@ class RoomyLayer(DynamicLayer):
         for old, new in zip((self.keys, self.values), (key_states, value_states), strict=True):
             batch, heads, _, width = new.shape
             buffer = new.new_empty(batch, heads, needed + self.room, width)
-            if old.numel():
+            if old is not None and old.numel():
                 buffer[:, :, : old.shape[-2]] = old
             buffers.append(buffer)
         self.buffers = buffers

@@ -1,8 +1,8 @@
 """Sample answers with their token ids and log-probs.
 
 The prompts of one group are read once, finished rows leave the batch, the head runs on the last position
-only, and a LoRA adapter is merged into the weights meanwhile. Log-probs are of softmax(logits / temperature),
-before any top-k or top-p cut.
+only, and weights are laid out for decoding meanwhile, a LoRA adapter merged into them. Log-probs are of
+softmax(logits / temperature), before any top-k or top-p cut.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -13,9 +13,12 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from talktune.config import SampleConfig
-from talktune.policy.adapter import adapter_merged
 from talktune.policy.cache import make_cache
+from talktune.policy.linear import ready_to_decode
 from talktune.types import Sampled
+
+BLOCK = 256
+"""Tokens of the vocabulary whose chances are added up before one of them is picked."""
 
 OnTokens = Callable[[list[int], list[int]], None]
 """Hears of every step: the rows that got a token, and the tokens."""
@@ -43,7 +46,7 @@ def sample_answers(
     rows = len(prompts) * copies
     generator = torch.Generator().manual_seed(seed)
     draws = torch.rand(rows, config.max_new_tokens, generator=generator, dtype=torch.float64).to(device)
-    with adapter_merged(model):
+    with ready_to_decode(model, rows):
         state = _prefill(model, prompts, copies, config.max_new_tokens, device)
         ids, logprobs = _decode(model, *state, config, draws, torch.tensor(sorted(end_ids), device=device), on_tokens)
     temperature = config.temperature or 1.0
@@ -111,8 +114,7 @@ def choose(scores: Tensor, config: SampleConfig, draws: Tensor) -> Tensor:
     if config.temperature == 0:
         return scores.argmax(dim=-1)
     if config.top_k == 0 and config.top_p >= 1.0:
-        cumulative = scores.exp().cumsum(dim=-1, dtype=torch.float64)
-        return _invert(cumulative, draws)
+        return _pick(scores.exp(), draws)
     ordered, order = scores.sort(dim=-1, descending=True)
     probs = ordered.exp().double()
     if config.top_k > 0:
@@ -120,13 +122,28 @@ def choose(scores: Tensor, config: SampleConfig, draws: Tensor) -> Tensor:
     if config.top_p < 1.0:
         before = probs.cumsum(dim=-1) - probs
         probs[before >= config.top_p] = 0.0
-    picked = _invert(probs.cumsum(dim=-1), draws)
-    return order.gather(1, picked[:, None]).squeeze(1)
+    return order.gather(1, _pick(probs, draws)[:, None]).squeeze(1)
 
 
-def _invert(cumulative: Tensor, draws: Tensor) -> Tensor:
-    target = draws[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp_(max=cumulative.shape[1] - 1)
+def _pick(probs: Tensor, draws: Tensor) -> Tensor:
+    """Inverse CDF of probs (B, V), which need not add up to 1: first among blocks of tokens, then within one.
+
+    Two short running sums in place of one over the whole vocabulary.
+    """
+    blocks = torch.nn.functional.pad(probs, (0, -probs.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
+    row = torch.arange(len(probs), device=probs.device)
+    ends = blocks.sum(2, dtype=torch.float64).cumsum(1)
+    block, rest = _invert(ends, draws[:, None] * ends[:, -1:])
+    token, _ = _invert(blocks[row, block].cumsum(1, dtype=torch.float64), rest)
+    return block * BLOCK + token
+
+
+def _invert(ends: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The first place (B,) at which the running sum `ends` (B, n) exceeds `target` (B, 1), and what is left of it."""
+    target = torch.minimum(target, ends[:, -1:] * (1 - 2**-40))  # rounding must not lead past what has a chance
+    place = torch.searchsorted(ends, target, right=True)
+    before = torch.where(place > 0, ends.gather(1, (place - 1).clamp_(min=0)), 0.0)
+    return place.squeeze(1), target - before
 
 
 def _prefill(

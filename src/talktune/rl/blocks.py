@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 DENSE = 256
-"""Nodes of a subtree that is small enough to be one masked block; its forks are not cut apart."""
+"""Nodes of subtrees that are small enough to be one masked block; they are not cut apart."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Block:
 def cut_blocks(end: Sequence[int], dense: int = DENSE) -> list[Block]:
     """The blocks of a forest given by `end` (N,), one past each node's last descendant; they partition 0 … N in order.
 
-    A path up to the first fork is a block, and so is a subtree of at most `dense` nodes; what is larger is cut
-    at its forks, and each branch sees the path that led to it.
+    A path up to the first fork is a block, and so are neighbouring subtrees of at most `dense` nodes together;
+    what is larger is cut at its forks, and each branch sees the path that led to it.
     """
     blocks: list[Block] = []
     waiting: list[tuple[int, int, tuple[int, ...]]] = [(0, len(end), ())]  # siblings: a row of whole subtrees
@@ -34,8 +34,14 @@ def cut_blocks(end: Sequence[int], dense: int = DENSE) -> list[Block]:
         start, stop, ancestors = waiting.pop()
         if start == stop:
             continue
-        waiting.append((end[start], stop, ancestors))
-        stop = end[start]
+        first = together = end[start]
+        while together < stop and end[together] - start <= dense:
+            together = end[together]
+        waiting.append((together, stop, ancestors))
+        if together > first:
+            blocks.append(Block(start, together, ancestors, chain=False))
+            continue
+        stop = first
         fork = start + 1
         while fork < stop and end[fork] == stop:
             fork += 1
