@@ -33,9 +33,19 @@ def test_every_command_explains_its_options(capsys: pytest.CaptureFixture[str]) 
     from talktune.cli import app
 
     commands = [name for name in app if not name.startswith("-")]
-    assert {"score", "train", "chat", "eval", "judge-eval", "judge-train", "demo", "lab", "report", "export"} <= {
-        *commands
-    }
+    assert {
+        "score",
+        "train",
+        "chat",
+        "eval",
+        "judge-eval",
+        "judge-train",
+        "demo",
+        "lab",
+        "report",
+        "export",
+        "forget",
+    } <= {*commands}
     for name in commands:
         app([name, "--help"], result_action="return_value")
         assert f"talktune {name}" in capsys.readouterr().out

@@ -295,6 +295,24 @@ def export(
     return run(files, format, output, strict)
 
 
+@app.command
+def forget(store: Path, /, *, user: str | None = None, conversation: str | None = None) -> int:
+    """Really delete what a user said, or one conversation, and say which policy versions were trained on it.
+
+    Parameters
+    ----------
+    store
+        The store's file.
+    user
+        Everything of this user.
+    conversation
+        One conversation, by its id; together with --user only if it is that user's.
+    """
+    from talktune.commands.stores import forget as run
+
+    return run(store, user, conversation)
+
+
 @app.meta.default
 def launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], config: Path | None = None
@@ -338,7 +356,7 @@ def _from_toml(path: Path) -> Callable[[App, tuple[str, ...], ArgumentCollection
 
 
 _PARTS = (ModelConfig, JudgeConfig, AlgorithmConfig, TrainConfig, SampleConfig, DemoConfig, LabConfig)
-_OWN_OPTIONS = {"output", "resume", "strict", "seed", "save", "prompts", "json", "format"}
+_OWN_OPTIONS = {"output", "resume", "strict", "seed", "save", "prompts", "json", "format", "user", "conversation"}
 
 
 def main() -> None:

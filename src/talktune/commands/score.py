@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from talktune.commands.console import progress, table, warn
+from talktune.commands.stores import is_store, open_store
 from talktune.config import JudgeConfig
 from talktune.conversations.readers import read_conversations
 from talktune.conversations.scored import ScoredWriter, is_complete
@@ -20,13 +21,19 @@ UNSCORED = 3
 
 
 def load_conversations(files: Sequence[Path], strict: bool) -> tuple[Conversation, ...]:
-    """Read the files, print every problem and note, and return what could be used."""
-    found = read_conversations(files, strict=strict)
+    """Read files and stores, print every problem and note, and return what could be used."""
+    stores = [path for path in files if is_store(path)]
+    stored = tuple(conversation for path in stores for conversation in open_store(path).export())
+    if len(stores) == len(files):
+        if not stored:
+            raise UserError(f"{', '.join(map(str, stores))}: holds no conversation yet.")
+        return stored
+    found = read_conversations([path for path in files if path not in stores], strict=strict)
     for line in (*found.problems, *found.notes):
         warn(line)
     if found.problems:
         warn(f"{len(found.problems)} line(s) could not be used, {len(found.conversations)} conversations can.")
-    return found.conversations
+    return (*stored, *found.conversations)
 
 
 def score_conversations(

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible server that forgets nothing; engines are other processes, reached over HTTP."""

@@ -1,0 +1,67 @@
+"""What goes into the store and what comes out of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from talktune.types import Message, Sampled, TurnKind
+
+TurnState = Literal["complete", "partial"]
+
+
+@dataclass(frozen=True, slots=True)
+class NewTurn:
+    """One answer as the server saw it, ready to be committed."""
+
+    id: str
+    user: str
+    conversation: str
+    """Of the conversation it belongs to; made with this turn when the store does not know it."""
+    parent: str | None
+    """The turn whose answer its history ends with; None for the first of a conversation."""
+    hash: bytes
+    """Of all messages up to and with the answer: what the next request of the conversation will be found by."""
+    messages: tuple[Message, ...]
+    """What was new since the parent's answer, without the system prompt."""
+    answer: Message
+    engine: str
+    created: float
+    """Seconds since 1970."""
+    system: str = ""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    kind: TurnKind = "main"
+    state: TurnState = "complete"
+    sampled: Sampled | None = None
+    """None where the engine gave no token ids."""
+    session: str | None = None
+    """The client's own id of the conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A known turn that a request continues."""
+
+    id: str
+    conversation: str
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationRow:
+    """One conversation in a list."""
+
+    id: str
+    session: str | None
+    created: float
+    touched: float
+    closed: float | None
+    turns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What was deleted, and which policy versions had been trained on it."""
+
+    conversations: int
+    turns: int
+    versions: tuple[int, ...]

@@ -1,0 +1,150 @@
+"""Tables of the store, and the ordered steps that bring an older database up to them.
+
+A conversation is a tree of turns: a turn holds what was new since the turn before it (its parent) and its answer.
+An edited or regenerated history is a second child of one parent. So nothing is stored twice, and the history of a
+turn is the chain of its parents.
+"""
+
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    insert,
+    inspect,
+    select,
+)
+
+from talktune.errors import UserError
+
+metadata = MetaData()
+
+steps = Table("schema_steps", metadata, Column("number", Integer, primary_key=True, autoincrement=False))
+
+texts = Table(
+    "texts",
+    metadata,
+    Column("hash", LargeBinary(32), primary_key=True),
+    Column("body", Text, nullable=False),
+    comment="system prompts and tool definitions, which come with every request: each is held once",
+)
+conversations = Table(
+    "conversations",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("user", String(200), nullable=False),
+    Column("session", String(200), comment="the client's own id, where it gave one"),
+    Column("created", Float, nullable=False, comment="seconds since 1970, UTC; so are all times"),
+    Column("touched", Float, nullable=False),
+    Column("closed", Float),
+)
+Index("conversation_of_session", conversations.c.user, conversations.c.session, unique=True)
+Index("conversations_by_age", conversations.c.user, conversations.c.created, conversations.c.id)
+Index("open_conversations", conversations.c.closed, conversations.c.touched)
+
+turns = Table(
+    "turns",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("conversation", ForeignKey("conversations.id"), nullable=False),
+    Column("parent", ForeignKey("turns.id")),
+    Column("user", String(200), nullable=False),
+    Column("hash", LargeBinary(32), nullable=False, comment="of all messages up to the answer, as a client sends them"),
+    Column("continued", Integer, nullable=False, default=0, comment="1 once a later turn has this one as its parent"),
+    Column("kind", String(10), nullable=False),
+    Column("state", String(10), nullable=False, comment="complete, or partial: the client left, or the engine failed"),
+    Column("messages", Text, nullable=False, comment="JSON: what was new since the parent's answer"),
+    Column("answer", Text, nullable=False, comment="JSON: the answer as it was sent"),
+    Column("system", ForeignKey("texts.hash")),
+    Column("tools", ForeignKey("texts.hash")),
+    Column("prompt_ids", LargeBinary),
+    Column("answer_ids", LargeBinary),
+    Column("logprobs", LargeBinary),
+    Column("temperature", Float),
+    Column("policy_version", Integer),
+    Column("engine", String(80), nullable=False),
+    Column("created", Float, nullable=False),
+)
+Index("turns_by_hash", turns.c.user, turns.c.hash)
+Index("turns_of_conversation", turns.c.conversation)
+Index("turns_by_parent", turns.c.parent)
+Index("turns_by_text", turns.c.system, turns.c.tools)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("turn", ForeignKey("turns.id"), primary_key=True),
+    Column("score", Float, nullable=False, comment="-1 … 1"),
+    Column("created", Float, nullable=False),
+)
+votes = Table(
+    "votes",
+    metadata,
+    Column("turn", ForeignKey("turns.id"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("label", Integer),
+    Column("confidence", Float),
+    Column("judge", String(200), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("created", Float, nullable=False),
+)
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("turn", ForeignKey("turns.id"), primary_key=True),
+    Column("reward", Float, nullable=False),
+    Column("created", Float, nullable=False),
+)
+versions = Table(
+    "versions",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("parent", Integer),
+    Column("path", Text, nullable=False),
+    Column("state", String(10), nullable=False, comment="candidate, published or rejected"),
+    Column("reason", Text, nullable=False),
+    Column("created", Float, nullable=False),
+)
+updates = Table(
+    "updates",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("version", ForeignKey("versions.number"), nullable=False),
+    Column("created", Float, nullable=False),
+)
+update_turns = Table(
+    "update_turns",
+    metadata,
+    Column("update", ForeignKey("updates.number"), primary_key=True),
+    Column("turn", String(80), primary_key=True, comment="no foreign key: that a turn was trained on outlives it"),
+)
+Index("updates_of_turn", update_turns.c.turn)
+
+
+def _first(connection: Connection) -> None:
+    metadata.create_all(connection)
+
+
+STEPS: Sequence[Callable[[Connection], None]] = (_first,)
+"""Step n brings a database from n to n + 1; a step that was released is never changed."""
+
+
+def migrate(connection: Connection) -> None:
+    """Run the steps that this database has not seen; UserError when a newer talktune made it."""
+    have = 0
+    if inspect(connection).has_table("schema_steps"):
+        have = len(connection.execute(select(steps)).all())
+    if have > len(STEPS):
+        raise UserError(f"The store is of a newer talktune (schema {have}, known {len(STEPS)}): update talktune.")
+    for number in range(have, len(STEPS)):
+        STEPS[number](connection)
+        connection.execute(insert(steps).values(number=number))

@@ -1,0 +1,340 @@
+"""The store: one database, opened by path or URL. Every method is one transaction; all of SQL is in this package."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Engine,
+    and_,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.exc import DatabaseError
+
+from talktune.conversations.messages import message_from_dict, message_to_dict
+from talktune.errors import UserError
+from talktune.store import schema
+from talktune.store.blobs import floats_from_bytes, floats_to_bytes, ids_from_bytes, ids_to_bytes
+from talktune.store.rows import ConversationRow, Forgotten, Found, NewTurn
+from talktune.store.trees import StoredTurn, conversations_of
+from talktune.types import Conversation, Sampled, Verdict, Vote
+
+BUSY_MS = 10_000
+"""How long a writer waits for another process's transaction."""
+CHUNK = 500
+"""Rows of one IN (…): databases bound their parameters."""
+
+
+class Store:
+    """Conversations, verdicts, versions and updates, shared by all processes of one installation."""
+
+    def __init__(self, where: str | Path) -> None:
+        """Open a SQLite file by its path, or a database by SQLAlchemy's URL, and migrate it; UserError if it cannot."""
+        url = str(where) if "://" in str(where) else f"sqlite:///{where}"
+        shown = str(where) if "@" not in url else url.split("://")[0] + "://…"  # a URL may hold a password
+        try:
+            if url.startswith("sqlite:///"):
+                Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            self.engine: Engine = create_engine(url)
+            self._reading = self.engine.execution_options(talktune_reads=True)
+            if self.engine.dialect.name == "sqlite":
+                event.listen(self.engine, "connect", _sqlite_options)
+                event.listen(self.engine, "begin", _sqlite_begin)
+            with self.engine.begin() as connection:
+                schema.migrate(connection)
+        except (DatabaseError, OSError, ModuleNotFoundError) as error:
+            reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+            raise UserError(f"The store {shown} cannot be opened ({reason}); name a file or a database URL.") from error
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+    # Serving.
+
+    def add_turns(self, turns: Sequence[NewTurn]) -> None:
+        """Commit some turns together, parents before children; a turn that is there already is left as it is."""
+        with self.engine.begin() as c:
+            known = _known(c, schema.turns.c.id, [turn.id for turn in turns])
+            fresh = list({turn.id: turn for turn in turns if turn.id not in known}.values())
+            if not fresh:
+                return
+            _touch_conversations(c, fresh)
+            bodies = {_text_hash(body): body for turn in fresh for body in _texts(turn) if body}
+            missing = bodies.keys() - _known(c, schema.texts.c.hash, list(bodies))
+            if missing:
+                c.execute(insert(schema.texts), [{"hash": key, "body": bodies[key]} for key in missing])
+            c.execute(insert(schema.turns), [_turn_values(turn) for turn in fresh])
+            parents = [turn.parent for turn in fresh if turn.parent is not None]
+            if parents:
+                c.execute(update(schema.turns).where(schema.turns.c.id.in_(parents)).values(continued=1))
+
+    def find(self, user: str, hashes: Sequence[bytes], system: str = "") -> Found | None:
+        """The user's turn with the first of `hashes` that is known (give the longest history first).
+
+        Of several turns with one hash: one that answered under the same system prompt, then one that nothing
+        continues yet, then the newest.
+        """
+        t = schema.turns.c
+        same = (t.system == _text_hash(system)) if system else t.system.is_(None)
+        with self._reading.connect() as c:
+            for at in range(0, len(hashes), CHUNK):
+                query = (
+                    select(t.id, t.conversation, t.hash, same.label("same"), t.continued, t.created)
+                    .where(t.user == user, t.hash.in_(hashes[at : at + CHUNK]))
+                )  # fmt: skip
+                rows = c.execute(query).all()
+                if rows:
+                    order = {key: i for i, key in enumerate(hashes)}
+                    best = min(rows, key=lambda r: (order[bytes(r.hash)], not r.same, r.continued, -r.created))
+                    return Found(best.id, best.conversation, bytes(best.hash))
+        return None
+
+    def conversation_of_session(self, user: str, session: str) -> str | None:
+        """The conversation that a client's own id stands for."""
+        s = schema.conversations.c
+        with self._reading.connect() as c:
+            return c.execute(select(s.id).where(s.user == user, s.session == session)).scalar()
+
+    def close_conversations(
+        self, at: float, *, user: str | None = None, id: str | None = None, idle_since: float | None = None
+    ) -> int:
+        """Close the open conversations that fit all that is given; returns how many."""
+        s = schema.conversations.c
+        wanted = [s.closed.is_(None)]
+        wanted += [] if user is None else [s.user == user]
+        wanted += [] if id is None else [s.id == id]
+        wanted += [] if idle_since is None else [s.touched <= idle_since]
+        with self.engine.begin() as c:
+            return c.execute(update(schema.conversations).where(*wanted).values(closed=at)).rowcount
+
+    def add_feedback(self, user: str, turn: str, score: float, at: float) -> bool:
+        """Keep a person's own score of an answer, -1 … 1, the newest counts; False when the user has no such turn."""
+        t, f = schema.turns.c, schema.feedback
+        with self.engine.begin() as c:
+            if c.execute(select(t.id).where(t.id == turn, t.user == user)).scalar() is None:
+                return False
+            c.execute(delete(f).where(f.c.turn == turn))
+            c.execute(insert(f).values(turn=turn, score=score, created=at))
+        return True
+
+    # Reading.
+
+    def list_conversations(
+        self, user: str | None = None, *, after: str | None = None, limit: int = 50
+    ) -> list[ConversationRow]:
+        """A page of conversations, newest first, those behind the conversation `after`."""
+        s = schema.conversations
+        count = select(func.count()).where(schema.turns.c.conversation == s.c.id).scalar_subquery()
+        query = select(s, count.label("turns")).order_by(s.c.created.desc(), s.c.id.desc()).limit(limit)
+        if user is not None:
+            query = query.where(s.c.user == user)
+        with self._reading.connect() as c:
+            if after is not None:
+                last = c.execute(select(s.c.created).where(s.c.id == after)).scalar()
+                if last is None:
+                    return []
+                query = query.where(or_(s.c.created < last, and_(s.c.created == last, s.c.id < after)))
+            return [ConversationRow(r.id, r.session, r.created, r.touched, r.closed, r.turns) for r in c.execute(query)]
+
+    def show(self, id: str, user: str | None = None) -> list[Conversation]:
+        """One conversation with everything known of its turns: its main line first, then its forks; [] if unknown."""
+        with self._reading.connect() as c:
+            wanted = [schema.conversations.c.id == id] + ([] if user is None else [schema.conversations.c.user == user])
+            if c.execute(select(schema.conversations.c.id).where(*wanted)).scalar() is None:
+                return []
+            return conversations_of(id, _stored_turns(c, id))
+
+    def export(self, user: str | None = None) -> Iterator[Conversation]:
+        """Every conversation and fork, oldest first, one conversation at a time in memory."""
+        s = schema.conversations.c
+        query = select(s.id).order_by(s.created, s.id)
+        with self._reading.connect() as c:
+            ids = c.execute(query if user is None else query.where(s.user == user)).scalars().all()
+        for id in ids:
+            yield from self.show(id)
+
+    # Forgetting.
+
+    def forget(self, *, user: str | None = None, conversation: str | None = None) -> Forgotten:
+        """Delete a user's conversations, or one, with all that hangs on them; their bytes leave the file, too.
+
+        ValueError when neither is given.
+        """
+        if user is None and conversation is None:
+            raise ValueError("give a user or a conversation to forget")
+        s, t = schema.conversations.c, schema.turns.c
+        with self.engine.begin() as c:
+            wanted = [] if user is None else [s.user == user]
+            wanted += [] if conversation is None else [s.id == conversation]
+            ids = c.execute(select(s.id).where(*wanted)).scalars().all()
+            turns: list[str] = []
+            for at in range(0, len(ids), CHUNK):
+                turns += c.execute(select(t.id).where(t.conversation.in_(ids[at : at + CHUNK]))).scalars()
+            trained: set[int] = set()
+            for at in range(0, len(turns), CHUNK):
+                part = turns[at : at + CHUNK]
+                u = schema.updates.join(schema.update_turns, schema.update_turns.c.update == schema.updates.c.number)
+                rows = select(schema.updates.c.version).select_from(u).where(schema.update_turns.c.turn.in_(part))
+                trained |= set(c.execute(rows).scalars())
+                c.execute(update(schema.turns).where(t.id.in_(part)).values(parent=None))
+                for table in (schema.feedback, schema.votes, schema.verdicts):
+                    c.execute(delete(table).where(table.c.turn.in_(part)))
+            for at in range(0, len(ids), CHUNK):
+                part = list(ids[at : at + CHUNK])
+                c.execute(delete(schema.turns).where(t.conversation.in_(part)))
+                c.execute(delete(schema.conversations).where(s.id.in_(part)))
+            x = schema.texts.c.hash
+            used = select(t.system).where(t.system == x).exists() | select(t.tools).where(t.tools == x).exists()
+            c.execute(delete(schema.texts).where(~used))
+        if self.engine.dialect.name == "sqlite":  # the write-ahead log holds old pages until then
+            raw = self.engine.raw_connection()
+            try:
+                raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                raw.close()
+        return Forgotten(len(ids), len(turns), tuple(sorted(trained)))
+
+
+def _sqlite_options(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # sqlite3 would begin transactions in its own way
+    for option in (
+        "journal_mode = WAL",
+        "synchronous = FULL",  # a commit that was acknowledged survives a loss of power
+        f"busy_timeout = {BUSY_MS}",
+        "foreign_keys = ON",
+        "secure_delete = ON",  # what is forgotten is overwritten
+    ):
+        connection.execute(f"PRAGMA {option}")
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    # IMMEDIATE: two transactions that both read first and then write would refuse each other. Readers wait for none.
+    reads = connection.get_execution_options().get("talktune_reads", False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def _known(c: Connection, column: Any, keys: Sequence[Any]) -> set[Any]:
+    found: set[Any] = set()
+    for at in range(0, len(keys), CHUNK):
+        rows = c.execute(select(column).where(column.in_(keys[at : at + CHUNK]))).scalars()
+        found |= {bytes(key) if isinstance(key, memoryview) else key for key in rows}
+    return found
+
+
+def _touch_conversations(c: Connection, turns: Sequence[NewTurn]) -> None:
+    s = schema.conversations
+    latest = {turn.conversation: turn for turn in turns}
+    known = _known(c, s.c.id, list(latest))
+    new = [
+        {
+            "id": id,
+            "user": turn.user,
+            "session": turn.session,
+            "created": turn.created,
+            "touched": turn.created,
+            "closed": None,
+        }
+        for id, turn in latest.items()
+        if id not in known
+    ]
+    if new:
+        c.execute(insert(s), new)
+    for id in known:
+        c.execute(update(s).where(s.c.id == id).values(touched=latest[id].created, closed=None))
+
+
+def _texts(turn: NewTurn) -> tuple[str, str]:
+    return turn.system, json.dumps([dict(tool) for tool in turn.tools], sort_keys=True) if turn.tools else ""
+
+
+def _text_hash(body: str) -> bytes:
+    return hashlib.sha256(body.encode("utf-8", "surrogatepass")).digest()
+
+
+def _turn_values(turn: NewTurn) -> dict[str, Any]:
+    system, tools = _texts(turn)
+    s = turn.sampled
+    return {
+        "id": turn.id,
+        "conversation": turn.conversation,
+        "parent": turn.parent,
+        "user": turn.user,
+        "hash": turn.hash,
+        "continued": 0,
+        "kind": turn.kind,
+        "state": turn.state,
+        "messages": json.dumps([message_to_dict(message) for message in turn.messages]),
+        "answer": json.dumps(message_to_dict(turn.answer)),
+        "system": _text_hash(system) if system else None,
+        "tools": _text_hash(tools) if tools else None,
+        "prompt_ids": None if s is None else ids_to_bytes(s.prompt_ids),
+        "answer_ids": None if s is None else ids_to_bytes(s.answer_ids),
+        "logprobs": None if s is None or s.logprobs is None else floats_to_bytes(s.logprobs),
+        "temperature": None if s is None else s.temperature,
+        "policy_version": None if s is None else s.policy_version,
+        "engine": turn.engine,
+        "created": turn.created,
+    }
+
+
+def _stored_turns(c: Connection, conversation: str) -> list[StoredTurn]:
+    t = schema.turns.c
+    system, tools = schema.texts.alias("system_texts"), schema.texts.alias("tool_texts")
+    joined = schema.turns.outerjoin(system, system.c.hash == t.system).outerjoin(tools, tools.c.hash == t.tools)
+    joined = joined.outerjoin(schema.feedback).outerjoin(schema.verdicts)
+    query = (
+        select(
+            schema.turns,
+            system.c.body.label("system_body"),
+            tools.c.body.label("tools_body"),
+            schema.feedback.c.score,
+            schema.verdicts.c.reward,
+        )
+        .select_from(joined)
+        .where(t.conversation == conversation)
+        .order_by(t.created, t.id)
+    )
+    rows = c.execute(query).all()
+    v = schema.votes.c
+    votes: dict[str, list[Vote]] = {}
+    given = select(schema.votes).join(schema.turns, t.id == v.turn).where(t.conversation == conversation)
+    for row in c.execute(given.order_by(v.turn, v.number)):
+        votes.setdefault(row.turn, []).append(Vote(row.label, row.confidence, row.judge, row.reason))
+    return [_stored_turn(row, tuple(votes.get(row.id, ()))) for row in rows]
+
+
+def _stored_turn(row: Any, votes: tuple[Vote, ...]) -> StoredTurn:
+    reward = row.score if row.score is not None else row.reward  # a person's own word overrules
+    sampled = None
+    if row.answer_ids is not None and row.prompt_ids is not None:
+        sampled = Sampled(
+            ids_from_bytes(row.prompt_ids),
+            ids_from_bytes(row.answer_ids),
+            None if row.logprobs is None else floats_from_bytes(row.logprobs),
+            row.temperature,
+            row.policy_version,
+        )
+    return StoredTurn(
+        id=row.id,
+        parent=row.parent,
+        messages=tuple(message_from_dict(m) for m in json.loads(row.messages)),
+        answer=message_from_dict(json.loads(row.answer)),
+        system=row.system_body or "",
+        tools=tuple(json.loads(row.tools_body)) if row.tools_body else (),
+        kind=row.kind,
+        state=row.state,
+        engine=row.engine,
+        sampled=sampled,
+        verdict=Verdict(votes, reward) if votes or reward is not None else None,
+    )

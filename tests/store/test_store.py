@@ -1,0 +1,287 @@
+"""The store on SQLite, and the same on PostgreSQL where `TALKTUNE_TEST_DATABASE` names an empty one."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert
+
+from talktune.conversations.turns import turns_of
+from talktune.errors import UserError
+from talktune.store import schema
+from talktune.store.rows import NewTurn
+from talktune.store.store import Store
+from talktune.types import Message, Sampled
+
+POSTGRES = os.environ.get("TALKTUNE_TEST_DATABASE")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    if request.param == "postgresql":
+        if POSTGRES is None:
+            pytest.skip("TALKTUNE_TEST_DATABASE names no PostgreSQL database")
+        made = Store(POSTGRES)
+        with made.engine.begin() as c:
+            schema.metadata.drop_all(c)
+        made.close()
+        made = Store(POSTGRES)
+    else:
+        made = Store(tmp_path / "store.db")
+    yield made
+    made.close()
+
+
+def hashed(text: str) -> bytes:
+    return sha256(text.encode()).digest()
+
+
+def turn(name: str, parent: str | None = None, *, said: str = "?", conversation: str = "c1", **more: object) -> NewTurn:
+    at = 1000.0 + sum(map(ord, name)) / 1000
+    made = NewTurn(
+        id=name,
+        user="ann",
+        conversation=conversation,
+        parent=parent,
+        hash=hashed(name),
+        messages=(Message("user", said),),
+        answer=Message("assistant", f"answer {name}"),
+        engine="host",
+        created=at,
+        sampled=Sampled((1, 2, 70_000), (3, 4), (-0.5, -1.25), 0.8, 7),
+    )
+    return replace(made, **more)
+
+
+def test_a_conversation_comes_back_as_it_was(store: Store) -> None:
+    call = {"id": "call-1", "type": "function", "function": {"name": "look", "arguments": '{"a": 1}'}}
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+    asked = turn("a", said="Look?", system="Be short.", tools=(tool,), answer=Message("assistant", "", (call,)))
+    result = turn("b", "a", messages=(Message("tool", "42", tool_call_id="call-1"),), system="Be short.", tools=(tool,))
+    thanked = turn("c", "b", said="Thanks 🙂", system="Be short.", tools=(tool,), sampled=None)
+    store.add_turns([asked, result])
+    store.add_turns([thanked])
+    [found] = store.show("c1")
+    assert found.messages == (
+        Message("system", "Be short."), *asked.messages, asked.answer, *result.messages, result.answer,
+        *thanked.messages, thanked.answer,
+    )  # fmt: skip
+    assert found.tools == (tool,)
+    turns = turns_of(found)
+    assert [t.next_state for t in turns] == [result.messages, thanked.messages, ()]
+    assert [t.sampled for t in turns] == [asked.sampled, result.sampled, None]
+    assert list(store.export()) == [found]
+    assert list(store.export("bob")) == []
+
+
+def test_the_same_turn_is_committed_once(store: Store) -> None:
+    store.add_turns([turn("a"), turn("a")])
+    store.add_turns([turn("a", said="something else"), turn("b", "a")])
+    [found] = store.show("c1")
+    assert [m.content for m in found.messages] == ["?", "answer a", "?", "answer b"]
+    assert store.list_conversations("ann")[0].turns == 2
+
+
+def test_the_longest_known_history_is_found(store: Store) -> None:
+    store.add_turns([turn("a"), turn("b", "a")])
+    found = store.find("ann", [hashed("unknown"), hashed("b"), hashed("a")])
+    assert found is not None
+    assert (found.id, found.conversation, found.hash) == ("b", "c1", hashed("b"))
+    assert store.find("bob", [hashed("b")]) is None
+    assert store.find("ann", []) is None
+    assert store.find("ann", [hashed(str(i)) for i in range(1200)] + [hashed("a")]) is not None
+
+
+def test_of_equal_histories_the_one_with_the_same_system_prompt_then_the_one_not_continued_then_the_newest(
+    store: Store,
+) -> None:
+    hello = hashed("hi, hello")
+    for i, system in enumerate(("A", "B", "B")):
+        store.add_turns([turn(f"t{i}", conversation=f"c{i}", hash=hello, system=system, created=2000.0 + i)])
+    assert store.find("ann", [hello], "A").id == "t0"  # type: ignore[union-attr]
+    assert store.find("ann", [hello], "B").id == "t2"  # type: ignore[union-attr]
+    store.add_turns([turn("next", "t2", conversation="c2", system="B", created=3000.0)])
+    assert store.find("ann", [hello], "B").id == "t1"  # type: ignore[union-attr]
+
+
+def test_a_fork_is_a_conversation_of_its_own_and_shares_no_trainable_turn(store: Store) -> None:
+    store.add_turns([turn("a"), turn("b", "a"), turn("b2", "a", said="Edited?"), turn("c", "b2"), turn("d", "c")])
+    main, fork = store.show("c1")
+    assert main.id == "c1"
+    assert [m.content for m in main.messages if m.role == "assistant"] == [f"answer {x}" for x in ("a", "b2", "c", "d")]
+    assert fork.id == "c1/b"
+    assert [(t.answer.content, t.kind) for t in turns_of(fork)] == [("answer a", "side"), ("answer b", "main")]
+    assert all(t.kind == "main" for t in turns_of(main))
+
+
+def test_a_partial_answer_is_kept_and_never_trained(store: Store) -> None:
+    store.add_turns([turn("a", state="partial"), turn("b", "a", kind="side")])
+    [found] = store.show("c1")
+    assert [t.kind for t in turns_of(found)] == ["side", "side"]
+
+
+def test_sessions_and_pages(store: Store) -> None:
+    for i in range(7):
+        store.add_turns([turn(f"t{i}", conversation=f"c{i}", session=f"s{i}", created=2000.0 + i // 2)])
+    assert store.conversation_of_session("ann", "s3") == "c3"
+    assert store.conversation_of_session("bob", "s3") is None
+    seen: list[str] = []
+    after = None
+    while page := store.list_conversations("ann", after=after, limit=3):
+        seen += [row.id for row in page]
+        after = page[-1].id
+    assert seen == [f"c{i}" for i in (6, 5, 4, 3, 2, 1, 0)]
+    assert store.list_conversations("bob") == []
+    assert store.list_conversations("ann", after="unknown") == []
+
+
+def test_conversations_close_when_done_or_idle_and_open_again_when_they_go_on(store: Store) -> None:
+    store.add_turns([turn("a", created=100.0), turn("x", conversation="c2", created=200.0)])
+    assert store.close_conversations(300.0, idle_since=150.0) == 1
+    assert store.close_conversations(300.0, idle_since=150.0) == 0
+    assert store.close_conversations(300.0, user="bob", id="c2") == 0
+    assert store.close_conversations(300.0, user="ann", id="c2") == 1
+    store.add_turns([turn("b", "a", created=400.0)])
+    closed = {row.id: row.closed for row in store.list_conversations("ann")}
+    assert closed == {"c1": None, "c2": 300.0}
+
+
+def test_a_persons_score_overrules_and_the_newest_counts(store: Store) -> None:
+    store.add_turns([turn("a"), turn("b", "a")])
+    with store.engine.begin() as c:
+        c.execute(insert(schema.verdicts).values(turn="a", reward=1.0, created=0.0))
+        c.execute(insert(schema.votes).values(turn="a", number=0, label=1, judge="j", reason="", created=0.0))
+    assert store.add_feedback("ann", "a", 1.0, 1.0)
+    assert store.add_feedback("ann", "a", -1.0, 2.0)
+    assert not store.add_feedback("bob", "a", 1.0, 3.0)
+    assert not store.add_feedback("ann", "nothing", 1.0, 3.0)
+    [found] = store.show("c1")
+    first, second = turns_of(found)
+    assert first.verdict is not None
+    assert first.verdict.reward == -1.0
+    assert [vote.judge for vote in first.verdict.votes] == ["j"]
+    assert second.verdict is None
+
+
+def test_another_users_conversation_is_not_there(store: Store) -> None:
+    store.add_turns([turn("a")])
+    assert store.show("c1", "bob") == []
+    assert store.show("c1", "ann") != []
+    assert store.show("nothing") == []
+
+
+def test_forgetting_names_the_versions_that_were_trained_on_it(store: Store) -> None:
+    store.add_turns([turn("a", system="S"), turn("b", "a", system="S"), turn("x", conversation="c2", user="bob")])
+    with store.engine.begin() as c:
+        for n in (1, 2):
+            version = {"number": n, "path": "p", "state": "published", "reason": "", "created": 0.0}
+            c.execute(insert(schema.versions).values(**version))
+            c.execute(insert(schema.updates).values(number=n, version=n, created=0.0))
+        c.execute(insert(schema.update_turns), [{"update": 2, "turn": "b"}, {"update": 1, "turn": "x"}])
+        c.execute(insert(schema.votes).values(turn="b", number=0, label=1, judge="j", reason="", created=0.0))
+    store.add_feedback("ann", "a", 1.0, 1.0)
+    forgotten = store.forget(user="ann")
+    assert (forgotten.conversations, forgotten.turns, forgotten.versions) == (1, 2, (2,))
+    assert list(store.export("ann")) == []
+    assert [c.id for c in store.export()] == ["c2"]
+    with store.engine.connect() as c:
+        assert c.execute(schema.texts.select()).all() == []
+        assert c.execute(schema.votes.select()).all() == []
+    assert store.forget(conversation="c2").versions == (1,)
+    with pytest.raises(ValueError, match="a user or a conversation"):
+        store.forget()
+
+
+def test_what_is_forgotten_is_gone_from_the_files(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.db")
+    secret = "the-secret-word-that-must-go"
+    store.add_turns([turn(f"t{i}", said=f"{secret} {i} " + 300 * "x", conversation=f"c{i}") for i in range(50)])
+    store.add_turns([turn("keep", said="kept-word", conversation="other", user="bob")])
+    found = [f for f in tmp_path.iterdir() if secret.encode() in f.read_bytes()]
+    assert found
+    assert store.forget(user="ann").turns == 50
+    for file in tmp_path.iterdir():
+        assert secret.encode() not in file.read_bytes(), file
+    store.close()
+    assert any(b"kept-word" in file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_commits_are_durable_and_the_log_is_a_wal(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.db")
+    with store.engine.connect() as c:
+        read = {name: c.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")}
+    assert read == {"journal_mode": "wal", "synchronous": 2}
+
+
+def test_readers_do_not_wait_for_a_writer(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.db")
+    store.add_turns([turn("a")])
+    with store.engine.begin() as c:
+        c.execute(schema.turns.update().values(engine="other"))
+        assert store.find("ann", [hashed("a")]) is not None
+        assert [t.answer.content for line in store.show("c1") for t in turns_of(line)] == ["answer a"]
+
+
+WRITER = """
+import sys
+sys.path.insert(0, sys.argv[3])
+from test_store import turn
+from talktune.store.store import Store
+store = Store(sys.argv[1])
+for i in range(40):
+    store.add_turns([turn(f"{sys.argv[2]}-{i}", conversation=f"c-{sys.argv[2]}-{i}")])
+"""
+
+
+def test_processes_write_side_by_side(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    command = [sys.executable, "-c", WRITER, str(path)]
+    running = [subprocess.Popen([*command, name, str(Path(__file__).parent)]) for name in ("p", "q", "r")]
+    assert [process.wait(120) for process in running] == [0, 0, 0]
+    assert len(Store(path).list_conversations(limit=1000)) == 120
+
+
+def test_opening_twice_changes_nothing_and_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "store.db"
+    Store(path).add_turns([turn("a")])
+    again = Store(str(path))
+    assert len(again.list_conversations()) == 1
+    with again.engine.begin() as c:
+        c.execute(insert(schema.steps).values(number=99))
+    with pytest.raises(UserError, match="of a newer talktune"):
+        Store(path)
+
+
+def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("this is no database, whatever its name says" * 100)
+    with pytest.raises(UserError, match=r"The store .*file cannot be opened \(file is not a database\)"):
+        Store(tmp_path / "file")
+    with pytest.raises(UserError, match="cannot be opened"):
+        Store(tmp_path / "file" / "below.db")
+
+
+def test_a_turn_without_its_parent_is_refused_as_a_whole(store: Store) -> None:
+    with pytest.raises(Exception, match=r"(?i)foreign key"):
+        store.add_turns([turn("a"), turn("b", "nobody")])
+    assert store.list_conversations() == []
+
+
+def test_the_database_is_sound_after_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    command = [sys.executable, "-c", WRITER.replace("range(40)", "range(10**6)"), str(path), "p"]
+    process = subprocess.Popen([*command, str(Path(__file__).parent)])
+    reader = Store(path)
+    while len(reader.list_conversations(limit=1000)) < 20:
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    done = len(Store(path).list_conversations(limit=10**6))
+    assert done >= 20
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
