@@ -1,0 +1,38 @@
+"""One choice of a streamed reply, put together again: the message that the client has once the stream has ended."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from talktune.types import Message
+
+
+@dataclass
+class Recorder:
+    """Deltas of one choice, added up as OpenAI's clients add them."""
+
+    content: list[str] = field(default_factory=list[str])
+    reasoning: list[str] = field(default_factory=list[str])
+    calls: dict[int, dict[str, Any]] = field(default_factory=dict[int, dict[str, Any]])
+    finish: str | None = None
+
+    def add(self, choice: Mapping[str, Any]) -> None:
+        """Take in one entry of a chunk's `choices`, or of a whole reply's."""
+        delta = choice.get("delta") or choice.get("message") or {}
+        self.content.append(delta.get("content") or "")
+        self.reasoning.append(delta.get("reasoning_content") or delta.get("reasoning") or "")
+        for place, call in enumerate(delta.get("tool_calls") or ()):
+            self._add_call(call.get("index", place), call)
+        self.finish = choice.get("finish_reason") or self.finish
+
+    def message(self) -> Message:
+        """The answer so far."""
+        calls = tuple(self.calls[i] for i in sorted(self.calls))
+        return Message("assistant", "".join(self.content), calls, reasoning_content="".join(self.reasoning) or None)
+
+    def _add_call(self, index: int, call: Mapping[str, Any]) -> None:
+        whole = self.calls.setdefault(index, {"id": "", "type": "function", "function": {"name": "", "arguments": ""}})
+        whole["id"] = call.get("id") or whole["id"]
+        function = call.get("function") or {}
+        whole["function"]["name"] += function.get("name") or ""
+        whole["function"]["arguments"] += function.get("arguments") or ""
