@@ -36,11 +36,17 @@ def test_every_sample_is_a_path_and_its_answer_is_scored_once(found: list[tuple[
 
 
 @given(pairs, st.integers(1, 40))
-def test_packs_keep_to_the_budget_where_one_sample_does(found: list[tuple[Tokens, Tokens]], budget: int) -> None:
+def test_packs_keep_to_the_budget_or_the_longest_sample(found: list[tuple[Tokens, Tokens]], budget: int) -> None:
     samples = make(found)
+    longest = max(len(prompt) + len(answer) for prompt, answer in found)
     for p in pack(samples, budget):
-        alone = max(len(samples[i].prompt_ids) + len(samples[i].answer_ids) for i in p.samples)
-        assert len(p.ids) <= max(budget, alone)
+        assert len(p.ids) <= max(budget, longest)
+
+
+def test_a_conversation_longer_than_the_budget_is_not_read_turn_by_turn() -> None:
+    samples = [Sample(str(n), tuple(range(n)), (n, n + 1), 0.0, "") for n in range(10, 100, 3)]
+    [p] = pack(samples, 20)
+    assert len(p.ids) < 150
 
 
 @given(pairs)

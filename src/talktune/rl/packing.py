@@ -49,13 +49,14 @@ class Pack:
 
 
 def pack(samples: Sequence[Sample], budget: int = 1024) -> list[Pack]:
-    """Pack samples into tries of at most `budget` nodes each, where one sample alone does not exceed it.
+    """Pack samples into tries of at most `budget` nodes each, or as many as the longest sample has.
 
     Samples are sorted by their tokens, so that those with a common prefix lie side by side; a trie that would
     outgrow the budget ends there and the next begins (it repeats the shared prefix, which costs time, never
     exactness). Small tries then share a pack.
     """
     paths = [sample.prompt_ids + sample.answer_ids for sample in samples]
+    budget = max(budget, *map(len, paths), 1)  # the longest has to be held anyway, and others may share it
     order = sorted(range(len(samples)), key=lambda i: paths[i])
     groups: list[list[int]] = []
     size = 0
