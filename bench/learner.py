@@ -296,6 +296,56 @@ def gpu_learn(shape: str) -> dict[str, float]:
     return found
 
 
+def gpu_head(which: str) -> dict[str, float]:
+    """The loss head alone on a GPU in bf16: ours, naive, or Liger's fused GRPO loss (which takes rows of tokens)."""
+    from talktune.rl.head import chosen_logprobs
+
+    rows, width, vocabulary, hidden_size = 16, 512, 151_936, 1024
+    tokens = rows * width
+    options: Any = {"device": "cuda", "dtype": torch.bfloat16}
+    torch.manual_seed(0)
+    hidden = torch.randn(tokens, hidden_size, **options).requires_grad_()
+    weight = torch.randn(vocabulary, hidden_size, **options) / hidden_size**0.5
+    target = torch.randint(vocabulary, (tokens,), device="cuda")
+    ones = torch.ones(tokens, device="cuda")
+
+    def ours() -> None:
+        chosen_logprobs(hidden, weight, target, ones)[0].sum().backward()
+
+    def naive() -> None:
+        torch.log_softmax((hidden @ weight.T).float(), -1).gather(1, target[:, None]).sum().backward()
+
+    if which != "liger":
+        return measure(ours if which == "talktune" else naive, repeats=5)
+    from liger_kernel.chunked_loss import LigerFusedLinearGRPOLoss
+
+    fused = LigerFusedLinearGRPOLoss(beta=0.0, use_ref_model=False)
+    mask, advantages = torch.ones(rows, width, device="cuda"), torch.ones(rows, device="cuda")
+
+    def liger() -> None:
+        loss, _ = fused(hidden.view(rows, width, -1), weight, target.view(rows, width), mask, advantages)
+        loss.backward()
+
+    return measure(liger, repeats=5)
+
+
+def gpu_equal(shape: str) -> dict[str, float]:
+    """The largest relative difference of a LoRA gradient in bf16 between packed and one sample at a time."""
+    from talktune.learner.update import Learner
+
+    model = make_model(shape, "cuda", torch.bfloat16)
+    samples = conversation_samples(4, 2, SHAPES[shape]["vocab_size"])
+    found: list[dict[str, torch.Tensor]] = []
+    for no_packing in (False, True):
+        train = TrainConfig(microbatch_tokens=16384, no_packing=no_packing)
+        learner = Learner(model, Config(algorithm=AlgorithmConfig(beta=0.0), train=train), 100)
+        learner.gradient(samples)
+        found.append({name: p.grad.float() for name, p in model.named_parameters() if p.grad is not None})
+        model.zero_grad(set_to_none=True)
+    packed, apart = (torch.cat([g.flatten() for _, g in sorted(one.items())]) for one in found)
+    return {"seconds": 0.0, "extra_mib": 0.0, "largest_error": float((packed - apart).norm() / apart.norm())}
+
+
 # Measuring.
 
 
@@ -369,6 +419,13 @@ ROWS["sampler-adapter"] = {
 GPU_ROWS: dict[str, dict[str, Callable[[], dict[str, float]]]] = {
     f"gpu-{shape}": {"talktune": lambda shape=shape: gpu_learn(shape)} for shape in ("qwen3-0.6b", "qwen3-1.7b")
 }
+
+GPU_ROWS["gpu-head"] = {
+    "talktune": lambda: gpu_head("talktune"),
+    "(d) naive logits": lambda: gpu_head("naive"),
+    "(c) Liger": lambda: gpu_head("liger"),
+}
+GPU_ROWS["gpu-bf16-equality"] = {"talktune": lambda: gpu_equal("qwen3-0.6b")}
 
 
 def run_row(name: str, rounds: int) -> dict[str, dict[str, float]]:
