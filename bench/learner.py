@@ -27,7 +27,6 @@ from talktune.types import Sample
 
 TURN = 35
 """Tokens of a user's message, and of an answer: 70 a turn."""
-CONVERSATIONS = 2
 SHAPES: dict[str, dict[str, Any]] = {
     "smollm2": {
         "kind": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
@@ -385,8 +384,13 @@ def _resident(field: str) -> int:
 ROWS: dict[str, dict[str, Callable[[], dict[str, float]]]] = {}
 
 
+def conversations(turns: int) -> int:
+    """How many conversations of that many turns an update has; one of 32 turns takes the padded way minutes."""
+    return 1 if turns >= 16 else 2
+
+
 def _conversations(turns: int, beta: float, *, trl: bool) -> dict[str, Callable[[], dict[str, float]]]:
-    samples = conversation_samples(turns, CONVERSATIONS, 49152)
+    samples = conversation_samples(turns, conversations(turns), 49152)
     rows = max(32 // turns, 1)  # 2240 padded tokens a micro-batch, as ours has 2048; TRL gets its default of 8 rows
     found: dict[str, Callable[[], dict[str, float]]] = {
         "talktune": lambda: learn_talktune(samples, beta, 2048),
@@ -394,7 +398,8 @@ def _conversations(turns: int, beta: float, *, trl: bool) -> dict[str, Callable[
     }
     if trl:
         found["(b) TRL"] = lambda: learn_trl(samples, beta, 8, checkpointing=False)
-        found["(b) TRL, checkpointing"] = lambda: learn_trl(samples, beta, 8, checkpointing=True)
+        if not beta:
+            found["(b) TRL, checkpointing"] = lambda: learn_trl(samples, beta, 8, checkpointing=True)
     return found
 
 
@@ -453,12 +458,12 @@ def _ratios(name: str, found: dict[str, dict[str, float]], table: Table) -> None
 
 
 def slope(results: dict[str, dict[str, dict[str, float]]], variant: str) -> float | None:
-    """Least-squares slope of log seconds over log turns."""
+    """Least-squares slope of log seconds a conversation over log turns."""
     turns = [t for t in (2, 4, 8, 16, 32) if f"conversation-{t}" in results]
     if len(turns) < 3:
         return None
     xs = [math.log(t) for t in turns]
-    ys = [math.log(results[f"conversation-{t}"][variant]["seconds"]) for t in turns]
+    ys = [math.log(results[f"conversation-{t}"][variant]["seconds"] / conversations(t)) for t in turns]
     mx, my = sum(xs) / len(xs), sum(ys) / len(ys)
     return sum((x - mx) * (y - my) for x, y in zip(xs, ys, strict=True)) / sum((x - mx) ** 2 for x in xs)
 
@@ -467,7 +472,7 @@ def main() -> None:
     """Run the rows, print the table, keep the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", help="rows to run")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1, help="more than one: the best counts")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
