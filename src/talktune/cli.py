@@ -27,6 +27,7 @@ from talktune.config import (
     LabConfig,
     ModelConfig,
     SampleConfig,
+    ServeConfig,
     TrainConfig,
     check_config,
 )
@@ -313,6 +314,15 @@ def forget(store: Path, /, *, user: str | None = None, conversation: str | None 
     return run(store, user, conversation)
 
 
+@app.command
+def serve(*, config: Annotated[ServeConfig, Flat] = ServeConfig(), model: Model = ModelConfig()) -> int:
+    """Serve a model to any OpenAI client and keep every conversation, with the exact tokens, in the store."""
+    check_config(Config(model=model, serve=config))
+    from talktune.commands.serve import serve as run
+
+    return run(config, model)
+
+
 @app.meta.default
 def launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], config: Path | None = None
@@ -355,7 +365,16 @@ def _from_toml(path: Path) -> Callable[[App, tuple[str, ...], ArgumentCollection
     return fill
 
 
-_PARTS = (ModelConfig, JudgeConfig, AlgorithmConfig, TrainConfig, SampleConfig, DemoConfig, LabConfig)
+_PARTS = (
+    ModelConfig,
+    JudgeConfig,
+    AlgorithmConfig,
+    TrainConfig,
+    SampleConfig,
+    DemoConfig,
+    LabConfig,
+    ServeConfig,
+)
 _OWN_OPTIONS = {"output", "resume", "strict", "seed", "save", "prompts", "json", "format", "user", "conversation"}
 
 

@@ -3,6 +3,7 @@
 A docstring under a field is its `--help` text. Defaults are the spec's. No torch here.
 """
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -209,6 +210,49 @@ class LabConfig:
     """Simulated cases of an experiment that only draws votes or rewards."""
 
 
+SIDE_PATTERNS = (
+    r"(?i)\b(generate|create|write|suggest|give)\b[^.\n]{0,60}\b(title|name|headline|summary|tags?)\b[^.\n]{0,40}"
+    r"\b(chat|conversation|discussion|session|dialogue|thread|history)\b",
+    r"(?i)^#+ task:",
+    r"HEARTBEAT",
+)
+"""Requests that clients make for themselves: titles (many), tasks (Open WebUI), heartbeats (OpenClaw)."""
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """The server: where it listens, what it forwards to, what it keeps, how much it takes."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; any but this machine's own needs a key (TALKTUNE_API_KEY or --keys)."""
+    port: int = 30000
+    """Port to listen on; 0 takes a free one."""
+    upstream: str | None = None
+    """Base URL of an OpenAI-compatible engine (vLLM, SGLang, llama.cpp, …); without it a host is started here."""
+    upstream_key_env: str = "TALKTUNE_UPSTREAM_KEY"
+    """Name of the environment variable that holds the engine's key; never the key itself."""
+    store: str = "talktune.db"
+    """Where conversations are kept: a SQLite file, or a database URL (postgresql+psycopg://…)."""
+    keys: Path | None = None
+    """File with a line `USER KEY` for each user; users do not see each other's conversations."""
+    temperature: float = 0.8
+    """Sampling temperature of requests that name none."""
+    max_answer_tokens: int = 4096
+    """Longest answer in tokens; requests for more are clamped."""
+    max_messages: int = 10_000
+    """Most messages of one request."""
+    max_body_mib: int = 16
+    """Longest request body, in MiB."""
+    max_running: int = 256
+    """Most requests answered at once; more are told to come again."""
+    idle_minutes: float = 60.0
+    """A conversation is closed when nothing was said in it for so long."""
+    grace: float = 20.0
+    """Seconds that running answers may go on after SIGTERM."""
+    side_patterns: tuple[str, ...] = SIDE_PATTERNS
+    """Regular expressions: a request whose last message matches one is a side turn, served and never trained."""
+
+
 @dataclass(frozen=True)
 class Config:
     """The whole tree, as written to `config.toml` in a run directory."""
@@ -220,11 +264,13 @@ class Config:
     sample: SampleConfig = field(default_factory=SampleConfig)
     demo: DemoConfig | None = None
     lab: LabConfig | None = None
+    serve: ServeConfig | None = None
 
 
 def check_config(config: Config) -> Config:
     """Return `config` if its values make sense together; a UserError names the option that does not."""
     a, t, s, j, d, lab = config.algorithm, config.train, config.sample, config.judge, config.demo, config.lab
+    v = config.serve or ServeConfig()
     rules = (
         (0 <= a.eps_low < 1, "--eps-low", a.eps_low, "between 0 and 1"),
         (a.eps_high >= 0, "--eps-high", a.eps_high, "0 or more"),
@@ -258,10 +304,23 @@ def check_config(config: Config) -> Config:
         (lab is None or lab.trials > 0, "--trials", lab and lab.trials, "1 or more"),
         (d is None or d.questions > 0, "--questions", d and d.questions, "1 or more"),
         (d is None or d.answers > 0, "--answers", d and d.answers, "1 or more"),
+        (0 <= v.port < 2**16, "--port", v.port, "between 0 and 65535"),
+        (0 <= v.temperature <= 2, "--temperature", v.temperature, "between 0 and 2"),
+        (v.max_answer_tokens > 0, "--max-answer-tokens", v.max_answer_tokens, "1 or more"),
+        (v.max_messages > 0, "--max-messages", v.max_messages, "1 or more"),
+        (v.max_body_mib > 0, "--max-body-mib", v.max_body_mib, "1 or more"),
+        (v.max_running > 0, "--max-running", v.max_running, "1 or more"),
+        (v.idle_minutes > 0, "--idle-minutes", v.idle_minutes, "greater than 0"),
+        (v.grace >= 0, "--grace", v.grace, "0 or more"),
         (j.judge_timeout > 0, "--judge-timeout", j.judge_timeout, "greater than 0"),
         (j.judge_retries >= 0, "--judge-retries", j.judge_retries, "0 or more"),
     )
     for holds, option, value, wanted in rules:
         if not holds:
             raise UserError(f"{option} is {value}: it must be {wanted}.")
+    for pattern in v.side_patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UserError(f"--side-patterns {pattern!r}: is not a regular expression ({error}).") from error
     return config

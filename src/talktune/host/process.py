@@ -25,6 +25,7 @@ from talktune.host.engine import Engine
 from talktune.host.web import Host, make_app
 from talktune.policy.load import load_policy
 from talktune.policy.tokens import end_ids
+from talktune.serve.listen import listen, shown
 
 GRACE_SECONDS = 20
 """How long running answers may go on after SIGTERM."""
@@ -60,15 +61,7 @@ def load_host(model: ModelConfig, dtype: str = "auto") -> Host:
 
 def serve(host: Host, address: str, port: int) -> None:
     """Serve until a signal or the end of stdin; raises UserError when the address cannot be used."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((address, port))
-    except OSError as error:
-        listener.close()
-        raise UserError(f"--host {address} --port {port}: cannot listen there ({error.strerror}).") from error
-    shown = f"[{address}]" if family == socket.AF_INET6 else address
+    listener = listen(address, port)
     server = _Server(
         uvicorn.Config(
             make_app(host),
@@ -77,7 +70,7 @@ def serve(host: Host, address: str, port: int) -> None:
             timeout_graceful_shutdown=GRACE_SECONDS,
             access_log=False,
         ),
-        f"ready http://{shown}:{listener.getsockname()[1]}",
+        f"ready {shown(listener)}",
     )
     thread = threading.Thread(target=host.engine.run, name="engine", daemon=True)
     thread.start()

@@ -15,28 +15,12 @@ from talktune.config import SampleConfig
 from talktune.conversations.messages import BadConversation, message_from_dict
 from talktune.errors import UserError
 from talktune.policy.tokens import render_prompt
+from talktune.serve.wire import BadRequest, Fields
 from talktune.types import Message
 
 MAX_COPIES = 64
 MAX_TOP = 20
 MAX_STOPS = 16
-
-
-class BadRequest(Exception):
-    """What is wrong with a request, in a sentence, with the HTTP status and OpenAI's words for it."""
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        param: str | None = None,
-        status: int = 400,
-        type: str = "invalid_request_error",
-        code: str | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body = {"error": {"message": message, "type": type, "param": param, "code": code}}
 
 
 @dataclass(frozen=True)
@@ -73,7 +57,7 @@ def parse_request(raw: object) -> ChatRequest:
     """Read a request's JSON; raises BadRequest naming the field."""
     if not isinstance(raw, dict):
         raise BadRequest("The body must be a JSON object.")
-    body = _Fields(cast(dict[str, Any], raw))
+    body = Fields(cast(dict[str, Any], raw))
     tools = _tools(body)
     choice = body.raw.get("tool_choice")
     forced = _forced(choice, tools)
@@ -139,36 +123,7 @@ def render(tokenizer: PreTrainedTokenizerBase, request: ChatRequest) -> Prompt:
     return Prompt(tuple(ids), ending.endswith("<think>"))
 
 
-class _Fields:
-    """A JSON object whose fields are checked as they are read; null is as good as absent."""
-
-    def __init__(self, raw: dict[str, Any]) -> None:
-        self.raw = raw
-
-    def get(self, name: str, kind: type) -> Any:
-        value = self.raw.get(name)
-        if value is not None and not isinstance(value, kind):
-            raise BadRequest(f"{name} must be {_WORDS[kind]}.", param=name)
-        return value
-
-    def number(self, name: str, kind: type, low: float | None, high: float | None) -> Any:
-        value = self.raw.get(name)
-        if value is None:
-            return None
-        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-        if isinstance(value, bool) or not isinstance(value, int | float) or (kind is int and not whole):
-            raise BadRequest(f"{name} must be {_WORDS[kind]}.", param=name)
-        # The comparison is false for NaN too.
-        if not ((low is None or value >= low) and (high is None or value <= high)) or value != value:
-            limits = f"at least {low}" if high is None else f"between {low} and {high}"
-            raise BadRequest(f"{name} is {value}, and must be {limits}.", param=name)
-        return kind(value)
-
-
-_WORDS = {bool: "true or false", str: "text", int: "a whole number", float: "a number", dict: "an object"}
-
-
-def _messages(body: _Fields) -> tuple[Message, ...]:
+def _messages(body: Fields) -> tuple[Message, ...]:
     raw = body.raw.get("messages")
     if not isinstance(raw, list) or not raw:
         raise BadRequest("messages must be a list with at least one message.", param="messages")
@@ -178,7 +133,7 @@ def _messages(body: _Fields) -> tuple[Message, ...]:
         raise BadRequest(f"{error}.", param="messages") from error
 
 
-def _tools(body: _Fields) -> tuple[Mapping[str, Any], ...]:
+def _tools(body: Fields) -> tuple[Mapping[str, Any], ...]:
     raw = body.raw.get("tools")
     if raw is None:
         return ()
@@ -204,7 +159,7 @@ def _forced(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:
     return name
 
 
-def _stops(body: _Fields) -> tuple[str, ...]:
+def _stops(body: Fields) -> tuple[str, ...]:
     raw = body.raw.get("stop")
     stops: list[Any] = [] if raw is None else [raw] if isinstance(raw, str) else raw
     if not isinstance(raw, list | str | None) or not all(isinstance(stop, str) for stop in stops):

@@ -28,8 +28,9 @@ from talktune.host.engine import Engine
 from talktune.host.job import Job, Token
 from talktune.host.lora import Lora, load_lora
 from talktune.host.replies import Choice, Chunk, Replies
-from talktune.host.request import BadRequest, ChatRequest, Prompt, parse_request, render
+from talktune.host.request import ChatRequest, Prompt, parse_request, render
 from talktune.policy.load import Policy
+from talktune.serve.wire import BadRequest, read_json
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -108,7 +109,7 @@ def make_app(host: Host) -> Starlette:
         return JSONResponse({"status": "ok", "running": running, "waiting": waiting, "sampled": sampled})
 
     async def version(_request: Request) -> Response:
-        return JSONResponse({"version": __version__})
+        return JSONResponse({"version": __version__, "engine": "talktune"})
 
     return Starlette(
         routes=[
@@ -254,10 +255,7 @@ async def _left(request: Request) -> None:
 
 
 async def _json(request: Request) -> object:
-    try:
-        return json.loads(await request.body())
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"The body is not JSON ({error}).") from error
+    return read_json(await request.body())
 
 
 def _texts(raw: object, *names: str) -> list[str]:

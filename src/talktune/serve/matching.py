@@ -19,6 +19,8 @@ class Prefixes:
     hashes: tuple[bytes, ...]
     ends: tuple[int, ...]
     """How many messages each of them has."""
+    state: bytes
+    """After all of the messages: `extend` it by an answer."""
 
     def rest(self, hash: bytes | None, messages: Sequence[Message]) -> tuple[Message, ...]:
         """What comes after the history of that hash (all of it for None), system prompts left out."""
@@ -31,11 +33,11 @@ def prefixes(messages: Sequence[Message]) -> Prefixes:
     found: list[tuple[bytes, int]] = []
     state = _START
     for i, message in enumerate(messages, 1):
-        state = _extend(state, message)
+        state = extend(state, message)
         if message.role == "assistant":
             found.append((state, i))
     found.reverse()
-    return Prefixes(tuple(h for h, _ in found), tuple(n for _, n in found))
+    return Prefixes(tuple(h for h, _ in found), tuple(n for _, n in found), state)
 
 
 def history_hash(messages: Sequence[Message]) -> bytes:
@@ -46,14 +48,15 @@ def history_hash(messages: Sequence[Message]) -> bytes:
     """
     state = _START
     for message in messages:
-        state = _extend(state, message)
+        state = extend(state, message)
     return state
 
 
 _START = hashlib.sha256(b"talktune").digest()
 
 
-def _extend(state: bytes, message: Message) -> bytes:
+def extend(state: bytes, message: Message) -> bytes:
+    """The hash of a history and one message more."""
     if message.role == "system":
         return state
     calls = [[call.get("id"), *_function(call.get("function"))] for call in message.tool_calls]

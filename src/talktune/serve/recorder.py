@@ -25,6 +25,11 @@ class Recorder:
             self._add_call(call.get("index", place), call)
         self.finish = choice.get("finish_reason") or self.finish
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything was said."""
+        return bool(self.calls) or any(self.content) or any(self.reasoning)
+
     def message(self) -> Message:
         """The answer so far."""
         calls = tuple(self.calls[i] for i in sorted(self.calls))

@@ -4,12 +4,15 @@ A commit waits for the disk; 32 clients who finish together wait for it once.
 """
 
 import asyncio
+import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from talktune.store.rows import NewTurn
+
+log = logging.getLogger("talktune.serve")
 
 MOST = 256
 """Turns of one transaction."""
@@ -51,6 +54,15 @@ class Writer:
         self._waiting.put((list(turns), lambda error: loop.call_soon_threadsafe(finish, error)))
         # A client that leaves cancels its request, not what it said.
         await asyncio.shield(done)
+
+    def submit(self, turns: Sequence[NewTurn]) -> None:
+        """Commit some turns without waiting; a failure is logged."""
+
+        def finish(error: Exception | None) -> None:
+            if error is not None:
+                log.error("turns %s could not be stored: %s", [turn.id for turn in turns], error)
+
+        self._waiting.put((list(turns), finish))
 
     def close(self) -> None:
         """Commit what waits, then end the thread."""

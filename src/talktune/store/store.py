@@ -79,8 +79,12 @@ class Store:
             if parents:
                 c.execute(update(schema.turns).where(schema.turns.c.id.in_(parents)).values(continued=1))
 
-    def find(self, user: str, hashes: Sequence[bytes], system: str = "") -> Found | None:
+    def find(
+        self, user: str, hashes: Sequence[bytes], system: str = "", conversation: str | None = None
+    ) -> Found | None:
         """The user's turn with the first of `hashes` that is known (give the longest history first).
+
+        `conversation` restricts the search to one.
 
         Of several turns with one hash: one that answered under the same system prompt, then one that nothing
         continues yet, then the newest.
@@ -93,6 +97,8 @@ class Store:
                     select(t.id, t.conversation, t.hash, same.label("same"), t.continued, t.created)
                     .where(t.user == user, t.hash.in_(hashes[at : at + CHUNK]))
                 )  # fmt: skip
+                if conversation is not None:
+                    query = query.where(t.conversation == conversation)
                 rows = c.execute(query).all()
                 if rows:
                     order = {key: i for i, key in enumerate(hashes)}

@@ -28,9 +28,10 @@ class StoredTurn:
 def conversations_of(name: str, turns: Sequence[StoredTurn]) -> list[Conversation]:
     """The conversation `name` and its forks, from all of its turns (oldest first).
 
-    The main line follows, at each fork, the branch that goes on longest, the oldest of equals. A fork is a
-    conversation `name/TURN` of its own, named after its first turn; the turns that it shares with another line are
-    marked as side turns there, and so are partial ones: none is scored or trained twice.
+    The main line follows, at each fork, the branch that goes on longest, the oldest of equals; never one that begins
+    with a side turn, whose request is no reaction to the answer before it. A fork is a conversation `name/TURN` of
+    its own, named after its first turn; the turns that it shares with another line are marked as side turns there:
+    none is scored or trained twice. So are partial ones, and answers that came with a request and are nobody's turn.
     """
     known = {turn.id for turn in turns}
     children: dict[str | None, list[StoredTurn]] = {}
@@ -41,13 +42,18 @@ def conversations_of(name: str, turns: Sequence[StoredTurn]) -> list[Conversatio
         height[turn.id] = 1 + max((height[child.id] for child in children.get(turn.id, ())), default=0)
     lines: list[Conversation] = []
     waiting: list[tuple[list[StoredTurn], StoredTurn]] = []
-    roots = sorted(children.get(None, ()), key=lambda turn: -height[turn.id])  # stable: the oldest of equals first
+    roots = sorted(
+        children.get(None, ()), key=lambda turn: (turn.kind == "side", -height[turn.id])
+    )  # stable: the oldest of equals first
     waiting += [([], root) for root in roots]
     while waiting:
         shared, turn = waiting.pop(0)
         path = [*shared, turn]
-        while branches := sorted(children.get(path[-1].id, ()), key=lambda t: -height[t.id]):
-            waiting += [(list(path), other) for other in branches[1:]]
+        while branches := sorted(children.get(path[-1].id, ()), key=lambda t: (t.kind == "side", -height[t.id])):
+            goes_on = branches[0].kind == "main"
+            waiting += [(list(path), other) for other in branches[goes_on:]]
+            if not goes_on:
+                break
             path.append(branches[0])
         lines.append(_line(name if not lines else f"{name}/{turn.id}", path, len(shared)))
     return lines
@@ -72,7 +78,10 @@ def _line(name: str, path: Sequence[StoredTurn], shared: int) -> Conversation:
     verdicts: dict[int, Verdict] = {}
     ids: dict[str, str] = {}
     for i, turn in enumerate(path):
-        messages += turn.messages
+        for message in turn.messages:
+            if message.role == "assistant":
+                kinds[len(messages)] = "side"
+            messages.append(message)
         index = len(messages)
         ids[str(index)] = turn.id
         if turn.kind == "side" or turn.state == "partial" or i < shared:

@@ -1,0 +1,241 @@
+"""The routes of the server."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from typing import Any, TypeVar, cast
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from talktune.conversations.records import conversation_to_dict
+from talktune.serve.body import CLOSE, read_body
+from talktune.serve.chat import ChatAnswer, Receive, Scope, Send, Service
+from talktune.serve.engine import HostProcess
+from talktune.serve.keys import Keys
+from talktune.serve.openapi import DESCRIPTION
+from talktune.serve.request import parse_request
+from talktune.serve.upstream import RETRY, EngineError
+from talktune.serve.wire import BadRequest, Fields, read_json
+
+BODY_SECONDS = 30.0
+LARGE = 1 << 18
+"""Bytes from which a body is parsed in a thread, so that others need not wait."""
+MOST_PAGE = 1000
+SMALL_BODY = 1 << 16
+
+Handler = Callable[[Request], Awaitable[Any]]
+T = TypeVar("T")
+
+
+class Server:
+    """The routes, and what they share."""
+
+    def __init__(self, service: Service, keys: Keys, host: HostProcess | None) -> None:
+        """`host` is the engine that this server started itself, if any."""
+        self.service = service
+        self.keys = keys
+        self.host = host
+
+    async def chat(self, request: Request) -> Any:
+        """POST /v1/chat/completions."""
+        service, user = self.service, self.keys.user(request.headers)
+        if service.running >= service.config.max_running:
+            raise BadRequest(
+                f"{service.running} requests are being answered; try again.", status=429, type="rate_limit_error"
+            )
+        service.running += 1
+        service.metrics.running.inc()
+        try:
+            body = await read_body(request, service.config.max_body_mib << 20, BODY_SECONDS)
+            if len(body) > LARGE:
+                asked = await asyncio.to_thread(lambda: parse_request(read_json(body), request.headers, service.config))
+            else:
+                asked = parse_request(read_json(body), request.headers, service.config)
+        except BaseException:
+            self._finished()
+            raise
+        return _Counted(ChatAnswer(service, user, asked), self._finished)
+
+    def _finished(self) -> None:
+        self.service.running -= 1
+        self.service.metrics.running.dec()
+
+    async def models(self, request: Request) -> Response:
+        """GET /v1/models, and one of them."""
+        self.keys.user(request.headers)
+        found = await self.service.upstream.models()
+        name = request.path_params.get("model")
+        if name is None:
+            return JSONResponse({"object": "list", "data": found["data"]})
+        for model in found["data"]:
+            if model.get("id") == name:
+                return JSONResponse(model)
+        raise BadRequest(f"The model {name[:200]} does not exist.", status=404, code="model_not_found", param="model")
+
+    async def feedback(self, request: Request) -> Response:
+        """POST /v1/feedback: a person's own word on an answer."""
+        user = self.keys.user(request.headers)
+        raw = read_json(await read_body(request, SMALL_BODY, BODY_SECONDS))
+        if not isinstance(raw, dict):
+            raise BadRequest("The body must be a JSON object.")
+        body = Fields(cast(dict[str, Any], raw))
+        id = body.get("completion_id", str) or body.get("id", str)
+        if not id:
+            raise BadRequest(
+                "completion_id must name the answer: the id of its chat completion.", param="completion_id"
+            )
+        choice = body.number("choice", int, 0, 63) or 0
+        thumbs = body.get("thumbs", str)
+        if thumbs is not None and thumbs not in ("up", "down"):
+            raise BadRequest("thumbs must be up or down.", param="thumbs")
+        score = body.number("score", float, -1, 1)
+        if score is None and thumbs is None:
+            raise BadRequest("Give thumbs (up or down) or a score between -1 and 1.", param="score")
+        score = score if score is not None else {"up": 1.0, "down": -1.0}[cast(str, thumbs)]
+        turn = id if choice == 0 else f"{id}-{choice}"
+        if not await self._read(lambda: self.service.store.add_feedback(user, turn, score, time.time())):
+            raise BadRequest(
+                f"There is no answer {id[:100]}.", status=404, type="not_found_error", param="completion_id"
+            )
+        return JSONResponse({"object": "feedback", "completion_id": id, "choice": choice, "score": score})
+
+    async def conversations(self, request: Request) -> Response:
+        """GET /v1/conversations: a page of them, newest first; with format=jsonl all that is known of them."""
+        user = self.keys.user(request.headers)
+        query = request.query_params
+        limit = query.get("limit", "50")
+        if not limit.isdecimal() or not 1 <= int(limit[:9]) <= MOST_PAGE:
+            raise BadRequest(f"limit must be a whole number from 1 to {MOST_PAGE}.", param="limit")
+        count, store = int(limit), self.service.store
+        after = query.get("after") or None
+        rows = await self._read(lambda: store.list_conversations(user, after=after, limit=count + 1))
+        more, rows = len(rows) > count, rows[:count]
+        last = rows[-1].id if rows else None
+        if _jsonl(query.get("format")):
+            found = await self._read(lambda: [line for row in rows for line in store.show(row.id, user)])
+            headers = {"X-Last-Id": last} if more and last else {}
+            return _lines([conversation_to_dict(c) for c in found], headers)
+        fields = ("id", "session", "created", "touched", "closed", "turns")
+        data = [{"object": "conversation"} | {name: getattr(row, name) for name in fields} for row in rows]
+        return JSONResponse({"object": "list", "data": data, "has_more": more, "last_id": last})
+
+    async def conversation(self, request: Request) -> Response:
+        """GET /v1/conversations/ID: its main line and its forks."""
+        user = self.keys.user(request.headers)
+        id = request.path_params["id"]
+        found = await self._read(lambda: self.service.store.show(id, user))
+        if not found:
+            raise BadRequest(f"There is no conversation {id[:100]}.", status=404, type="not_found_error")
+        lines = [conversation_to_dict(c) for c in found]
+        if _jsonl(request.query_params.get("format")):
+            return _lines(lines, {})
+        return JSONResponse({"object": "conversation", "id": id, "lines": lines})
+
+    async def health(self, _request: Request) -> Response:
+        """GET /health: 200 while everything runs, 503 naming what does not."""
+        healthy = await self.service.upstream.healthy()
+        engine = {"state": "ok" if healthy else "unreachable"}
+        if self.host is not None:
+            engine = {"state": self.host.state if self.host.state != "ready" or healthy else "unreachable"}
+            engine |= {"starts": str(self.host.starts)}
+        body = {"status": "ok" if healthy else "degraded", "engine": engine, "running": self.service.running}
+        return JSONResponse(body, 200 if healthy else 503)
+
+    async def alive(self, _request: Request) -> Response:
+        """GET /healthz: the server itself answers."""
+        return PlainTextResponse("ok")
+
+    async def metrics(self, request: Request) -> Response:
+        """GET /metrics."""
+        self.keys.user(request.headers)
+        return Response(self.service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    async def description(self, _request: Request) -> Response:
+        """GET /openapi.json."""
+        return JSONResponse(DESCRIPTION | {"info": {"title": "talktune", "version": version("talktune")}})
+
+    def app(self) -> Starlette:
+        """The application."""
+        routes: list[tuple[str, Handler, str]] = [
+            ("/v1/chat/completions", self.chat, "POST"),
+            ("/v1/models", self.models, "GET"),
+            ("/v1/models/{model:path}", self.models, "GET"),
+            ("/v1/feedback", self.feedback, "POST"),
+            ("/v1/conversations", self.conversations, "GET"),
+            ("/v1/conversations/{id}", self.conversation, "GET"),
+            ("/health", self.health, "GET"),
+            ("/healthz", self.alive, "GET"),
+            ("/metrics", self.metrics, "GET"),
+            ("/openapi.json", self.description, "GET"),
+        ]
+        handlers: dict[Any, Any] = {
+            BadRequest: _refused,
+            EngineError: _engine_failed,
+            HTTPException: _http,
+            ClientDisconnect: _gone,
+            500: _broken,
+        }
+        made = [Route(path, handler, methods=[method]) for path, handler, method in routes]
+        return Starlette(routes=made, exception_handlers=handlers)
+
+    async def _read(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self.service.readers, work)
+
+
+class _Counted:
+    """An answer that says when it has ended."""
+
+    def __init__(self, answer: ChatAnswer, finished: Callable[[], None]) -> None:
+        self._answer = answer
+        self._finished = finished
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._answer(scope, receive, send)
+        finally:
+            self._finished()
+
+
+def _jsonl(format: str | None) -> bool:
+    if format not in (None, "", "json", "jsonl"):
+        raise BadRequest("format must be json or jsonl.", param="format")
+    return format == "jsonl"
+
+
+def _lines(rows: list[dict[str, Any]], headers: dict[str, str]) -> Response:
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    return Response(text, media_type="application/jsonl", headers=headers)
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, BadRequest)
+    headers = CLOSE if error.status in (408, 413) else RETRY if error.status == 429 else {}
+    if error.status == 401:
+        headers = {"WWW-Authenticate": "Bearer"}
+    return JSONResponse(error.body, error.status, headers)
+
+
+async def _engine_failed(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, EngineError)
+    return JSONResponse(error.body, error.status, RETRY)
+
+
+async def _http(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    body = {"error": {"message": error.detail, "type": "invalid_request_error", "param": None, "code": None}}
+    return JSONResponse(body, error.status_code, error.headers)
+
+
+async def _gone(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it: nginx's code for a client that left
+
+
+async def _broken(_request: Request, _error: Exception) -> Response:
+    body = {"message": "The server failed; its log says why.", "type": "internal_error", "param": None, "code": None}
+    return JSONResponse({"error": body}, 500)

@@ -1,0 +1,37 @@
+"""A request's body: at most so many bytes, within so many seconds."""
+
+import asyncio
+
+from starlette.requests import ClientDisconnect, Request
+
+from talktune.serve.wire import BadRequest
+
+CLOSE = {"Connection": "close"}
+"""With an answer to a body that was not read to its end."""
+
+
+async def read_body(request: Request, most: int, seconds: float) -> bytes:
+    """The whole body; raises BadRequest (413 too long, 408 too slow), ClientDisconnect when the client leaves."""
+    length = request.headers.get("content-length", "0")
+    if not length.isdecimal() or int(length) > most:
+        raise _too_long(most)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > most:
+                    raise _too_long(most)
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+    except TimeoutError as error:
+        raise BadRequest(f"The body did not come within {seconds:.0f} seconds.", status=408) from error
+
+
+def _too_long(most: int) -> BadRequest:
+    return BadRequest(f"The body is longer than {most} bytes.", status=413, code="request_too_large")

@@ -1,0 +1,189 @@
+"""A chat completion, from the request that was read to the last byte of its answer.
+
+The order is what matters: an answer's turn is committed before the client gets the end of that answer. What the
+engine sends goes on at once, chunk by chunk. A client that leaves stops the engine, and what it had seen is kept
+as a partial turn.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+
+from talktune.config import ServeConfig
+from talktune.serve.dialects import without_tokens
+from talktune.serve.exchange import Exchange
+from talktune.serve.forward import engine_body
+from talktune.serve.metrics import Metrics
+from talktune.serve.placing import place
+from talktune.serve.request import ChatRequest
+from talktune.serve.sse import DONE, event, events
+from talktune.serve.upstream import RETRY, EngineError, Upstream
+from talktune.serve.wire import BadRequest
+from talktune.serve.writer import Writer
+from talktune.store.store import Store
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+@dataclass
+class Service:
+    """What all requests share."""
+
+    config: ServeConfig
+    store: Store
+    writer: Writer
+    upstream: Upstream
+    metrics: Metrics
+    readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "store-reader"))
+    running: int = 0
+
+
+class ChatAnswer:
+    """The answer to one request, as an ASGI application."""
+
+    def __init__(self, service: Service, user: str, asked: ChatRequest) -> None:
+        self._service = service
+        self._user = user
+        self._asked = asked
+        self._exchange: Exchange | None = None
+        self._started = False
+        self._began = time.perf_counter()
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, unless the client leaves first."""
+        answering = asyncio.ensure_future(self._answer(send))
+        leaving = asyncio.ensure_future(_left(receive))
+        try:
+            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            if not answering.done():
+                answering.cancel()
+            await asyncio.gather(answering, leaving, return_exceptions=True)
+            if self._exchange is not None and (turns := self._exchange.left()):
+                self._service.writer.submit(turns)
+                self._service.metrics.partial.inc(len(turns))
+        if not answering.cancelled() and (error := answering.exception()) is not None:
+            raise error
+
+    async def _answer(self, send: Send) -> None:
+        try:
+            await self._exchange_with_engine(send)
+        except (BadRequest, EngineError) as error:
+            await self._fail(send, error)
+        except httpx2.HTTPError as error:
+            await self._fail(send, EngineError(f"The engine broke off its answer ({type(error).__name__})."))
+
+    async def _fail(self, send: Send, error: BadRequest | EngineError) -> None:
+        if self._started:  # without [DONE]: half an answer is not a whole one
+            await send({"type": "http.response.body", "body": event(error.body)})
+        else:
+            await _send_json(send, error.status, error.body, RETRY if error.status == 503 else {})
+
+    async def _exchange_with_engine(self, send: Send) -> None:
+        service, asked = self._service, self._asked
+        dialect = await service.upstream.dialect()
+        body = engine_body(asked, dialect, asked.model, service.config)
+        self._exchange = exchange = Exchange(asked, self._user, dialect, float(body.get("temperature") or 0.0))
+        loop = asyncio.get_running_loop()
+        placing = loop.run_in_executor(service.readers, place, service.store, self._user, asked)
+        asking = None
+        if dialect == "llama.cpp" and body.get("logprobs"):
+            asking = asyncio.ensure_future(service.upstream.prompt_ids(body))
+        try:
+            reply = await service.upstream.chat(body)
+            try:
+                exchange.place = await placing
+                if asking is not None:
+                    exchange.prompt_ids = await asking
+                await (self._stream(send, reply) if asked.stream else self._whole(send, reply))
+            finally:
+                await reply.aclose()
+        finally:
+            placing.cancel()
+            if asking is not None:
+                asking.cancel()
+        if asked.done:
+            await loop.run_in_executor(service.readers, _close, service.store, exchange.place.conversation)
+
+    async def _whole(self, send: Send, reply: httpx2.Response) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        await reply.aread()
+        try:
+            body: Any = reply.json()
+            ended = exchange.add(body)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise EngineError("The engine's reply is not a chat completion.", 502) from error
+        if not ended:
+            raise EngineError("The engine's reply has no finished choice.", 502)
+        await self._commit(ended)
+        await _send_json(send, 200, self._shown(body))
+
+    async def _stream(self, send: Send, reply: httpx2.Response) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        self._started = True
+        finished, waiting = 0, True
+        async for data in events(reply.aiter_raw()):
+            if data == "[DONE]":
+                break
+            try:
+                body: Any = json.loads(data)
+                ended = exchange.add(body)
+            except (ValueError, TypeError, AttributeError) as error:
+                raise EngineError("The engine sent something that is no chunk of an answer.") from error
+            if "error" in body:
+                raise EngineError(str((body["error"] or {}).get("message", "The engine failed."))[:2000])
+            if waiting and body.get("choices"):
+                waiting = False
+                self._service.metrics.first_token.observe(time.perf_counter() - self._began)
+            if ended:
+                finished += len(ended)
+                await self._commit(ended)
+            await send({"type": "http.response.body", "body": event(self._shown(body)), "more_body": True})
+        if finished < max(len(exchange.choices), 1):
+            raise EngineError("The engine ended before its answer did.")
+        await send({"type": "http.response.body", "body": DONE})
+
+    async def _commit(self, ended: list[int]) -> None:
+        exchange, service = self._exchange, self._service
+        assert exchange is not None
+        began = time.perf_counter()
+        await service.writer.write([exchange.turn(i) for i in ended])
+        service.metrics.commit.observe(time.perf_counter() - began)
+        service.metrics.turns.labels(exchange.asked.kind).inc(len(ended))
+
+    def _shown(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A reply or chunk as the client gets it."""
+        assert self._exchange is not None
+        body["id"] = self._exchange.id
+        return without_tokens(body, logprobs=self._asked.logprobs, token_ids=self._asked.token_ids)
+
+
+def _close(store: Store, conversation: str) -> None:
+    store.close_conversations(time.time(), id=conversation)
+
+
+async def _send_json(send: Send, status: int, body: object, headers: dict[str, str] | None = None) -> None:
+    content = json.dumps(body, separators=(",", ":")).encode()
+    lines = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+    lines += [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
+    await send({"type": "http.response.start", "status": status, "headers": lines})
+    await send({"type": "http.response.body", "body": content})
+
+
+async def _left(receive: Receive) -> None:
+    """Returns when the client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

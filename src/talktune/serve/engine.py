@@ -1,0 +1,97 @@
+"""The host as the server's child: started, watched, started again when it dies."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from talktune.errors import UserError
+
+log = logging.getLogger("talktune.serve")
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+"""Seconds before a host that died is started again; doubled each time that it dies young."""
+YOUNG = 60.0
+
+
+class HostProcess:
+    """`python -m talktune.host` and its address. It ends with the server, however that ends: its stdin closes."""
+
+    def __init__(self, arguments: Sequence[str], moved: Callable[[str | None], None], grace: float) -> None:
+        """`moved` is told each new address, and None when there is none."""
+        self.state: Literal["starting", "ready", "restarting"] = "starting"
+        self.starts = 0
+        self._arguments = [sys.executable, "-m", "talktune.host", *arguments]
+        self._moved = moved
+        self._grace = grace
+        self._process: asyncio.subprocess.Process | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the running host."""
+        return None if self._process is None else self._process.pid
+
+    async def start(self) -> None:
+        """Start it and wait until it serves; UserError when it does not, as at the first start nothing will change."""
+        if not await self._start_once():
+            raise UserError("The host did not start; what it said stands above.")
+        self._watching = asyncio.ensure_future(self._watch())
+
+    async def stop(self) -> None:
+        """Let it finish within the grace time, then end it."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(self._grace):
+                await process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    async def _start_once(self) -> bool:
+        self.starts += 1
+        self._process = await asyncio.create_subprocess_exec(
+            *self._arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is the server's to handle
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+        assert self._process.stdout is not None
+        while line := await self._process.stdout.readline():
+            word, _, address = line.decode(errors="replace").strip().partition(" ")
+            if word == "ready":
+                self.state = "ready"
+                self._moved(address)
+                return True
+        await self._process.wait()
+        return False
+
+    async def _watch(self) -> None:
+        """Start it again whenever it dies, with longer and longer pauses while it dies young."""
+        loop = asyncio.get_running_loop()
+        pause = FIRST_PAUSE
+        while True:
+            assert self._process is not None
+            began = loop.time()
+            code = await self._process.wait()
+            self._moved(None)
+            self.state = "restarting"
+            pause = FIRST_PAUSE if loop.time() - began > YOUNG else pause
+            log.warning("the host ended (%s); starting it again in %.1f seconds", code, pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+            with contextlib.suppress(OSError):
+                await self._start_once()

@@ -1,0 +1,89 @@
+"""One request and its answers while they come: what was said, what was sampled, and the turns made of it."""
+
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from talktune.serve.dialects import Dialect, Tokens
+from talktune.serve.matching import extend
+from talktune.serve.placing import Place
+from talktune.serve.recorder import Recorder
+from talktune.serve.request import ChatRequest
+from talktune.store.rows import NewTurn, TurnState
+
+VERSION = re.compile(r"policy-(\d{6,})\Z")
+"""Names of published versions, which engines load adapters under."""
+
+
+@dataclass
+class _Choice:
+    recorder: Recorder
+    tokens: Tokens
+    kept: bool = False
+
+
+@dataclass
+class Exchange:
+    """A request, its place, and its choices by index."""
+
+    asked: ChatRequest
+    user: str
+    dialect: Dialect
+    temperature: float
+    """That the engine was asked for."""
+    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
+    place: Place | None = None
+    prompt_ids: tuple[int, ...] | None = None
+    """For an engine that tells them on another route."""
+    model: str = ""
+    choices: dict[int, _Choice] = field(default_factory=dict[int, _Choice])
+
+    def add(self, body: Mapping[str, Any]) -> list[int]:
+        """Take in one chunk, or a whole reply; returns the choices that ended with it."""
+        self.model = str(body.get("model") or self.model)
+        ended: list[int] = []
+        for entry in body.get("choices") or ():
+            index = int(entry.get("index") or 0)
+            choice = self.choices.setdefault(index, _Choice(Recorder(), Tokens(self.dialect)))
+            choice.recorder.add(entry)
+            choice.tokens.add(body, entry)
+            if choice.recorder.finish is not None and not choice.kept:
+                ended.append(index)
+        return ended
+
+    def turn(self, index: int, state: TurnState = "complete") -> NewTurn:
+        """The turn of one choice, to be committed once. The place must be known."""
+        assert self.place is not None
+        choice = self.choices[index]
+        choice.kept = True
+        if choice.tokens.prompt_ids is None:
+            choice.tokens.prompt_ids = self.prompt_ids
+        answer = choice.recorder.message()
+        version = VERSION.search(self.model)
+        return NewTurn(
+            id=self.id if index == 0 else f"{self.id}-{index}",
+            user=self.user,
+            conversation=self.place.conversation,
+            parent=self.place.parent,
+            hash=extend(self.place.state, answer),
+            messages=self.place.messages,
+            answer=answer,
+            engine=f"{self.dialect} {self.model}"[:80],
+            created=time.time(),
+            system=self.asked.system,
+            tools=self.asked.tools,
+            kind=self.asked.kind,
+            state=state,
+            sampled=choice.tokens.sampled(answer, self.temperature, int(version[1]) if version else None),
+            session=self.asked.session,
+        )
+
+    def left(self) -> list[NewTurn]:
+        """Partial turns of the choices that had begun and never ended: the client left, or the engine broke off."""
+        if self.place is None:
+            return []
+        begun = [i for i, choice in self.choices.items() if not choice.kept and choice.recorder.begun]
+        return [self.turn(i, "partial") for i in begun]

@@ -1,0 +1,162 @@
+"""The server's own description, as GET /openapi.json gives it (OpenAPI 3.1)."""
+
+from typing import Any
+
+_ERROR = {"$ref": "#/components/schemas/Error"}
+
+
+def _answers(ok: dict[str, Any] | None, *statuses: int, kind: str = "application/json") -> dict[str, Any]:
+    good: dict[str, Any] = {"description": "done"}
+    if ok is not None:
+        good["content"] = {kind: {"schema": ok}}
+    found: dict[str, Any] = {"200": good}
+    for status in statuses:
+        found[str(status)] = {"description": "refused", "content": {"application/json": {"schema": _ERROR}}}
+    return found
+
+
+def _body(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
+
+
+_TEXT: dict[str, Any] = {"type": "string"}
+_MESSAGE: dict[str, Any] = {
+    "type": "object",
+    "required": ["role"],
+    "properties": {
+        "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
+        "content": {
+            "anyOf": [
+                _TEXT,
+                {"type": "null"},
+                {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": ["type", "text"],
+                        "properties": {"type": {"const": "text"}, "text": _TEXT},
+                    },
+                },
+            ]
+        },
+        "tool_call_id": {"type": ["string", "null"]},
+        "reasoning_content": {"type": ["string", "null"]},
+    },
+}
+_CHAT: dict[str, Any] = {
+    "type": "object",
+    "required": ["messages"],
+    "properties": {
+        "messages": {"type": "array", "minItems": 1, "items": _MESSAGE},
+        "model": {"type": ["string", "null"]},
+        "stream": {"type": ["boolean", "null"]},
+        "stream_options": {"type": ["object", "null"], "properties": {"include_usage": {"type": "boolean"}}},
+        "temperature": {"type": ["number", "null"], "minimum": 0, "maximum": 2},
+        "top_p": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
+        "max_tokens": {"type": ["integer", "null"]},
+        "max_completion_tokens": {"type": ["integer", "null"]},
+        "n": {"type": ["integer", "null"], "minimum": 1, "maximum": 64},
+        "seed": {"type": ["integer", "null"]},
+        "stop": {"anyOf": [_TEXT, {"type": "null"}, {"type": "array", "items": _TEXT}]},
+        "tools": {"type": ["array", "null"], "items": {"type": "object"}},
+        "tool_choice": {},
+        "logprobs": {"type": ["boolean", "null"]},
+        "top_logprobs": {"type": ["integer", "null"], "minimum": 0, "maximum": 20},
+        "user": {"type": ["string", "null"]},
+        "store": {"type": ["boolean", "null"]},
+        "reasoning_effort": {"type": ["string", "null"]},
+        "return_token_ids": {"type": ["boolean", "null"]},
+        "session_id": {"type": ["string", "null"], "maxLength": 200},
+        "session_done": {"type": ["boolean", "null"]},
+        "turn_type": {"enum": ["main", "side", None]},
+    },
+}
+_FEEDBACK: dict[str, Any] = {
+    "type": "object",
+    "required": ["completion_id"],
+    "properties": {
+        "completion_id": _TEXT,
+        "choice": {"type": "integer", "minimum": 0, "maximum": 63},
+        "thumbs": {"enum": ["up", "down"]},
+        "score": {"type": "number", "minimum": -1, "maximum": 1},
+    },
+}
+_LIST: dict[str, Any] = {"type": "object", "required": ["data"], "properties": {"data": {"type": "array"}}}
+_ANY: dict[str, Any] = {"type": "object"}
+_PAGE = [
+    {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}},
+    {"name": "after", "in": "query", "schema": _TEXT, "description": "the last id of the page before"},
+]
+_FORMAT = {"name": "format", "in": "query", "schema": {"enum": ["json", "jsonl"]}}
+
+
+def _header(name: str, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "schema": _TEXT, "description": description}
+
+
+DESCRIPTION: dict[str, Any] = {
+    "openapi": "3.1.0",
+    "info": {"title": "talktune"},
+    "paths": {
+        "/v1/chat/completions": {
+            "post": {
+                "summary": "OpenAI's chat completions; every answer is stored before its end is sent",
+                "parameters": [
+                    _header("X-Session-Id", "the client's own id of the conversation"),
+                    {"name": "X-Turn-Type", "in": "header", "schema": {"enum": ["main", "side"]}},
+                    _header("X-Session-Done", "1 when the conversation ends with this answer"),
+                ],
+                "requestBody": _body(_CHAT),
+                "responses": _answers(_ANY, 400, 401, 403, 404, 408, 413, 422, 429, 502, 503, 504),
+            }
+        },
+        "/v1/models": {"get": {"summary": "the engine's models", "responses": _answers(_LIST, 401, 403, 502, 503)}},
+        "/v1/models/{model}": {
+            "get": {
+                "parameters": [{"name": "model", "in": "path", "required": True, "schema": _TEXT}],
+                "responses": _answers(_ANY, 401, 403, 404, 502, 503),
+            }
+        },
+        "/v1/feedback": {
+            "post": {
+                "summary": "a person's own word on an answer: it overrules the judge",
+                "requestBody": _body(_FEEDBACK),
+                "responses": _answers(_ANY, 400, 401, 403, 404, 408, 413),
+            }
+        },
+        "/v1/conversations": {
+            "get": {
+                "summary": "a page of your conversations, newest first; format=jsonl exports them",
+                "parameters": [*_PAGE, _FORMAT],
+                "responses": _answers(_LIST, 400, 401, 403),
+            }
+        },
+        "/v1/conversations/{id}": {
+            "get": {
+                "summary": "one conversation: its main line and its forks",
+                "parameters": [{"name": "id", "in": "path", "required": True, "schema": _TEXT}, _FORMAT],
+                "responses": _answers(_ANY, 400, 401, 403, 404),
+            }
+        },
+        "/health": {"get": {"summary": "server and engine", "responses": _answers(_ANY, 503)}},
+        "/healthz": {"get": {"summary": "the server itself", "responses": _answers(_TEXT, kind="text/plain")}},
+        "/metrics": {"get": {"summary": "for Prometheus", "responses": _answers(_TEXT, 401, 403, kind="text/plain")}},
+    },
+    "components": {
+        "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        "schemas": {
+            "Error": {
+                "type": "object",
+                "required": ["error"],
+                "properties": {
+                    "error": {
+                        "type": "object",
+                        "required": ["message", "type"],
+                        "properties": {"message": _TEXT, "type": _TEXT},
+                    }
+                },
+            }
+        },
+    },
+    "security": [{"key": []}, {}],
+}

@@ -1,0 +1,113 @@
+"""The server as a process: store, engine and routes put together, served until a signal, ended cleanly."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+import uvicorn
+
+from talktune.config import ServeConfig
+from talktune.errors import UserError
+from talktune.serve.app import Server
+from talktune.serve.chat import Service
+from talktune.serve.engine import HostProcess
+from talktune.serve.keys import KEY_ENV, Keys, is_loopback, load_keys
+from talktune.serve.listen import listen, shown
+from talktune.serve.metrics import Metrics
+from talktune.serve.protocol import TimedProtocol
+from talktune.serve.upstream import EngineError, Upstream
+from talktune.serve.writer import Writer
+from talktune.store.store import Store
+
+KEEP_ALIVE = 75
+"""Seconds that an idle connection stays open; clients keep theirs for a while."""
+TIDY_SECONDS = 30.0
+
+
+def serve(config: ServeConfig, host_arguments: Sequence[str], say: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C; UserError for what cannot work. `say` gets a line when it serves."""
+    keys = load_keys(config.keys)
+    if not keys and not is_loopback(config.host):
+        raise UserError(
+            f"--host {config.host}: others could reach it without a key; set {KEY_ENV}, or give --keys FILE."
+        )
+    listener = listen(config.host, config.port)
+    store = Store(config.store)
+    writer = Writer(store)
+    try:
+        asyncio.run(_serve(config, host_arguments, keys, store, writer, listener, say))
+    finally:
+        listener.close()
+        writer.close()
+        store.close()
+
+
+async def _serve(
+    config: ServeConfig,
+    host_arguments: Sequence[str],
+    keys: Keys,
+    store: Store,
+    writer: Writer,
+    listener: socket.socket,
+    say: Callable[[str], None],
+) -> None:
+    upstream = Upstream(config.upstream, os.environ.get(config.upstream_key_env))
+    host = None
+    if config.upstream is None:
+        host = HostProcess(host_arguments, upstream.move, config.grace)
+    service = Service(config, store, writer, upstream, Metrics())
+    tidying = None
+    try:
+        if host is not None:
+            await host.start()
+        else:
+            try:
+                say(f"The engine at {config.upstream} speaks the dialect: {await upstream.dialect()}")
+            except EngineError as error:
+                say(f"{error} Requests are refused until it can.")
+        tidying = asyncio.ensure_future(_close_idle(store, config.idle_minutes * 60))
+        await _listen(Server(service, keys, host), config, listener, say)
+    finally:
+        if tidying is not None:
+            tidying.cancel()
+        if host is not None:
+            await host.stop()
+        await upstream.close()
+        service.readers.shutdown()
+
+
+async def _listen(server: Server, config: ServeConfig, listener: socket.socket, say: Callable[[str], None]) -> None:
+    running = uvicorn.Server(
+        uvicorn.Config(
+            server.app(),
+            http=TimedProtocol,
+            ws="none",
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE,
+            timeout_graceful_shutdown=max(int(config.grace), 1),
+        )
+    )
+    # uvicorn raises the signal again when it is done; ending was all that it asked for.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    serving = asyncio.ensure_future(running.serve(sockets=[listener]))
+    while not running.started and not serving.done():
+        await asyncio.sleep(0.01)
+    say(f"ready {shown(listener)}")
+    await serving
+
+
+async def _close_idle(store: Store, seconds: float) -> None:
+    """Close conversations in which nothing was said for so long."""
+    while True:
+        await asyncio.sleep(min(TIDY_SECONDS, seconds))
+        now = time.time()
+        with contextlib.suppress(Exception):  # the next round tries again
+            await asyncio.to_thread(store.close_conversations, now, idle_since=now - seconds)

@@ -1,0 +1,217 @@
+"""Servers as users start them, in front of real engines and of one that does what a test tells it."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from talktune.policy.load import shipped_gguf
+
+# ChatML with tools in Hermes' form: the template in the file knows none.
+TEMPLATE = """{% if tools %}<|im_start|>system
+You may call these tools: {% for tool in tools %}{{ tool | tojson }}
+{% endfor %}Call one as <tool_call>{"name": NAME, "arguments": {}}</tool_call><|im_end|>
+{% endif %}{% for message in messages %}<|im_start|>{{ message.role + '\\n' }}{% if message.tool_calls %}\
+{% for call in message.tool_calls %}<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>{% endfor %}{% else %}{{ message.content }}{% endif %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+LLAMA = """
+import sys
+import xllamacpp
+
+params = xllamacpp.CommonParams()
+params.model.path = sys.argv[1]
+params.chat_template = sys.argv[2]
+params.use_jinja = True
+params.port = 0
+params.n_parallel = 2
+params.n_ctx = 2 * 2048
+params.n_batch = params.n_ubatch = 128
+params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+params.verbosity = 0
+params.warmup = False
+server = xllamacpp.Server(params)
+print(server.listening_address, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="session")
+def llama() -> Iterator[str]:
+    """llama.cpp's server with the shipped model; its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", LLAMA, str(shipped_gguf()), TEMPLATE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    with process:
+        try:
+            address = process.stdout.readline().strip()
+            assert address.startswith("http://"), "the server did not start"
+            yield address
+        finally:
+            process.kill()
+
+
+@dataclass
+class Serving:
+    """A running `talktune serve`."""
+
+    process: subprocess.Popen[str]
+    url: str
+    store: Path
+    said: list[str]
+
+
+@contextmanager
+def serving(store: Path, *options: str, env: dict[str, str] | None = None) -> Iterator[Serving]:
+    """Start the server and wait until it serves; kill it afterwards, if it still runs."""
+    import os
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "talktune", "serve", "--port", "0", "--store", str(store), *options],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | (env or {}),
+    )
+    assert process.stdout is not None
+    said: list[str] = []
+    try:
+        while not (line := process.stdout.readline()).startswith("ready "):
+            assert line, f"it ended with {process.wait()}"
+            said.append(line.strip())
+        yield Serving(process, line.split()[1], store, said)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def start_server() -> Callable[..., AbstractContextManager[Serving]]:
+    """`with start_server(store, *options)` is a running server."""
+    return serving
+
+
+@dataclass
+class Engine:
+    """An engine that a test tells what to answer. It speaks no dialect unless `version` is set."""
+
+    url: str = ""
+    version: dict[str, Any] | None = None
+    chunks: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """What a stream sends, one event each."""
+    reply: Any = None
+    """What a request without a stream gets."""
+    status: int = 200
+    pause: float = 0.0
+    """Seconds between the chunks."""
+    breaks: bool = False
+    """End streams without [DONE]."""
+    asked: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    ended: threading.Event = field(default_factory=threading.Event)
+    """Set when a stream was left before its end."""
+    before_end: Callable[[], None] | None = None
+
+    def says(self, text: str, finish: str = "stop") -> None:
+        """Answer with this text, a word a chunk."""
+        words = text.split(" ")
+        pieces = [words[0], *(f" {word}" for word in words[1:])]
+        self.chunks = [chunk({"role": "assistant", "content": ""})]
+        self.chunks += [chunk({"content": piece}) for piece in pieces]
+        self.chunks.append(chunk({}, finish))
+        message = {"role": "assistant", "content": text}
+        usage = {"prompt_tokens": 3, "completion_tokens": len(words), "total_tokens": 3 + len(words)}
+        self.reply = {
+            "id": "x",
+            "object": "chat.completion",
+            "model": "m",
+            "choices": [{"index": 0, "message": message, "finish_reason": finish}],
+            "usage": usage,
+        }
+
+
+def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish} | more
+    return {"id": "x", "object": "chat.completion.chunk", "model": "m", "choices": [choice]}
+
+
+def _engine_app(engine: Engine) -> Starlette:
+    import asyncio
+
+    async def chat(request: Request) -> Response:
+        body = await request.json()
+        engine.asked.append(body)
+        if engine.status != 200:
+            return JSONResponse({"error": {"message": "no", "type": "t"}}, engine.status)
+        if not body.get("stream"):
+            await asyncio.sleep(engine.pause)
+            return JSONResponse(engine.reply)
+
+        async def stream() -> AsyncIterator[str]:
+            try:
+                for i, one in enumerate(engine.chunks):
+                    if i == len(engine.chunks) - 1 and engine.before_end is not None:
+                        engine.before_end()
+                    yield f"data: {json.dumps(one)}\n\n"
+                    await asyncio.sleep(engine.pause)
+            except asyncio.CancelledError:
+                engine.ended.set()
+                raise
+            if not engine.breaks:
+                yield "data: [DONE]\n\n"
+
+        return StreamingResponse(stream(), media_type="text/event-stream")
+
+    async def models(_request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [{"id": "m", "object": "model"}]})
+
+    async def version(_request: Request) -> Response:
+        return JSONResponse(engine.version, 200 if engine.version else 404)
+
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/models", models),
+            Route("/version", version),
+        ]
+    )
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    made = Engine()
+    made.says("I am fine")
+    server = uvicorn.Server(uvicorn.Config(_engine_app(made), port=0, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    made.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    yield made
+    server.should_exit = server.force_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def server(engine: Engine, tmp_path: Path) -> Iterator[Serving]:
+    """A server in front of the engine that does as told."""
+    with serving(tmp_path / "store.db", "--upstream", engine.url) as running:
+        yield running
