@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := install
-.PHONY: install demo test test-all check format bench lab notebook tokenizers clean
+.PHONY: install demo test test-all check format bench lab notebook tokenizers clients clean
 
 # The first of these that is Python 3.11, 3.12 or 3.13; `make install PYTHON=…` takes another.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
@@ -42,10 +42,14 @@ demo: install
 tokenizers: .venv/.installed-dev
 	$(BIN)/python scripts/fetch_tokenizers.py
 
-test: tokenizers
+# Node clients for the server's tests, where npm is there.
+clients: .venv/.installed-dev
+	$(BIN)/python scripts/fetch_clients.py
+
+test: tokenizers clients
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-all: tokenizers
+test-all: tokenizers clients
 	$(BIN)/python -m pytest $(ARGS)
 
 check: .venv/.installed-dev
@@ -69,6 +73,7 @@ notebook: .venv/.installed-dev
 # Learning and sampling against named peers, each row a ratio; TRL without its dependencies, which would bring others' pins.
 bench: .venv/.installed-bench
 	$(BIN)/python bench/learner.py --output bench.json $(ARGS)
+	$(BIN)/python bench/serve.py --output bench-serve.json
 
 .venv/.installed-bench: .venv/.installed
 	$(PIP) accelerate datasets

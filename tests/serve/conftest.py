@@ -110,6 +110,20 @@ def start_server() -> Callable[..., AbstractContextManager[Serving]]:
     return serving
 
 
+@pytest.fixture(scope="session")
+def before_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A server with a host of its own and the shipped model."""
+    with serving(tmp_path_factory.mktemp("host") / "store.db") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def before_llama(llama: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A server in front of llama.cpp with the shipped model."""
+    with serving(tmp_path_factory.mktemp("llama") / "store.db", "--upstream", llama) as running:
+        yield running
+
+
 @dataclass
 class Engine:
     """An engine that a test tells what to answer. It speaks no dialect unless `version` is set."""

@@ -55,6 +55,7 @@ class ChatAnswer:
         self._asked = asked
         self._exchange: Exchange | None = None
         self._started = False
+        self._ended = False
         self._began = time.perf_counter()
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,7 +66,7 @@ class ChatAnswer:
             await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             leaving.cancel()
-            if not answering.done():
+            if not self._ended:  # where all was sent, what is left is to tidy up
                 answering.cancel()
             await asyncio.gather(answering, leaving, return_exceptions=True)
             if self._exchange is not None and (turns := self._exchange.left()):
@@ -83,6 +84,7 @@ class ChatAnswer:
             await self._fail(send, EngineError(f"The engine broke off its answer ({type(error).__name__})."))
 
     async def _fail(self, send: Send, error: BadRequest | EngineError) -> None:
+        self._ended = True
         if self._started:  # without [DONE]: half an answer is not a whole one
             await send({"type": "http.response.body", "body": event(error.body)})
         else:
@@ -111,8 +113,6 @@ class ChatAnswer:
             placing.cancel()
             if asking is not None:
                 asking.cancel()
-        if asked.done:
-            await loop.run_in_executor(service.readers, _close, service.store, exchange.place.conversation)
 
     async def _whole(self, send: Send, reply: httpx2.Response) -> None:
         exchange = self._exchange
@@ -126,6 +126,7 @@ class ChatAnswer:
         if not ended:
             raise EngineError("The engine's reply has no finished choice.", 502)
         await self._commit(ended)
+        self._ended = True
         await _send_json(send, 200, self._shown(body))
 
     async def _stream(self, send: Send, reply: httpx2.Response) -> None:
@@ -154,6 +155,7 @@ class ChatAnswer:
             await send({"type": "http.response.body", "body": event(self._shown(body)), "more_body": True})
         if finished < max(len(exchange.choices), 1):
             raise EngineError("The engine ended before its answer did.")
+        self._ended = True
         await send({"type": "http.response.body", "body": DONE})
 
     async def _commit(self, ended: list[int]) -> None:
@@ -163,6 +165,9 @@ class ChatAnswer:
         await service.writer.write([exchange.turn(i) for i in ended])
         service.metrics.commit.observe(time.perf_counter() - began)
         service.metrics.turns.labels(exchange.asked.kind).inc(len(ended))
+        if exchange.asked.done and exchange.place is not None:
+            loop, conversation = asyncio.get_running_loop(), exchange.place.conversation
+            await loop.run_in_executor(service.readers, _close, service.store, conversation)
 
     def _shown(self, body: dict[str, Any]) -> dict[str, Any]:
         """A reply or chunk as the client gets it."""

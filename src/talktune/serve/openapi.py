@@ -5,10 +5,13 @@ from typing import Any
 _ERROR = {"$ref": "#/components/schemas/Error"}
 
 
-def _answers(ok: dict[str, Any] | None, *statuses: int, kind: str = "application/json") -> dict[str, Any]:
-    good: dict[str, Any] = {"description": "done"}
-    if ok is not None:
-        good["content"] = {kind: {"schema": ok}}
+def _answers(
+    ok: dict[str, Any], *statuses: int, kind: str = "application/json", other: str | None = None
+) -> dict[str, Any]:
+    """Responses of a route: `kind` on success, `other` where the client may ask for another form of it."""
+    good: dict[str, Any] = {"description": "done", "content": {kind: {"schema": ok}}}
+    if other is not None:
+        good["content"][other] = {"schema": _TEXT}
     found: dict[str, Any] = {"200": good}
     for status in statuses:
         found[str(status)] = {"description": "refused", "content": {"application/json": {"schema": _ERROR}}}
@@ -107,7 +110,9 @@ DESCRIPTION: dict[str, Any] = {
                     _header("X-Session-Done", "1 when the conversation ends with this answer"),
                 ],
                 "requestBody": _body(_CHAT),
-                "responses": _answers(_ANY, 400, 401, 403, 404, 408, 413, 422, 429, 502, 503, 504),
+                "responses": _answers(
+                    _ANY, 400, 401, 403, 404, 408, 413, 422, 429, 502, 503, 504, other="text/event-stream"
+                ),
             }
         },
         "/v1/models": {"get": {"summary": "the engine's models", "responses": _answers(_LIST, 401, 403, 502, 503)}},
@@ -128,14 +133,14 @@ DESCRIPTION: dict[str, Any] = {
             "get": {
                 "summary": "a page of your conversations, newest first; format=jsonl exports them",
                 "parameters": [*_PAGE, _FORMAT],
-                "responses": _answers(_LIST, 400, 401, 403),
+                "responses": _answers(_LIST, 400, 401, 403, other="application/jsonl"),
             }
         },
         "/v1/conversations/{id}": {
             "get": {
                 "summary": "one conversation: its main line and its forks",
                 "parameters": [{"name": "id", "in": "path", "required": True, "schema": _TEXT}, _FORMAT],
-                "responses": _answers(_ANY, 400, 401, 403, 404),
+                "responses": _answers(_ANY, 400, 401, 403, 404, other="application/jsonl"),
             }
         },
         "/health": {"get": {"summary": "server and engine", "responses": _answers(_ANY, 503)}},
