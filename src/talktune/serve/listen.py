@@ -8,7 +8,8 @@ from talktune.errors import UserError
 def listen(address: str, port: int) -> socket.socket:
     """A socket bound to the address; UserError when it cannot be used."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named, asyncio sends small pieces at once; without, each answer may wait 40 ms for an ACK.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((address, port))
