@@ -96,21 +96,22 @@ class ChatAnswer:
         body = engine_body(asked, dialect, asked.model, service.config)
         self._exchange = exchange = Exchange(asked, self._user, dialect, float(body.get("temperature") or 0.0))
         loop = asyncio.get_running_loop()
-        placing = loop.run_in_executor(service.readers, place, service.store, self._user, asked)
+        placing = loop.run_in_executor(service.readers, place, service.store, self._user, asked) if asked.old else None
         asking = None
         if dialect == "llama.cpp" and body.get("logprobs"):
             asking = asyncio.ensure_future(service.upstream.prompt_ids(body))
         try:
             reply = await service.upstream.chat(body)
             try:
-                exchange.place = await placing
+                exchange.place = place(service.store, self._user, asked) if placing is None else await placing
                 if asking is not None:
                     exchange.prompt_ids = await asking
                 await (self._stream(send, reply) if asked.stream else self._whole(send, reply))
             finally:
                 await reply.aclose()
         finally:
-            placing.cancel()
+            if placing is not None:
+                placing.cancel()
             if asking is not None:
                 asking.cancel()
 

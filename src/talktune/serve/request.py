@@ -39,6 +39,11 @@ class ChatRequest:
     """True when the client says that its conversation ends with this answer."""
 
     @property
+    def old(self) -> bool:
+        """Whether a known conversation may go on with it: where not, the store need not be asked."""
+        return self.session is not None or any(m.role == "assistant" for m in self.messages)
+
+    @property
     def system(self) -> str:
         """All system prompts, as one text."""
         return "\n\n".join(m.content for m in self.messages if m.role == "system")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import uvicorn
+import uvloop
 
 from talktune.config import ServeConfig
 from talktune.errors import UserError
@@ -39,7 +40,7 @@ def serve(config: ServeConfig, host_arguments: Sequence[str], say: Callable[[str
     store = Store(config.store)
     writer = Writer(store)
     try:
-        asyncio.run(_serve(config, host_arguments, keys, store, writer, listener, say))
+        uvloop.run(_serve(config, host_arguments, keys, store, writer, listener, say))
     finally:
         listener.close()
         writer.close()

@@ -36,7 +36,8 @@ class Upstream:
     def __init__(self, url: str | None, key: str | None = None) -> None:
         """`url` with or without /v1; None while a host is still starting."""
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
+        # httpcore looks at every idle connection at each request: a few are faster than many.
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=4)
         timeout = httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS)
         self._client = httpx2.AsyncClient(headers=headers, limits=limits, timeout=timeout, trust_env=False)
         self._base = None if url is None else _base(url)
