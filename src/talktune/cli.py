@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, Token
 
 from talktune.config import (
+    PARTS,
     AlgorithmConfig,
     Config,
     DemoAlgorithmConfig,
@@ -22,9 +23,13 @@ from talktune.config import (
     DemoSampleConfig,
     DemoTrainConfig,
     ExportFormat,
+    GateConfig,
     GreedySampleConfig,
     JudgeConfig,
     LabConfig,
+    LiveAlgorithmConfig,
+    LiveConfig,
+    LiveTrainConfig,
     ModelConfig,
     SampleConfig,
     ServeConfig,
@@ -40,6 +45,10 @@ Algorithm = Annotated[AlgorithmConfig, Flat]
 Train = Annotated[TrainConfig, Flat]
 Sample = Annotated[SampleConfig, Flat]
 Lab = Annotated[LabConfig, Flat]
+LiveAlgorithm = Annotated[LiveAlgorithmConfig, Flat]
+LiveTrain = Annotated[LiveTrainConfig, Flat]
+Live = Annotated[LiveConfig, Flat]
+Gate = Annotated[GateConfig, Flat]
 
 INTERRUPTED = 130
 BROKEN_BY_USER = 2
@@ -315,12 +324,152 @@ def forget(store: Path, /, *, user: str | None = None, conversation: str | None 
 
 
 @app.command
-def serve(*, config: Annotated[ServeConfig, Flat] = ServeConfig(), model: Model = ModelConfig()) -> int:
-    """Serve a model to any OpenAI client and keep every conversation, with the exact tokens, in the store."""
-    check_config(Config(model=model, serve=config))
+def serve(
+    *,
+    config: Annotated[ServeConfig, Flat] = ServeConfig(),
+    model: Model = ModelConfig(),
+    judge: Judge = JudgeConfig(),
+    algorithm: LiveAlgorithm = LiveAlgorithmConfig(),
+    train: LiveTrain = LiveTrainConfig(),
+    live: Live = LiveConfig(),
+    gate: Gate = GateConfig(),
+) -> int:
+    """Serve a model to any OpenAI client, keep every conversation with its exact tokens, judge it and learn from it.
+
+    With --upstream the engine is somebody else's: run `talktune judge` and `talktune learn` beside this.
+    """
+    config_tree = check_config(Config(model, judge, algorithm, train, serve=config, live=live, gate=gate))
     from talktune.commands.serve import serve as run
 
-    return run(config, model)
+    return run(config_tree)
+
+
+@app.command(name="judge")
+def judge_alone(*, store: str = "talktune.db", judge: Judge = JudgeConfig(), seed: int = 0) -> int:
+    """Judge what a server stores, as a process of its own: votes and verdicts on every turn that was reacted to.
+
+    Parameters
+    ----------
+    store
+        The server's store: a SQLite file, or a database URL.
+    seed
+        Everything random comes from this.
+    """
+    tree = check_config(Config(judge=judge, train=LiveTrainConfig(seed=seed), serve=ServeConfig(store=store)))
+    from talktune.commands.serve import judge as run
+
+    return run(tree)
+
+
+@app.command
+def learn(
+    *,
+    store: str = "talktune.db",
+    model: Model = ModelConfig(),
+    judge: Judge = JudgeConfig(),
+    algorithm: LiveAlgorithm = LiveAlgorithmConfig(),
+    train: LiveTrain = LiveTrainConfig(),
+    live: Live = LiveConfig(),
+    gate: Gate = GateConfig(),
+) -> int:
+    """Learn from what a server stores and a judge judged, as a process of its own: versions come out.
+
+    Parameters
+    ----------
+    store
+        The server's store: a SQLite file, or a database URL.
+    """
+    server = ServeConfig(store=store)
+    tree = check_config(Config(model, judge, algorithm, train, serve=server, live=live, gate=gate))
+    from talktune.commands.serve import learn as run
+
+    return run(tree)
+
+
+@app.command
+def status(*, store: str = "talktune.db", watch: bool = False, json: bool = False) -> int:
+    """What waits, what is judged, the reward over time, the versions: one screen.
+
+    Parameters
+    ----------
+    store
+        The server's store: a SQLite file, or a database URL.
+    watch
+        Show it again and again, until Ctrl-C.
+    json
+        Print JSON instead.
+    """
+    from talktune.commands.status import status as run
+
+    return run(store, watch, json)
+
+
+policies = App(name="policies", help="Versions of the policy: list, show, promote, roll back.")
+app.command(policies)
+
+
+@policies.command(name="list")
+def list_policies(*, store: str = "talktune.db", json: bool = False) -> int:
+    """All versions: which is live, which was rejected, and why.
+
+    Parameters
+    ----------
+    store
+        The server's store: a SQLite file, or a database URL.
+    json
+        Print JSON instead of a table.
+    """
+    from talktune.commands.policies import list_versions
+
+    return list_versions(store, json)
+
+
+@policies.command(name="show")
+def show_policy(number: int, /, *, store: str = "talktune.db") -> int:
+    """One version: where it is, what the gate saw, the metrics of its update.
+
+    Parameters
+    ----------
+    number
+        The version's number.
+    store
+        The server's store: a SQLite file, or a database URL.
+    """
+    from talktune.commands.policies import show
+
+    return show(store, number)
+
+
+@policies.command
+def promote(number: int, /, *, store: str = "talktune.db") -> int:
+    """Make a version live from the next request on, whatever the gate said; learning goes on from it.
+
+    Parameters
+    ----------
+    number
+        The version's number.
+    store
+        The server's store: a SQLite file, or a database URL.
+    """
+    from talktune.commands.policies import promote as run
+
+    return run(store, number)
+
+
+@policies.command
+def rollback(*, store: str = "talktune.db", user: str | None = None) -> int:
+    """Go back to the version before the live one from the next request on; learning goes on from it.
+
+    Parameters
+    ----------
+    store
+        The server's store: a SQLite file, or a database URL.
+    user
+        With --per-user: whose version.
+    """
+    from talktune.commands.policies import rollback as run
+
+    return run(store, user)
 
 
 @app.meta.default
@@ -349,7 +498,7 @@ def _from_toml(path: Path) -> Callable[[App, tuple[str, ...], ArgumentCollection
     options: dict[str, Any] = {}
     for name, value in tree.items():
         options |= value if isinstance(value, dict) else {name: value}
-    known = {field for part in _PARTS for field in part.__dataclass_fields__} | _OWN_OPTIONS
+    known = {field for part in PARTS.values() for field in part.__dataclass_fields__} | _OWN_OPTIONS
     if unknown := sorted({name.replace("-", "_") for name in options} - known):
         raise UserError(f"--config {path}: there is no option {', '.join(unknown)}; see --help for the names.")
 
@@ -365,17 +514,19 @@ def _from_toml(path: Path) -> Callable[[App, tuple[str, ...], ArgumentCollection
     return fill
 
 
-_PARTS = (
-    ModelConfig,
-    JudgeConfig,
-    AlgorithmConfig,
-    TrainConfig,
-    SampleConfig,
-    DemoConfig,
-    LabConfig,
-    ServeConfig,
-)
-_OWN_OPTIONS = {"output", "resume", "strict", "seed", "save", "prompts", "json", "format", "user", "conversation"}
+_OWN_OPTIONS = {
+    "output",
+    "resume",
+    "strict",
+    "seed",
+    "save",
+    "prompts",
+    "json",
+    "format",
+    "user",
+    "conversation",
+    "watch",
+}
 
 
 def main() -> None:

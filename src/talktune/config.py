@@ -3,10 +3,12 @@
 A docstring under a field is its `--help` text. Defaults are the spec's. No torch here.
 """
 
+import json
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from talktune.errors import UserError
 
@@ -254,6 +256,86 @@ class ServeConfig:
 
 
 @dataclass(frozen=True)
+class LiveAlgorithmConfig(AlgorithmConfig):
+    """GRPO-TCR as the live learner runs it: one answer to each prompt, so that an update is the group."""
+
+    beta: float = 0.04
+    """Weight of the KL to the frozen reference."""
+
+
+@dataclass(frozen=True)
+class LiveTrainConfig(TrainConfig):
+    """The learner beside a server."""
+
+    epochs: int = 1
+    """In how many updates each turn takes part."""
+    learning_rate: float = 4e-4
+    """Learning rate of AdamW."""
+    microbatch_tokens: int = 256
+    """Tokens of one forward pass, which is how long an answer may have to wait; never changes the result."""
+
+
+@dataclass(frozen=True)
+class LiveConfig:
+    """Judging and learning while the server serves."""
+
+    policies: Path = Path("policies")
+    """Where versions of the policy and checkpoints are kept."""
+    no_judge: bool = False
+    """Do not judge here (another process does, or nobody)."""
+    no_learn: bool = False
+    """Do not learn here (another process does, or nobody)."""
+    per_user: bool = False
+    """Every user has an adapter of their own, learned from their turns alone."""
+    timer_minutes: float = 30.0
+    """Update with fewer turns than --batch-turns when the oldest has waited for so long."""
+    user_share: float = 0.5
+    """Largest share of an update that one user can fill, where there are several."""
+    answers: int = 4
+    """With --group prompt: answers to each prompt, fresh ones judged against the same next state."""
+    holdout: float = 0.1
+    """Share of the conversations that is kept from training: the gate asks them."""
+    shuffle_rewards: bool = False
+    """Deal the rewards out anew within each update: a control in which nothing can be learned."""
+    brake_kl: float = 3.0
+    """Learning stops when an update's KL to the base model is higher, in nats a token."""
+    brake_entropy: float = 0.05
+    """Learning stops when the entropy at the trained tokens is lower, in nats."""
+    brake_length: float = 2.0
+    """Learning stops when the mean answer of an update is shorter, in tokens."""
+    brake_judge: tuple[float, float] = (-1.0, 1.0)
+    """Learning stops when the mean reward of an update is outside of this band."""
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """What a new version must hold on the probes before it goes live."""
+
+    probes: Path | None = None
+    """JSONL of {"prompt": …, "answer": [words]}, open ones without an answer; the shipped ones by default."""
+    no_gate: bool = False
+    """Let every version go live."""
+    real_probes: int = 8
+    """Recent prompts of held-out conversations that are asked besides."""
+    probe_tokens: int = 64
+    """Longest answer to a probe."""
+    gate_facts: float = 0.8
+    """Share of the facts that the base model knows which must still be right."""
+    gate_kl: float = 1.5
+    """Largest KL to the base model, in nats a token."""
+    gate_length_low: float = 0.1
+    """Shortest mean answer, as a multiple of the base model's."""
+    gate_length_high: float = 1.5
+    """Longest mean answer, as a multiple of the base model's."""
+    gate_repetition: float = 0.1
+    """By how much the share of repeated runs of words may exceed the live version's."""
+    gate_distinct: float = 0.6
+    """Smallest share of different answers, as a multiple of the base model's."""
+    gate_empty: float = 0.1
+    """By how much the share of empty answers may exceed the base model's."""
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole tree, as written to `config.toml` in a run directory."""
 
@@ -265,13 +347,58 @@ class Config:
     demo: DemoConfig | None = None
     lab: LabConfig | None = None
     serve: ServeConfig | None = None
+    live: LiveConfig | None = None
+    gate: GateConfig | None = None
+
+
+PARTS: Mapping[str, type[Any]] = {
+    "model": ModelConfig,
+    "judge": JudgeConfig,
+    "algorithm": AlgorithmConfig,
+    "train": TrainConfig,
+    "sample": SampleConfig,
+    "demo": DemoConfig,
+    "lab": LabConfig,
+    "serve": ServeConfig,
+    "live": LiveConfig,
+    "gate": GateConfig,
+}
+"""Every section by its name."""
+
+
+def config_to_json(config: Config) -> str:
+    """The whole tree for another process."""
+    return json.dumps(asdict(config), default=str)
+
+
+def config_from_json(text: str) -> Config:
+    """The inverse of `config_to_json`."""
+    tree = {name: values for name, values in json.loads(text).items() if values is not None}
+    return Config(**{name: _part(PARTS[name], values) for name, values in tree.items()})
+
+
+def _part(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    def typed(value: Any, type: object) -> Any:
+        if value is None:
+            return None
+        return tuple(value) if isinstance(value, list) else Path(value) if "Path" in str(type) else value
+
+    return kind(**{f.name: typed(values[f.name], f.type) for f in fields(kind)})
 
 
 def check_config(config: Config) -> Config:
     """Return `config` if its values make sense together; a UserError names the option that does not."""
     a, t, s, j, d, lab = config.algorithm, config.train, config.sample, config.judge, config.demo, config.lab
-    v = config.serve or ServeConfig()
+    v, live, gate = config.serve or ServeConfig(), config.live or LiveConfig(), config.gate or GateConfig()
     rules = (
+        (live.timer_minutes > 0, "--timer-minutes", live.timer_minutes, "greater than 0"),
+        (0 < live.user_share <= 1, "--user-share", live.user_share, "in (0, 1]"),
+        (live.answers > 1, "--answers", live.answers, "2 or more"),
+        (0 <= live.holdout < 1, "--holdout", live.holdout, "in [0, 1)"),
+        (live.brake_judge[0] <= live.brake_judge[1], "--brake-judge", live.brake_judge, "a lower and a higher number"),
+        (gate.real_probes >= 0, "--real-probes", gate.real_probes, "0 or more"),
+        (gate.probe_tokens > 0, "--probe-tokens", gate.probe_tokens, "1 or more"),
+        (0 <= gate.gate_facts <= 1, "--gate-facts", gate.gate_facts, "between 0 and 1"),
         (0 <= a.eps_low < 1, "--eps-low", a.eps_low, "between 0 and 1"),
         (a.eps_high >= 0, "--eps-high", a.eps_high, "0 or more"),
         (a.eps_high_end is None or a.eps_high_end >= 0, "--eps-high-end", a.eps_high_end, "0 or more"),

@@ -1,14 +1,33 @@
-"""`talktune serve`: the server, with an engine of its own or in front of one."""
+"""`talktune serve`, `judge` and `learn`: the roles as commands."""
 
 from talktune.commands.console import out
-from talktune.config import ModelConfig, ServeConfig
+from talktune.config import Config, LiveConfig, config_to_json
 from talktune.serve.run import serve as run
 
 
-def serve(config: ServeConfig, model: ModelConfig) -> int:
-    """The command: say where it serves, then serve until it is told to end."""
-    arguments = ["--model", model.model, "--device", model.device]
-    if model.adapter is not None:
-        arguments += ["--adapter", str(model.adapter)]
-    run(config, arguments, lambda line: out.print(line, markup=False, highlight=False, soft_wrap=True))
+def serve(config: Config) -> int:
+    """The server, with a host of its own (which judges and learns, unless told not to) or in front of an engine."""
+    assert config.serve is not None
+    live = config.live or LiveConfig()
+    run(config.serve, ["-m", "talktune.live", config_to_json(config)], _say, per_user=live.per_user)
     return 0
+
+
+def judge(config: Config) -> int:
+    """The judge alone."""
+    from talktune.live.roles import run_judge
+
+    run_judge(config, _say)
+    return 0
+
+
+def learn(config: Config) -> int:
+    """The learner alone."""
+    from talktune.live.roles import run_learner
+
+    run_learner(config, _say)
+    return 0
+
+
+def _say(line: str) -> None:
+    out.print(line, markup=False, highlight=False, soft_wrap=True)

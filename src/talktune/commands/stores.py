@@ -26,6 +26,11 @@ def open_store(path: Path) -> Store:
     return Store(path)
 
 
+def open_database(where: str) -> Store:
+    """Open a store by its file or URL; UserError when there is none."""
+    return Store(where) if "://" in where else open_store(Path(where))
+
+
 def forget(path: Path, user: str | None, conversation: str | None) -> int:
     """The command."""
     if user is None and conversation is None:

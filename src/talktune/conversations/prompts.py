@@ -26,7 +26,7 @@ def read_prompts(path: Path | str) -> list[tuple[Message, ...]]:
             continue
         try:
             if path.suffix != ".txt" and line.lstrip().startswith(b"{"):
-                prompts.append(_prompt(parse_json(line)))
+                prompts.append(parse_prompt(parse_json(line)))
             else:
                 prompts.append((Message("user", line.decode("utf-8").strip()),))
         except UnicodeDecodeError:
@@ -38,7 +38,8 @@ def read_prompts(path: Path | str) -> list[tuple[Message, ...]]:
     return prompts
 
 
-def _prompt(raw: object) -> tuple[Message, ...]:
+def parse_prompt(raw: object) -> tuple[Message, ...]:
+    """The messages of one JSON line's "prompt" or "messages"; raises BadConversation when there are none."""
     fields = cast(Mapping[str, Any], raw)
     value = fields.get("prompt", fields.get("messages"))
     if isinstance(value, str) and value.strip():

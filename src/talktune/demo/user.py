@@ -14,6 +14,7 @@ from functools import cache
 from importlib import resources
 from typing import Literal
 
+from talktune.learner.texts import says
 from talktune.types import Label
 
 Split = Literal["train", "held-out", "fact"]
@@ -117,8 +118,7 @@ def react(opinion: Opinion, question: Question, rng: random.Random) -> str:
 
 def is_right(question: Question, answer: str) -> bool:
     """Whether one of the question's accepted answers occurs in `answer` as a whole word, in any case."""
-    said = answer.lower()
-    return any(re.search(rf"(?<!\w){re.escape(right)}(?!\w)", said) for right in question.answer)
+    return says(answer, question.answer)
 
 
 def _complaint(question: Question, answer: str, finished: bool) -> Reason | None:

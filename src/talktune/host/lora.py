@@ -9,10 +9,11 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftConfig
+from peft.tuners.lora import LoraLayer
 from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -62,14 +63,14 @@ def _plain(config: Any) -> LoraConfig:
 
 
 def _pair_up(model: nn.Module, config: LoraConfig, weights: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    modules = dict(model.named_modules())
+    modules = linear_layers(model)
     layers: dict[str, tuple[Tensor, Tensor]] = {}
     for key in weights:
         layer = key.removeprefix(PREFIX).removesuffix(SUFFIX_A).removesuffix(SUFFIX_B)
         if key not in (PREFIX + layer + SUFFIX_A, PREFIX + layer + SUFFIX_B):
             raise ValueError(f"it has {key}, which is no LoRA matrix of a linear layer")
         module = modules.get(layer)
-        if not isinstance(module, nn.Linear):
+        if module is None:
             raise ValueError(f"the model has no linear layer {layer}")
         a, b = weights[PREFIX + layer + SUFFIX_A], weights[PREFIX + layer + SUFFIX_B]
         if (a.shape[1], b.shape[0]) != (module.in_features, module.out_features) or a.shape[0] != b.shape[1]:
@@ -85,6 +86,21 @@ def _pair_up(model: nn.Module, config: LoraConfig, weights: dict[str, Tensor]) -
     return layers
 
 
+def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    """The model's own linear layers by name; what an adapter in training has put around them does not show."""
+    found: dict[str, nn.Linear] = {}
+    inside: list[str] = []
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            base = cast(Any, module).get_base_layer()
+            if isinstance(base, nn.Linear):
+                found[name] = base
+            inside.append(f"{name}.")
+        elif isinstance(module, nn.Linear) and not name.startswith(tuple(inside)):
+            found[name] = module
+    return found
+
+
 class LoraRows:
     """Hooks on a model's linear layers that add, inside `rows(…)`, each row's adapter to the layer's output.
 
@@ -97,7 +113,7 @@ class LoraRows:
         self._owner: Tensor | None = None
         self._masks: dict[tuple[int, ...], Tensor] = {}
         self._on = False
-        self._linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        self._linear = linear_layers(model)
         self._hooked: set[str] = set()
 
     @contextmanager

@@ -47,6 +47,8 @@ class Host:
     engine: Engine
     end_ids: frozenset[int]
     loras: dict[str, Lora] = field(default_factory=dict[str, Lora])
+    roles: Callable[[], dict[str, Any]] = dict[str, Any]
+    """What else works in this process, for /health."""
     started: int = field(default_factory=lambda: int(time.time()))
 
     def lora(self, model: str | None) -> Lora | None:
@@ -106,7 +108,8 @@ def make_app(host: Host) -> Starlette:
     async def health(_request: Request) -> Response:
         running, waiting = host.engine.load()
         sampled = host.engine.sampled
-        return JSONResponse({"status": "ok", "running": running, "waiting": waiting, "sampled": sampled})
+        found = {"status": "ok", "running": running, "waiting": waiting, "sampled": sampled, "roles": host.roles()}
+        return JSONResponse(found)
 
     async def version(_request: Request) -> Response:
         return JSONResponse({"version": __version__, "engine": "talktune"})

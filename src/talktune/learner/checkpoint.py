@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,22 +21,35 @@ from talktune.rl.advantage import RunningBaseline
 
 def save_checkpoint(learner: Learner, folder: Path, metrics: dict[str, Any], keep: int) -> Path:
     """Write `folder/update-000017` with everything a resumed run needs; the oldest beyond `keep` go."""
-    target = folder / f"update-{learner.update:06d}"
-    partial = folder / f".{target.name}.tmp"
+    target = write_checkpoint(learner, folder / f"update-{learner.update:06d}", metrics)
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def write_checkpoint(learner: Learner, target: Path, metrics: dict[str, Any]) -> Path:
+    """Write one checkpoint as `target`, all of it or nothing, on the disk when this returns."""
+    with whole_folder(target) as partial:
+        weights = {n: p.detach().cpu().contiguous() for n, p in learner.trained.items()}
+        save_file(weights, partial / "weights.safetensors")
+        torch.save(learner.optimizer.state_dict(), partial / "optimizer.pt")
+        state = {"update": learner.update, "running": asdict(learner.running), "metrics": metrics}
+        (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    return target
+
+
+@contextmanager
+def whole_folder(target: Path) -> Generator[Path]:
+    """Write into the folder that this gives; on exit it is synced and becomes `target` in one step."""
+    partial = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file({n: p.detach().cpu().contiguous() for n, p in learner.trained.items()}, partial / "weights.safetensors")
-    torch.save(learner.optimizer.state_dict(), partial / "optimizer.pt")
-    state = {"update": learner.update, "running": asdict(learner.running), "metrics": metrics}
-    (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    yield partial
     for path in (*partial.iterdir(), partial):
         _sync(path)
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
-    _sync(folder)
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
-    return target
+    _sync(target.parent)
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -1,9 +1,9 @@
 """One update of the policy: samples -> shaped rewards -> advantages -> packs -> loss -> AdamW step."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from talktune.rl.packing import Pack, pack
 from talktune.rl.reward import overlong_reward
 from talktune.rl.schedule import eps_high_at
 from talktune.types import Sample
+
+T = TypeVar("T")
 
 
 class Learner:
@@ -38,21 +40,37 @@ class Learner:
             self.trained.values(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay
         )
 
+    def reset(self, weights: Mapping[str, Tensor]) -> None:
+        """Start anew from these weights: a fresh optimizer, no update taken."""
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                parameter.copy_(weights[name])
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.state.clear()
+        self.running = RunningBaseline()
+        self.update = 0
+
     def step(self, samples: Sequence[Sample]) -> dict[str, float]:
         """One update over `samples`; returns its metrics (`rl.metrics.METRICS`).
 
         Samples that are too stale are left out. Groups without variance carry no gradient and are skipped
         before any forward pass; when none is left the weights stay as they are.
         """
-        started = time.perf_counter()
-        metrics = self.gradient(samples)
+        return run_through(self.pieces(samples))
+
+    def pieces(self, samples: Sequence[Sample]) -> Generator[None, None, dict[str, float]]:
+        """The same update, one forward pass (and its backward pass) a piece: between two of them others may use the
+        model.
+        """
+        seconds = -time.perf_counter()
+        metrics = yield from self._gradient(samples)
         if "tokens" in metrics:
             norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.config.train.max_grad_norm)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             metrics["grad_norm"] = norm.item()
         self.update += 1
-        seconds = time.perf_counter() - started
+        seconds += time.perf_counter()
         metrics |= {"learning_rate": self.config.train.learning_rate, "seconds": seconds}
         metrics["tokens_per_second"] = metrics.get("tokens", 0.0) / seconds
         return metrics
@@ -62,6 +80,9 @@ class Learner:
 
         Returns the metrics so far; `tokens` is among them when some group had variance.
         """
+        return run_through(self._gradient(samples))
+
+    def _gradient(self, samples: Sequence[Sample]) -> Generator[None, None, dict[str, float]]:
         algorithm = self.config.algorithm
         eps_high = eps_high_at(
             self.update, self.total_updates, algorithm.eps_high, algorithm.eps_high_end, algorithm.eps_high_schedule
@@ -77,7 +98,8 @@ class Learner:
                 "skipped_groups": float(_count_groups(fresh, skipped, algorithm)),
             }
             if keep:
-                metrics |= merge(self._gradients([fresh[i] for i in keep], advantages[keep], eps_high))
+                parts = yield from self._gradients([fresh[i] for i in keep], advantages[keep], eps_high)
+                metrics |= merge(parts)
         return metrics
 
     def _staleness(self, sample: Sample) -> int:
@@ -110,17 +132,30 @@ class Learner:
             skipped = zero_variance(shaped, None if a.group == "batch" else groups)
         return advantages, skipped, sum(map(float, penalties)) / len(penalties)
 
-    def _gradients(self, samples: Sequence[Sample], advantages: Tensor, eps_high: float) -> list[dict[str, float]]:
+    def _gradients(
+        self, samples: Sequence[Sample], advantages: Tensor, eps_high: float
+    ) -> Generator[None, None, list[dict[str, float]]]:
         """Add the gradient of the whole update, pack by pack; returns the metrics of each pack."""
         a = self.config.algorithm
         total = sum(len(s.answer_ids) for s in samples) if a.aggregation == "token" else len(samples)
         parts: list[dict[str, float]] = []
-        with fast_frozen_linears(self.model):
-            for piece in self._packs(samples):
-                loss, metrics = self._loss(piece, samples, advantages, eps_high, total)
+        for piece in self._packs(samples):
+            ref = None
+            if a.beta != 0:
+                with torch.no_grad(), adapter_off(self.model), fast_frozen_linears(self.model):
+                    ref = self.logprobs(piece, samples)
+                yield
+            with fast_frozen_linears(self.model):
+                loss, metrics = self._loss(piece, samples, ref, advantages, eps_high, total)
                 loss.backward()
-                parts.append(metrics)
+            parts.append(metrics)
+            yield
         return parts
+
+    def logprobs(self, piece: Pack, samples: Sequence[Sample]) -> Tensor:
+        """Log-probs (K,) of a pack's answer tokens, each at the temperature that its sample was sampled with."""
+        piece = piece.to(next(self.model.parameters()).device)
+        return self.reader.token_logprobs(piece, _temperatures(piece, samples))[0]
 
     def _packs(self, samples: Sequence[Sample]) -> list[Pack]:
         train = self.config.train
@@ -129,21 +164,23 @@ class Learner:
         return pack(samples, train.microbatch_tokens)
 
     def _loss(
-        self, piece: Pack, samples: Sequence[Sample], advantages: Tensor, eps_high: float, total: int
+        self,
+        piece: Pack,
+        samples: Sequence[Sample],
+        ref_flat: Tensor | None,
+        advantages: Tensor,
+        eps_high: float,
+        total: int,
     ) -> tuple[Tensor, dict[str, float]]:
         a = self.config.algorithm
-        device = next(self.model.parameters()).device
-        piece = piece.to(device)
+        piece = piece.to(next(self.model.parameters()).device)
         mine = [samples[i] for i in piece.samples]
-        temperature = torch.cat([torch.full((len(s.answer_ids),), s.temperature) for s in mine]).to(device)
 
         def padded(flat: Tensor) -> Tensor:  # (K,) -> (B, T)
             return pad_sequence(piece.rows(flat), batch_first=True)
 
-        ref = None
-        if a.beta != 0:
-            with torch.no_grad(), adapter_off(self.model):
-                ref = padded(self.reader.token_logprobs(piece, temperature)[0])
+        temperature = _temperatures(piece, samples)
+        ref = None if ref_flat is None else padded(ref_flat)
         new_flat, entropy = self.reader.token_logprobs(piece, temperature, with_entropy=True)
         new = padded(new_flat)
         assert entropy is not None
@@ -184,6 +221,21 @@ def _old(
     if algorithm.old == "rollout":
         return captured, None  # only rows that were never captured are recomputed
     return now, importance_weights(now, captured)
+
+
+def _temperatures(piece: Pack, samples: Sequence[Sample]) -> Tensor:
+    """(K,)."""
+    rows = [torch.full((len(samples[i].answer_ids),), samples[i].temperature) for i in piece.samples]
+    return torch.cat(rows).to(piece.ids.device)
+
+
+def run_through(pieces: Generator[None, None, T]) -> T:
+    """All pieces at once; what they return."""
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            return end.value
 
 
 def _count_groups(samples: Sequence[Sample], skipped: Tensor, algorithm: AlgorithmConfig) -> int:

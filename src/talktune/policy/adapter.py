@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners import lora
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -65,6 +66,15 @@ def _check_layers(model: PeftModel, file: Path) -> None:
         raise ValueError(f"it has {len(theirs)} matrices where the model needs {len(ours)}")
 
 
+def copy_adapter(model: PeftModel, path: Path) -> None:
+    """Copy a saved adapter's weights into the adapter that `model` has; UserError when they do not fit."""
+    try:
+        _check_layers(model, path / "adapter_model.safetensors")
+        set_peft_model_state_dict(model, load_file(path / "adapter_model.safetensors"))
+    except (RuntimeError, ValueError, OSError, SafetensorError) as error:
+        raise UserError(f"{path}: the adapter cannot be used ({error}).") from error
+
+
 def save_adapter(model: PeftModel, path: Path) -> None:
     """Write the adapter as PEFT does: `adapter_config.json` and `adapter_model.safetensors`."""
     model.save_pretrained(str(path), safe_serialization=True)
@@ -79,6 +89,21 @@ def adapter_off(model: Any) -> Generator[None]:
             yield
     else:
         yield
+
+
+@contextmanager
+def adapter_on(model: Any) -> Generator[None]:
+    """Inside, a model whose adapter rests (`rest_adapter`) computes with it."""
+    model.base_model.enable_adapter_layers()
+    try:
+        yield
+    finally:
+        rest_adapter(model)
+
+
+def rest_adapter(model: Any) -> None:
+    """Switch the adapter off until `adapter_on`: others use the bare model meanwhile."""
+    model.base_model.disable_adapter_layers()
 
 
 @contextmanager

@@ -145,6 +145,9 @@ class Server:
             engine = {"state": self.host.state if self.host.state != "ready" or healthy else "unreachable"}
             engine |= {"starts": str(self.host.starts)}
         body = {"status": "ok" if healthy else "degraded", "engine": engine, "running": self.service.running}
+        body["roles"] = dict(self.service.upstream.roles)
+        if self.service.versions.trouble:
+            body["version"] = self.service.versions.trouble
         return JSONResponse(body, 200 if healthy else 503)
 
     async def alive(self, _request: Request) -> Response:

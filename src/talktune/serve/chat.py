@@ -16,14 +16,15 @@ from typing import Any
 import httpx2
 
 from talktune.config import ServeConfig
-from talktune.serve.dialects import without_tokens
-from talktune.serve.exchange import Exchange
+from talktune.serve.dialects import Dialect, without_tokens
+from talktune.serve.exchange import VERSION, Exchange
 from talktune.serve.forward import engine_body
 from talktune.serve.metrics import Metrics
 from talktune.serve.placing import place
 from talktune.serve.request import ChatRequest
 from talktune.serve.sse import DONE, event, events
 from talktune.serve.upstream import RETRY, EngineError, Upstream
+from talktune.serve.versions import Versions, with_version
 from talktune.serve.wire import BadRequest
 from talktune.serve.writer import Writer
 from talktune.store.store import Store
@@ -42,6 +43,7 @@ class Service:
     writer: Writer
     upstream: Upstream
     metrics: Metrics
+    versions: Versions
     readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "store-reader"))
     running: int = 0
 
@@ -94,14 +96,23 @@ class ChatAnswer:
         service, asked = self._service, self._asked
         dialect = await service.upstream.dialect()
         body = engine_body(asked, dialect, asked.model, service.config)
-        self._exchange = exchange = Exchange(asked, self._user, dialect, float(body.get("temperature") or 0.0))
+        body, number = await self._with_version(body, dialect)
+        temperature = float(body.get("temperature") or 0.0)
+        self._exchange = exchange = Exchange(asked, self._user, dialect, temperature, number)
         loop = asyncio.get_running_loop()
         placing = loop.run_in_executor(service.readers, place, service.store, self._user, asked) if asked.old else None
         asking = None
         if dialect == "llama.cpp" and body.get("logprobs"):
             asking = asyncio.ensure_future(service.upstream.prompt_ids(body))
         try:
-            reply = await service.upstream.chat(body)
+            try:
+                reply = await service.upstream.chat(body)
+            except BadRequest as error:
+                if error.status != 404 or number is None:
+                    raise
+                service.upstream.lose_adapters()  # an engine that was started again behind our back
+                body, exchange.version = await self._with_version(body, dialect)
+                reply = await service.upstream.chat(body)
             try:
                 exchange.place = place(service.store, self._user, asked) if placing is None else await placing
                 if asking is not None:
@@ -114,6 +125,16 @@ class ChatAnswer:
                 placing.cancel()
             if asking is not None:
                 asking.cancel()
+
+    async def _with_version(self, body: dict[str, Any], dialect: Dialect) -> tuple[dict[str, Any], int | None]:
+        """The request for the version that answers it, and its number. A version that the client names is its own."""
+        asked = self._asked.model or ""
+        if (named := VERSION.search(asked)) is not None:
+            return body, int(named[1])
+        version = await self._service.versions.of(self._user, dialect)
+        if version is None:
+            return body, None
+        return with_version(body, version, self._service.upstream.slot(version.name)), version.number
 
     async def _whole(self, send: Send, reply: httpx2.Response) -> None:
         exchange = self._exchange

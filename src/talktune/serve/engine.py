@@ -19,13 +19,13 @@ YOUNG = 60.0
 
 
 class HostProcess:
-    """`python -m talktune.host` and its address. It ends with the server, however that ends: its stdin closes."""
+    """A host (`talktune.host`, or one that also judges and learns). It ends with the server: its stdin closes."""
 
     def __init__(self, arguments: Sequence[str], moved: Callable[[str | None], None], grace: float) -> None:
-        """`moved` is told each new address, and None when there is none."""
+        """`arguments` are Python's. `moved` is told each new address, and None when there is none."""
         self.state: Literal["starting", "ready", "restarting"] = "starting"
         self.starts = 0
-        self._arguments = [sys.executable, "-m", "talktune.host", *arguments]
+        self._arguments = [sys.executable, *arguments]
         self._moved = moved
         self._grace = grace
         self._process: asyncio.subprocess.Process | None = None

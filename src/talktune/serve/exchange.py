@@ -34,6 +34,8 @@ class Exchange:
     dialect: Dialect
     temperature: float
     """That the engine was asked for."""
+    version: int | None = None
+    """Of the policy that answers; None for the engine's own model."""
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     place: Place | None = None
     prompt_ids: tuple[int, ...] | None = None
@@ -62,7 +64,6 @@ class Exchange:
         if choice.tokens.prompt_ids is None:
             choice.tokens.prompt_ids = self.prompt_ids
         answer = choice.recorder.message()
-        version = VERSION.search(self.model)
         return NewTurn(
             id=self.id if index == 0 else f"{self.id}-{index}",
             user=self.user,
@@ -77,7 +78,7 @@ class Exchange:
             tools=self.asked.tools,
             kind=self.asked.kind,
             state=state,
-            sampled=choice.tokens.sampled(answer, self.temperature, int(version[1]) if version else None),
+            sampled=choice.tokens.sampled(answer, self.temperature, self.version),
             session=self.asked.session,
         )
 

@@ -21,7 +21,9 @@ from talktune.serve.listen import listen, shown
 from talktune.serve.metrics import Metrics
 from talktune.serve.protocol import TimedProtocol
 from talktune.serve.upstream import EngineError, Upstream
+from talktune.serve.versions import Versions
 from talktune.serve.writer import Writer
+from talktune.store.policies import Policies
 from talktune.store.store import Store
 
 KEEP_ALIVE = 75
@@ -29,8 +31,13 @@ KEEP_ALIVE = 75
 TIDY_SECONDS = 30.0
 
 
-def serve(config: ServeConfig, host_arguments: Sequence[str], say: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C; UserError for what cannot work. `say` gets a line when it serves."""
+def serve(
+    config: ServeConfig, host_arguments: Sequence[str], say: Callable[[str], None], *, per_user: bool = False
+) -> None:
+    """Serve until SIGTERM or Ctrl-C; UserError for what cannot work. `say` gets a line when it serves.
+
+    `host_arguments` are Python's, for a host of its own; `per_user` gives every user a lineage of versions.
+    """
     keys = load_keys(config.keys)
     if not keys and not is_loopback(config.host):
         raise UserError(
@@ -40,7 +47,7 @@ def serve(config: ServeConfig, host_arguments: Sequence[str], say: Callable[[str
     store = Store(config.store)
     writer = Writer(store)
     try:
-        uvloop.run(_serve(config, host_arguments, keys, store, writer, listener, say))
+        uvloop.run(_serve(config, host_arguments, keys, store, writer, listener, say, per_user))
     finally:
         listener.close()
         writer.close()
@@ -55,12 +62,14 @@ async def _serve(
     writer: Writer,
     listener: socket.socket,
     say: Callable[[str], None],
+    per_user: bool,
 ) -> None:
     upstream = Upstream(config.upstream, os.environ.get(config.upstream_key_env))
     host = None
     if config.upstream is None:
         host = HostProcess(host_arguments, upstream.move, config.grace)
-    service = Service(config, store, writer, upstream, Metrics())
+    versions = Versions(Policies(store), upstream, per_user=per_user)
+    service = Service(config, store, writer, upstream, Metrics(), versions)
     tidying = None
     try:
         if host is not None:

@@ -1,6 +1,7 @@
 """The engine behind the server: one OpenAI-compatible address, whatever stands there."""
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Mapping
@@ -43,10 +44,16 @@ class Upstream:
         self._base = None if url is None else _base(url)
         self._dialect: Dialect | None = None
         self._health: tuple[float, bool] = (-HEALTH_AGE, False)
+        self._adapters: dict[str, int | None] = {}
+        """Versions that the engine has; llama.cpp's with their slot."""
+        self.roles: Mapping[str, Any] = {}
+        """What else the engine's process says of itself: talktune's own host judges and learns."""
 
     def move(self, url: str | None) -> None:
         """The engine is somewhere else now (a host that was started again), or nowhere for a while."""
         self._base, self._dialect, self._health = None if url is None else _base(url), None, (-HEALTH_AGE, False)
+        self.roles = {}
+        self.lose_adapters()
 
     async def close(self) -> None:
         """Close all connections."""
@@ -59,6 +66,49 @@ class Upstream:
             answers = {path: _json(reply) for path, reply in zip(PROBES, replies, strict=True)}
             self._dialect = detect(answers)
         return self._dialect
+
+    def has(self, adapter: str) -> bool:
+        """Whether the engine has this adapter, as far as is known."""
+        return adapter in self._adapters
+
+    def slot(self, adapter: str) -> int | None:
+        """llama.cpp's number of an adapter; None where adapters go by their names."""
+        return self._adapters.get(adapter)
+
+    def lose_adapters(self) -> None:
+        """The engine was started anew: it has no adapter any more."""
+        self._adapters = {}
+
+    async def load(self, name: str, path: str, dialect: Dialect) -> None:
+        """Give the engine an adapter under a name; raises EngineError or BadRequest when it does not take it.
+
+        llama.cpp takes adapters at its start only (`--lora FILE`, whose path must hold the name): here they are found.
+        """
+        if dialect == "llama.cpp":
+            reply = await self._get("/lora-adapters")
+            slots = _json(reply)
+            found = [one["id"] for one in slots if name in str(one.get("path"))] if isinstance(slots, list) else []
+            if not found:
+                raise EngineError(f"llama.cpp was started without --lora …{name}….gguf")
+            self._adapters[name] = int(found[0])
+            return
+        reply = await self._send("/v1/load_lora_adapter", json.dumps({"lora_name": name, "lora_path": path}).encode())
+        try:
+            await reply.aread()
+        finally:
+            await reply.aclose()
+        taken = "already" in reply.text or "taken" in reply.text  # loaded by another server, or before a restart
+        if reply.status_code != 200 and not taken:
+            raise _refusal(reply)
+        self._adapters[name] = None
+
+    async def unload(self, name: str, dialect: Dialect) -> None:
+        """Let the engine forget an adapter; answers that run on it finish on it. What it says does not matter."""
+        self._adapters.pop(name, None)
+        if dialect != "llama.cpp":
+            with contextlib.suppress(EngineError, httpx2.HTTPError):
+                reply = await self._send("/v1/unload_lora_adapter", json.dumps({"lora_name": name}).encode())
+                await reply.aclose()
 
     async def chat(self, body: Mapping[str, Any]) -> httpx2.Response:
         """Send a chat completion request; the reply's body is not read yet, and must be closed.
@@ -103,6 +153,8 @@ class Upstream:
         if time.monotonic() - at >= HEALTH_AGE:
             try:
                 reply = await self._get("/health")
+                said = _json(reply)
+                self.roles = (said.get("roles") or {}) if isinstance(said, dict) else {}
                 good = reply.status_code == 200 or (
                     reply.status_code == 404 and (await self._get("/v1/models")).status_code == 200
                 )

@@ -21,8 +21,10 @@ from sqlalchemy import (
     Text,
     insert,
     inspect,
+    literal,
     select,
 )
+from sqlalchemy.schema import CreateColumn
 
 from talktune.errors import UserError
 
@@ -95,6 +97,7 @@ votes = Table(
     Column("confidence", Float),
     Column("judge", String(200), nullable=False),
     Column("reason", Text, nullable=False),
+    Column("cost", Float, comment="seconds that the judge took for it"),
     Column("created", Float, nullable=False),
 )
 verdicts = Table(
@@ -109,16 +112,19 @@ versions = Table(
     metadata,
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("parent", Integer),
+    Column("lineage", String(200), nullable=False, server_default="", comment="whose: empty is everybody's, or a user"),
     Column("path", Text, nullable=False),
     Column("state", String(10), nullable=False, comment="candidate, published or rejected"),
     Column("reason", Text, nullable=False),
+    Column("measures", Text, nullable=False, server_default="{}", comment="JSON: what the gate saw"),
     Column("created", Float, nullable=False),
 )
 updates = Table(
     "updates",
     metadata,
     Column("number", Integer, primary_key=True, autoincrement=False),
-    Column("version", ForeignKey("versions.number"), nullable=False),
+    Column("version", ForeignKey("versions.number"), comment="none where nothing could be learned from its turns"),
+    Column("metrics", Text, nullable=False, server_default="{}", comment="JSON"),
     Column("created", Float, nullable=False),
 )
 update_turns = Table(
@@ -128,13 +134,68 @@ update_turns = Table(
     Column("turn", String(80), primary_key=True, comment="no foreign key: that a turn was trained on outlives it"),
 )
 Index("updates_of_turn", update_turns.c.turn)
+lineages = Table(
+    "lineages",
+    metadata,
+    Column("name", String(200), primary_key=True),
+    Column("live", Integer, comment="the version that serves; none: the model as it was"),
+    Column("stopped", Text, nullable=False, comment="why learning is stopped; empty while it goes on"),
+)
+
+# Work that waits: a row is there from the moment in which there is something to do until it is done.
+judging = Table(
+    "judging",
+    metadata,
+    Column("turn", ForeignKey("turns.id"), primary_key=True),
+    Column("created", Float, nullable=False, comment="of the turn: the oldest goes first"),
+    Column("after", Float, nullable=False, comment="not before"),
+    Column("tries", Integer, nullable=False),
+    Column("owner", String(80), comment="who judges it right now"),
+    Column("until", Float, nullable=False, comment="when the claim runs out"),
+)
+Index("judging_by_age", judging.c.created, judging.c.turn)
+learning = Table(
+    "learning",
+    metadata,
+    Column("turn", ForeignKey("turns.id"), primary_key=True),
+    Column("user", String(200), nullable=False),
+    Column("bucket", Integer, nullable=False, comment="0 … 99, by the conversation: some are held out from training"),
+    Column("created", Float, nullable=False, comment="of the verdict: the oldest goes first"),
+    Column("uses", Integer, nullable=False, comment="updates that it was part of"),
+)
+Index("learning_by_age", learning.c.user, learning.c.created, learning.c.turn)
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(80), primary_key=True),
+    Column("owner", String(80), nullable=False),
+    Column("until", Float, nullable=False),
+)
 
 
 def _first(connection: Connection) -> None:
     metadata.create_all(connection)
 
 
-STEPS: Sequence[Callable[[Connection], None]] = (_first,)
+def _live(connection: Connection) -> None:
+    """Queues and lineages: turns that an older talktune stored, and that were answered, wait to be judged."""
+    if "metrics" not in {column["name"] for column in inspect(connection).get_columns("updates")}:
+        updates.drop(connection)  # nothing was ever written to it
+    metadata.create_all(connection)
+    for table in (votes, versions):
+        there = {column["name"] for column in inspect(connection).get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in there:
+                made = CreateColumn(column).compile(dialect=connection.dialect)
+                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {made}")
+    t = turns.c
+    waiting = select(t.id, t.created, literal(0.0), literal(0), literal(0.0)).where(
+        t.continued == 1, t.kind == "main", t.state == "complete", t.id.not_in(select(verdicts.c.turn))
+    )
+    connection.execute(insert(judging).from_select(["turn", "created", "after", "tries", "until"], waiting))
+
+
+STEPS: Sequence[Callable[[Connection], None]] = (_first, _live)
 """Step n brings a database from n to n + 1; a step that was released is never changed."""
 
 

@@ -22,12 +22,14 @@ from sqlalchemy import (
 from sqlalchemy.exc import DatabaseError
 
 from talktune.conversations.messages import message_from_dict, message_to_dict
+from talktune.conversations.turns import turns_of
 from talktune.errors import UserError
 from talktune.store import schema
 from talktune.store.blobs import floats_from_bytes, floats_to_bytes, ids_from_bytes, ids_to_bytes
+from talktune.store.queues import queue_for_judging, queue_for_learning
 from talktune.store.rows import ConversationRow, Forgotten, Found, NewTurn
 from talktune.store.trees import StoredTurn, conversations_of
-from talktune.types import Conversation, Sampled, Verdict, Vote
+from talktune.types import Conversation, Sampled, Turn, Verdict, Vote
 
 BUSY_MS = 10_000
 """How long a writer waits for another process's transaction."""
@@ -60,6 +62,10 @@ class Store:
         """Close every connection."""
         self.engine.dispose()
 
+    def reading(self) -> Connection:
+        """A connection for reading, which waits for no writer; close it."""
+        return self._reading.connect()
+
     # Serving.
 
     def add_turns(self, turns: Sequence[NewTurn]) -> None:
@@ -78,6 +84,7 @@ class Store:
             parents = [turn.parent for turn in fresh if turn.parent is not None]
             if parents:
                 c.execute(update(schema.turns).where(schema.turns.c.id.in_(parents)).values(continued=1))
+                queue_for_judging(c, [t.parent for t in fresh if t.parent is not None and t.kind == "main"])
 
     def find(
         self, user: str, hashes: Sequence[bytes], system: str = "", conversation: str | None = None
@@ -125,13 +132,20 @@ class Store:
             return c.execute(update(schema.conversations).where(*wanted).values(closed=at)).rowcount
 
     def add_feedback(self, user: str, turn: str, score: float, at: float) -> bool:
-        """Keep a person's own score of an answer, -1 … 1, the newest counts; False when the user has no such turn."""
+        """Keep a person's own score of an answer, -1 … 1, the newest counts; False when the user has no such turn.
+
+        It overrules the judge: the turn is ready for learning as it is, and is not judged any more.
+        """
         t, f = schema.turns.c, schema.feedback
         with self.engine.begin() as c:
-            if c.execute(select(t.id).where(t.id == turn, t.user == user)).scalar() is None:
+            row = c.execute(select(t.conversation, t.kind, t.state).where(t.id == turn, t.user == user)).first()
+            if row is None:
                 return False
             c.execute(delete(f).where(f.c.turn == turn))
             c.execute(insert(f).values(turn=turn, score=score, created=at))
+            c.execute(delete(schema.judging).where(schema.judging.c.turn == turn))
+            if row.kind == "main" and row.state == "complete":
+                queue_for_learning(c, turn, user, row.conversation, at)
         return True
 
     # Reading.
@@ -153,6 +167,11 @@ class Store:
                 query = query.where(or_(s.c.created < last, and_(s.c.created == last, s.c.id < after)))
             return [ConversationRow(r.id, r.session, r.created, r.touched, r.closed, r.turns) for r in c.execute(query)]
 
+    def users(self) -> set[str]:
+        """Everybody who ever said something that is still here."""
+        with self._reading.connect() as c:
+            return set(c.execute(select(schema.conversations.c.user).distinct()).scalars())
+
     def show(self, id: str, user: str | None = None) -> list[Conversation]:
         """One conversation with everything known of its turns: its main line first, then its forks; [] if unknown."""
         with self._reading.connect() as c:
@@ -160,6 +179,21 @@ class Store:
             if c.execute(select(schema.conversations.c.id).where(*wanted)).scalar() is None:
                 return []
             return conversations_of(id, _stored_turns(c, id))
+
+    def turns(self, ids: Sequence[str]) -> dict[str, Turn]:
+        """Those of the turns that exist, each in the line of its conversation in which it can be trained."""
+        found: dict[str, Turn] = {}
+        with self._reading.connect() as c:
+            t = schema.turns.c
+            rows = c.execute(select(t.conversation).where(t.id.in_(ids)).distinct()).scalars().all()
+            lines = [line for name in rows for line in conversations_of(name, _stored_turns(c, name))]
+        for line in lines:
+            names: dict[str, str] = line.metadata["turns"]
+            for turn in turns_of(line):
+                id = names.get(str(turn.index))
+                if id is not None and id in ids and (id not in found or found[id].kind == "side"):
+                    found[id] = turn
+        return found
 
     def export(self, user: str | None = None) -> Iterator[Conversation]:
         """Every conversation and fork, oldest first, one conversation at a time in memory."""
@@ -194,7 +228,7 @@ class Store:
                 rows = select(schema.updates.c.version).select_from(u).where(schema.update_turns.c.turn.in_(part))
                 trained |= set(c.execute(rows).scalars())
                 c.execute(update(schema.turns).where(t.id.in_(part)).values(parent=None))
-                for table in (schema.feedback, schema.votes, schema.verdicts):
+                for table in (schema.feedback, schema.votes, schema.verdicts, schema.judging, schema.learning):
                     c.execute(delete(table).where(table.c.turn.in_(part)))
             for at in range(0, len(ids), CHUNK):
                 part = list(ids[at : at + CHUNK])

@@ -1,0 +1,89 @@
+"""`talktune status`: the live system on one screen, read from its store."""
+
+import json
+import time
+from typing import Any
+
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from talktune.commands.console import out
+from talktune.commands.stores import open_database
+from talktune.store.overview import overview
+from talktune.store.policies import Policies
+from talktune.store.store import Store
+
+BARS = "▁▂▃▄▅▆▇█"
+SECONDS = 1.0
+
+
+def status(store: str, watch: bool, as_json: bool) -> int:
+    """The command: once, or again and again."""
+    opened = open_database(store)
+    if as_json:
+        print(json.dumps(_found(opened)))
+    elif watch:
+        with Live(_screen(_found(opened)), console=out, auto_refresh=False) as shown:
+            try:
+                while True:
+                    time.sleep(SECONDS)
+                    shown.update(_screen(_found(opened)), refresh=True)
+            except KeyboardInterrupt:
+                pass
+    else:
+        out.print(_screen(_found(opened)))
+    opened.close()
+    return 0
+
+
+def _found(store: Store) -> dict[str, Any]:
+    policies = Policies(store)
+    versions = policies.versions()
+    return overview(store) | {
+        "versions": {
+            state: sum(v.state == state for v in versions) for state in ("candidate", "published", "rejected")
+        },
+        "rejected": [{"version": v.name, "reason": v.reason} for v in versions if v.state == "rejected"][-3:],
+        "live": {name: number for name, (number, _) in policies.lineages().items()},
+        "stopped": {name: why for name, (_, why) in policies.lineages().items() if why},
+    }
+
+
+def _screen(found: dict[str, Any]) -> Group:
+    counts = Table("", "number", title="talktune", title_justify="left")
+    counts.columns[1].justify = "right"
+    judged = sum(found["judged"].values())
+    for what, number in (
+        ("conversations", found["conversations"]),
+        ("turns", found["turns"]),
+        ("wait for the judge", found["waiting_for_judge"]),
+        ("judged", judged),
+        ("  bad, neutral, good", ", ".join(str(found["judged"].get(key, 0)) for key in ("-1", "+0", "+1"))),
+        ("  votes each", f"{found['votes'] / judged:.1f}" if judged else ""),
+        ("by a person", found["feedback"]),
+        ("wait for the learner", found["waiting_for_learner"]),
+        ("learned from", found["learned"]),
+        ("updates", found["updates"]),
+        ("versions published, rejected", f"{found['versions']['published']}, {found['versions']['rejected']}"),
+    ):
+        counts.add_row(what, str(number))
+    lines = [Text(f"live for {name or 'everybody'}: {_name(number)}") for name, number in found["live"].items()]
+    lines += [Text(f"learning of {name or 'everybody'} is stopped: {why}") for name, why in found["stopped"].items()]
+    lines += [Text(f"{one['version']} was rejected: {one['reason']}") for one in found["rejected"]]
+    for name, what in (("reward_mean", "reward"), ("response_length", "length"), ("kl_ref", "KL to the base")):
+        values = [update[name] for update in found["last_updates"] if name in update]
+        if values:
+            lines.append(Text(f"{what:>15} {_sparks(values[-60:])}  {values[-1]:+.2f}"))
+    return Group(counts, *lines)
+
+
+def _name(number: int | None) -> str:
+    return "the model as it was" if number is None else f"version {number}"
+
+
+def _sparks(values: list[float]) -> str:
+    low, high = min(values), max(values)
+    spread = high - low or 1.0
+    return "".join(BARS[int((value - low) / spread * (len(BARS) - 1))] for value in values)

@@ -1,0 +1,66 @@
+"""Answers from the engine for other work: sampled beside the users' own, in the same batches."""
+
+from collections.abc import Collection, Generator, Sequence
+
+from talktune.config import SampleConfig
+from talktune.host.engine import Engine
+from talktune.host.job import Job, Token
+from talktune.host.lora import Lora
+from talktune.types import Sampled
+
+
+class EngineGaveUpError(Exception):
+    """The engine dropped a request: the work that needs it is to be done again."""
+
+
+def answers(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    sample: SampleConfig,
+    *,
+    end_ids: Collection[int],
+    seed: int,
+    lora: Lora | None,
+    copies: int = 1,
+    policy_version: int | None = None,
+) -> Generator[None, None, list[Sampled]]:
+    """`copies` answers to each prompt, answer i·copies + j to prompt i; yields while they are being sampled.
+
+    Must be driven from the engine's thread, where it tells of tokens. Raises EngineGaveUpError.
+    """
+    rows: list[list[Token]] = [[] for _ in range(len(prompts) * copies)]
+    ended: set[int] = set()
+    failures: list[str] = []
+
+    def listen(first: int) -> Job:
+        def on_token(token: Token) -> bool:
+            rows[first + token.choice].append(token)
+            if token.finish is not None:
+                ended.add(first + token.choice)
+            return False
+
+        ids = tuple(prompts[first // copies])
+        ends = frozenset(end_ids)
+        return Job(ids, sample, ends, on_token, failures.append, copies=copies, seed=seed + first, lora=lora)
+
+    jobs = [listen(i * copies) for i in range(len(prompts))]
+    try:
+        for job in jobs:
+            engine.submit(job)
+        while len(ended) < len(rows):
+            if failures:
+                raise EngineGaveUpError(failures[0])
+            yield
+    finally:
+        for job in jobs:
+            job.cancelled = True
+    return [
+        Sampled(
+            tuple(prompts[i // copies]),
+            tuple(token.id for token in row),
+            tuple(token.logprob for token in row),
+            sample.temperature or 1.0,
+            policy_version,
+        )
+        for i, row in enumerate(rows)
+    ]

@@ -1,0 +1,191 @@
+"""What the gate needs to know of a version: its answers to the probes, its KL to the base model, what the judge liked.
+
+Answers come from the engine, in batches with the users' own. Those of the live version and of the base model are kept
+from gate to gate.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from talktune.config import GateConfig, SampleConfig
+from talktune.errors import UserError
+from talktune.host.engine import Engine
+from talktune.host.lora import Lora
+from talktune.learner.gate import Measures, Preference, Probe, measure, objections, preference, read_probes
+from talktune.learner.samples import sample_of
+from talktune.learner.update import Learner
+from talktune.live.asking import answers
+from talktune.policy.linear import fast_frozen_linears
+from talktune.policy.tokens import decode_answer, render_prompt
+from talktune.rl.packing import pack
+from talktune.store.policies import Version
+from talktune.types import Sample, Sampled, Turn
+
+FACT_TOKENS = 24
+TEMPERATURE = 0.8
+BUDGET = 512
+"""Tokens of one forward pass."""
+
+Awake = Callable[[Generator[None, None, Any]], Generator[None, None, Any]]
+"""Runs pieces with the adapter on."""
+Pieces = Generator[None, None, list[list[float]]]
+
+
+class Examiner:
+    """Asks versions the probes and compares them."""
+
+    def __init__(
+        self, learner: Learner, engine: Engine, tokenizer: Any, end_ids: frozenset[int], limits: GateConfig
+    ) -> None:
+        """Read the probes; UserError when they cannot be."""
+        self.limits = limits
+        self._learner = learner
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._ends = end_ids
+        probes = read_probes(limits.probes)
+        self._facts = [probe for probe in probes if probe.accepted]
+        self._open = [probe for probe in probes if not probe.accepted]
+        self._answered: dict[tuple[int | None, tuple[int, ...]], Sampled] = {}
+        self._base: dict[tuple[int, ...], list[float]] = {}
+        """Log-probs under the base model, by prompt and answer."""
+        self._judged: dict[tuple[int | None, str], float] = {}
+        """Mean log-prob a token of a held-out turn's answer, by version and turn."""
+
+    def examine(
+        self,
+        candidate: Version,
+        live: Version | None,
+        held: Sequence[Turn],
+        *,
+        lora: Callable[[Version], Lora],
+        weights: Callable[[Version | None], None],
+        awake: Awake,
+    ) -> Generator[None, None, tuple[list[str], dict[str, Any]]]:
+        """Why the candidate must not go live (nothing: it may), and what was measured.
+
+        `held` are judged turns that were kept from training; `weights` loads a version into the learner.
+        """
+        real = [turn for turn in held if turn.prompt][-self.limits.real_probes :] if self.limits.real_probes else []
+        opened = self._prompts([*self._open, *(Probe(turn.prompt) for turn in real)])
+        facts = self._prompts(self._facts)
+        base = yield from self._measure(None, facts, opened, lora)
+        now = base if live is None else (yield from self._measure(live, facts, opened, lora))
+        new = yield from self._measure(candidate, facts, opened, lora)
+        judged = yield from self._preference(candidate, live, held, weights, awake)
+        reasons = objections(new, now, base, judged, self.limits)
+        measures = {"candidate": new.as_dict(), "live": now.as_dict(), "base": base.as_dict()}
+        if judged is not None:
+            measures["preference"] = asdict(judged)
+        kept = {None, candidate.number, None if live is None else live.number}
+        self._answered = {key: value for key, value in self._answered.items() if key[0] in kept}
+        self._judged = {key: value for key, value in self._judged.items() if key[0] in kept}
+        return reasons, measures
+
+    def _prompts(self, probes: Sequence[Probe]) -> list[tuple[int, ...]]:
+        """Token ids, without prompts that the model has no room for."""
+        ids = [tuple(render_prompt(self._tokenizer, probe.prompt)) for probe in probes]
+        room = self._engine.context - self.limits.probe_tokens
+        return list(dict.fromkeys(one for one in ids if len(one) < room))
+
+    def _measure(
+        self,
+        version: Version | None,
+        facts: Sequence[tuple[int, ...]],
+        opened: Sequence[tuple[int, ...]],
+        lora: Callable[[Version], Lora],
+    ) -> Generator[None, None, Measures]:
+        greedy = SampleConfig(temperature=0.0, max_new_tokens=FACT_TOKENS)
+        told = yield from self._answers(version, facts, greedy, lora)
+        drawn = SampleConfig(temperature=TEMPERATURE, max_new_tokens=self.limits.probe_tokens)
+        said = yield from self._answers(version, opened, drawn, lora)
+        kl = 0.0 if version is None else (yield from self._kl(said))
+        return measure(
+            self._facts[: len(told)],
+            [self._text(answer) for answer in told],
+            [self._text(answer) for answer in said],
+            [answer.answer_ids[-1] in self._ends for answer in said],
+            sum(len(answer.answer_ids) for answer in said) / len(said),
+            kl,
+        )
+
+    def _answers(
+        self,
+        version: Version | None,
+        prompts: Sequence[tuple[int, ...]],
+        sample: SampleConfig,
+        lora: Callable[[Version], Lora],
+    ) -> Generator[None, None, list[Sampled]]:
+        number = None if version is None else version.number
+        new = [prompt for prompt in prompts if (number, prompt) not in self._answered]
+        if new:
+            adapter = None if version is None else lora(version)
+            made = yield from answers(self._engine, new, sample, end_ids=self._ends, seed=0, lora=adapter)
+            self._answered |= {(number, prompt): answer for prompt, answer in zip(new, made, strict=True)}
+        return [self._answered[number, prompt] for prompt in prompts]
+
+    def _kl(self, said: Sequence[Sampled]) -> Generator[None, None, float]:
+        """Mean over tokens of the k3 estimate e^(−d) − 1 + d, d = log-prob under the version − under the base model."""
+        samples = [
+            Sample(str(i), one.prompt_ids, one.answer_ids, 0.0, "", one.logprobs, one.temperature)
+            for i, one in enumerate(said)
+        ]
+        keys = [sample.prompt_ids + sample.answer_ids for sample in samples]
+        new = [i for i, key in enumerate(keys) if key not in self._base]
+        rows = yield from self._logprobs([samples[i] for i in new])
+        self._base = {key: self._base[key] for key in keys if key in self._base}
+        self._base |= {keys[i]: row for i, row in zip(new, rows, strict=True)}
+        d = torch.cat(
+            [torch.tensor(s.rollout_logprobs) - torch.tensor(self._base[k]) for s, k in zip(samples, keys, strict=True)]
+        )
+        return float((torch.exp(-d) - 1 + d).mean())
+
+    def _preference(
+        self,
+        candidate: Version,
+        live: Version | None,
+        held: Sequence[Turn],
+        weights: Callable[[Version | None], None],
+        awake: Awake,
+    ) -> Generator[None, None, Preference | None]:
+        samples: list[Sample] = []
+        for turn in held:
+            try:
+                assert turn.verdict is not None
+                made = sample_of(turn, turn.verdict.reward or 0.0, self._tokenizer, "batch")
+            except UserError:  # a template that cannot say this turn
+                continue
+            if len(made.prompt_ids) + len(made.answer_ids) < self._engine.context:
+                samples.append(made)
+        if preference([s.reward for s in samples], [0.0] * len(samples)) is None:
+            return None
+        means: list[list[float]] = []
+        for version in (candidate, live):
+            number = None if version is None else version.number
+            new = [s for s in samples if (number, s.id) not in self._judged]
+            if new:
+                if version is not None:
+                    weights(version)
+                pieces = self._logprobs(new)
+                rows = yield from (pieces if version is None else awake(pieces))
+                self._judged |= {(number, s.id): sum(row) / len(row) for s, row in zip(new, rows, strict=True)}
+            means.append([self._judged[number, s.id] for s in samples])
+        gains = [now - before for now, before in zip(*means, strict=True)]
+        return preference([s.reward for s in samples], gains)
+
+    def _logprobs(self, samples: Sequence[Sample]) -> Pieces:
+        """Log-probs of each sample's answer under the weights that are loaded, or the base model where they rest."""
+        rows: list[list[float]] = [[] for _ in samples]
+        for piece in pack(samples, BUDGET) if samples else []:
+            with torch.no_grad(), fast_frozen_linears(self._learner.model):
+                flat = self._learner.logprobs(piece, samples)
+            for i, row in zip(piece.samples, piece.rows(flat.cpu()), strict=True):
+                rows[i] = row.tolist()
+            yield
+        return rows
+
+    def _text(self, answer: Sampled) -> str:
+        return decode_answer(self._tokenizer, list(answer.answer_ids)).strip()

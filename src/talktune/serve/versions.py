@@ -1,0 +1,92 @@
+"""Which version of the policy answers a request, and how the engine is told.
+
+A version is loaded into the engine when it is first needed, under its own name. Where that fails, the one before
+goes on serving: a swap never costs an answer.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from talktune.serve.dialects import Dialect
+from talktune.serve.upstream import EngineError, Upstream
+from talktune.serve.wire import BadRequest
+from talktune.store.policies import EVERYBODY, Policies, Version
+
+log = logging.getLogger("talktune.serve")
+FRESH_SECONDS = 0.05
+"""How long one look at the live version is good."""
+RETRY_SECONDS = 10.0
+"""Before a version that the engine refused is offered again."""
+
+
+class Versions:
+    """The live version of each lineage, as the engine has it."""
+
+    def __init__(self, policies: Policies, upstream: Upstream, *, per_user: bool) -> None:
+        """`per_user`: every user has a lineage of their own."""
+        self.trouble = ""
+        """Why the live version does not serve, in a sentence."""
+        self._policies = policies
+        self._upstream = upstream
+        self._per_user = per_user
+        self._looked: dict[str, tuple[float, Version | None]] = {}
+        self._serving: dict[str, Version | None] = {}
+        """What answers each lineage right now: the live one, or the last that could be loaded."""
+        self._refused: dict[int, float] = {}
+        self._loading = asyncio.Lock()
+
+    async def of(self, user: str, dialect: Dialect) -> Version | None:
+        """The version that answers this user now; None for the engine's own model."""
+        if dialect not in ("host", "vllm", "llama.cpp"):
+            return None
+        lineage = user if self._per_user else EVERYBODY
+        live = await self._live(lineage)
+        if live is None or self._upstream.has(live.name):
+            self._serving[lineage] = live
+            return live
+        async with self._loading:
+            if not self._upstream.has(live.name) and self._refused.get(live.number, 0.0) <= time.monotonic():
+                await self._load(lineage, live, dialect)
+        now = self._serving.get(lineage)
+        return now if now is None or self._upstream.has(now.name) else None
+
+    async def _live(self, lineage: str) -> Version | None:
+        at, version = self._looked.get(lineage, (float("-inf"), None))
+        if time.monotonic() - at > FRESH_SECONDS:
+            version = await asyncio.to_thread(self._policies.live, lineage)
+            self._looked[lineage] = (time.monotonic(), version)
+        return version
+
+    async def _load(self, lineage: str, live: Version, dialect: Dialect) -> None:
+        before = self._serving.get(lineage)
+        try:
+            await self._upstream.load(live.name, str(live.path), dialect)
+        except (EngineError, BadRequest) as error:
+            self.trouble = f"{live.name} could not be loaded into the engine ({error})"
+            log.error("%s; the version before goes on serving", self.trouble)
+            self._refused[live.number] = time.monotonic() + RETRY_SECONDS
+            if before is not None and not self._upstream.has(before.name):
+                await self._load_quietly(before, dialect)
+            return
+        self.trouble = ""
+        self._serving[lineage] = live
+        if before is not None:
+            await self._upstream.unload(before.name, dialect)
+
+    async def _load_quietly(self, version: Version, dialect: Dialect) -> None:
+        try:
+            await self._upstream.load(version.name, str(version.path), dialect)
+        except (EngineError, BadRequest) as error:
+            log.error("%s could not be loaded either (%s)", version.name, error)
+
+
+def with_version(body: Mapping[str, Any], version: Version | None, slot: int | None) -> dict[str, Any]:
+    """The request for that version: by its name as the model, or by llama.cpp's slot of adapters."""
+    if version is None:
+        return dict(body)
+    if slot is not None:
+        return dict(body) | {"lora": [{"id": slot, "scale": 1.0}]}
+    return dict(body) | {"model": version.name}

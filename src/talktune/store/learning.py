@@ -1,0 +1,123 @@
+"""Verdicts on their way into updates: which wait, and one update as one transaction."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import delete, func, insert, select, update
+
+from talktune.store import schema
+from talktune.store.queues import CLAIM_SECONDS
+from talktune.types import Turn
+
+if TYPE_CHECKING:
+    from talktune.store.store import Store
+
+LEASE = "learner"
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A turn with its reward that waits for an update, or was held out."""
+
+    id: str
+    user: str
+    created: float
+    """When its verdict was given."""
+    turn: Turn
+
+
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """What an update made."""
+
+    number: int
+    parent: int | None
+    lineage: str
+    path: str
+
+
+class LostLeaseError(Exception):
+    """Somebody else learns now, or learned from these turns already: what was computed is void."""
+
+
+class Learning:
+    """Turns that wait for the learner, the oldest verdict first. `holdout` buckets (of 100) never come."""
+
+    def __init__(self, store: "Store", holdout: int = 0) -> None:
+        """`holdout` is the number of buckets that are kept from training."""
+        self._store = store
+        self._holdout = holdout
+
+    def waiting(self) -> dict[str, tuple[int, float]]:
+        """How many turns of each user wait, and since when the oldest does."""
+        q = schema.learning.c
+        query = select(q.user, func.count().label("waiting"), func.min(q.created).label("since"))
+        with self._store.reading() as c:
+            rows = c.execute(query.where(q.bucket >= self._holdout).group_by(q.user))
+            return {row.user: (row.waiting, row.since) for row in rows}
+
+    def oldest(self, users: Sequence[str], limit: int, most: int) -> list[Scored]:
+        """The first `limit` turns of these users by their verdicts, at most `most` of each user."""
+        q = schema.learning.c
+        with self._store.reading() as c:
+            rows: list[Any] = []
+            for user in users:
+                query = select(q.turn, q.user, q.created).where(q.user == user, q.bucket >= self._holdout)
+                rows += c.execute(query.order_by(q.created, q.turn).limit(min(most, limit)))
+        rows.sort(key=lambda row: (row.created, row.turn))
+        return self._with_turns(rows[:limit])
+
+    def held_out(self, users: Sequence[str], before: float, limit: int) -> list[Scored]:
+        """The last `limit` held-out turns of these users with a verdict not newer than `before`, oldest first."""
+        q = schema.learning.c
+        query = select(q.turn, q.user, q.created).where(
+            q.user.in_(users), q.bucket < self._holdout, q.created <= before
+        )
+        with self._store.reading() as c:
+            rows = c.execute(query.order_by(q.created.desc(), q.turn.desc()).limit(limit)).all()
+        return self._with_turns(list(reversed(rows)))
+
+    def drop(self, turns: Sequence[str]) -> None:
+        """Let turns wait no more that no update can use."""
+        with self._store.engine.begin() as c:
+            c.execute(delete(schema.learning).where(schema.learning.c.turn.in_(turns)))
+
+    def commit(
+        self,
+        owner: str,
+        made: NewVersion | None,
+        metrics: Mapping[str, float],
+        used: Sequence[str],
+        uses: int,
+        now: float,
+    ) -> None:
+        """One update: its turns, its metrics and its version, a candidate (none where nothing was to be learned).
+
+        A turn leaves the queue when it was part of `uses` updates, else it goes to the end. Raises LostLeaseError when
+        this process does not hold the learner's lease, or when a turn does not wait any more.
+        """
+        q, held = schema.learning, schema.leases
+        with self._store.engine.begin() as c:
+            lease = c.execute(select(held).where(held.c.name == LEASE).with_for_update()).first()
+            if lease is None or lease.owner != owner:
+                raise LostLeaseError
+            c.execute(update(held).where(held.c.name == LEASE).values(until=now + CLAIM_SECONDS))
+            left = dict(c.execute(select(q.c.turn, q.c.uses).where(q.c.turn.in_(used))).tuples().all())
+            if len(left) != len(used):
+                raise LostLeaseError
+            again = [turn for turn, had in left.items() if had + 1 < uses]
+            c.execute(update(q).where(q.c.turn.in_(again)).values(uses=q.c.uses + 1, created=now))
+            c.execute(delete(q).where(q.c.turn.in_([turn for turn in used if turn not in again])))
+            if made is not None:
+                new = asdict(made) | {"state": "candidate", "reason": "", "measures": "{}", "created": now}
+                c.execute(insert(schema.versions).values(**new))
+            number = (c.execute(select(func.max(schema.updates.c.number))).scalar() or 0) + 1
+            values = {"version": None if made is None else made.number, "metrics": json.dumps(dict(metrics))}
+            c.execute(insert(schema.updates).values(number=number, created=now, **values))
+            c.execute(insert(schema.update_turns), [{"update": number, "turn": turn} for turn in used])
+
+    def _with_turns(self, rows: Sequence[Any]) -> list[Scored]:
+        turns = self._store.turns([row.turn for row in rows]) if rows else {}
+        return [Scored(row.turn, row.user, row.created, turns[row.turn]) for row in rows if row.turn in turns]

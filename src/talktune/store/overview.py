@@ -1,0 +1,45 @@
+"""What a store holds, in numbers: for `talktune status`."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, select
+
+from talktune.store import schema
+
+if TYPE_CHECKING:
+    from talktune.store.store import Store
+
+
+def overview(store: "Store", updates: int = 200) -> dict[str, Any]:
+    """Counts of turns, what waits, verdicts by reward, votes and their cost, and the metrics of the last updates."""
+    t, v, o = schema.turns.c, schema.verdicts.c, schema.votes.c
+
+    def count(table: Any, *where: Any) -> int:
+        return c.execute(select(func.count()).select_from(table).where(*where)).scalar() or 0
+
+    with store.reading() as c:
+        rewards = dict(c.execute(select(v.reward, func.count()).group_by(v.reward)).tuples().all())
+        cost = c.execute(select(func.sum(o.cost))).scalar() or 0.0
+        u = schema.updates.c
+        rows = c.execute(select(u.number, u.version, u.created, u.metrics).order_by(u.number.desc()).limit(updates))
+        learned = [
+            {"update": row.number, "version": row.version, "created": row.created} | json.loads(row.metrics)
+            for row in rows
+        ]
+        return {
+            "conversations": count(schema.conversations),
+            "turns": count(schema.turns),
+            "main": count(schema.turns, t.kind == "main"),
+            "partial": count(schema.turns, t.state == "partial"),
+            "feedback": count(schema.feedback),
+            "waiting_for_judge": count(schema.judging),
+            "judged": {f"{reward:+g}": number for reward, number in sorted(rewards.items())},
+            "votes": count(schema.votes),
+            "failed_votes": count(schema.votes, o.label.is_(None)),
+            "judge_seconds": cost,
+            "waiting_for_learner": count(schema.learning),
+            "learned": c.execute(select(func.count(schema.update_turns.c.turn.distinct()))).scalar() or 0,
+            "updates": count(schema.updates),
+            "last_updates": list(reversed(learned)),
+        }

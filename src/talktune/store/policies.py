@@ -1,0 +1,164 @@
+"""Versions of the policy: which there are, what the gate said, which one serves whom."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from talktune.errors import UserError
+from talktune.store import schema
+
+if TYPE_CHECKING:
+    from talktune.store.store import Store
+
+EVERYBODY = ""
+"""The lineage of all users together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version as the store knows it."""
+
+    number: int
+    parent: int | None
+    lineage: str
+    path: Path
+    state: Literal["candidate", "published", "rejected"]
+    reason: str
+    measures: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    created: float
+
+    @property
+    def name(self) -> str:
+        """What engines load it under."""
+        return version_name(self.number)
+
+
+def version_name(number: int) -> str:
+    """policy-000017: the name of its directory and in engines; each version has its own."""
+    return f"policy-{number:06d}"
+
+
+class Policies:
+    """The versions of a store and the live one of each lineage."""
+
+    def __init__(self, store: "Store") -> None:
+        """Of this store."""
+        self._store = store
+
+    def live(self, lineage: str = EVERYBODY) -> Version | None:
+        """The version that serves this lineage; None for the model as it was."""
+        v, s = schema.versions, schema.lineages.c
+        query = _select().join(schema.lineages, s.live == v.c.number).where(s.name == lineage)
+        with self._store.reading() as c:
+            row = c.execute(query).first()
+        return None if row is None else _version(row)
+
+    def versions(self, lineage: str | None = None) -> list[Version]:
+        """All of them, or a lineage's, oldest first."""
+        query = _select().order_by(schema.versions.c.number)
+        if lineage is not None:
+            query = query.where(schema.versions.c.lineage == lineage)
+        with self._store.reading() as c:
+            return [_version(row) for row in c.execute(query)]
+
+    def version(self, number: int) -> Version:
+        """One of them; UserError when there is none of that number."""
+        with self._store.reading() as c:
+            row = c.execute(_select().where(schema.versions.c.number == number)).first()
+        if row is None:
+            raise UserError(f"There is no version {number}; `talktune policies list` shows those that there are.")
+        return _version(row)
+
+    def last_number(self) -> int:
+        """Of the newest version; 0 when there is none."""
+        with self._store.reading() as c:
+            return c.execute(select(func.max(schema.versions.c.number))).scalar() or 0
+
+    def candidates(self) -> list[Version]:
+        """Versions that the gate has not seen yet."""
+        with self._store.reading() as c:
+            return [_version(row) for row in c.execute(_select().where(schema.versions.c.state == "candidate"))]
+
+    def lineages(self) -> dict[str, tuple[int | None, str]]:
+        """The live version of each lineage, and why its learning is stopped (empty while it goes on)."""
+        s = schema.lineages.c
+        with self._store.reading() as c:
+            return {row.name: (row.live, row.stopped) for row in c.execute(select(s.name, s.live, s.stopped))}
+
+    def decide(self, number: int, reasons: Sequence[str], measures: Mapping[str, Any]) -> bool:
+        """The gate's word on a candidate: published and live where there is no reason against it, else rejected.
+
+        A candidate whose parent is not live any more (somebody rolled back meanwhile) is rejected, too. Returns
+        whether it is live.
+        """
+        v = schema.versions
+        with self._store.engine.begin() as c:
+            row = c.execute(select(v).where(v.c.number == number).with_for_update()).one()
+            reasons = list(reasons)
+            if _live(c, row.lineage) != row.parent:
+                reasons.append("it was made from a version that is not live any more")
+            state = "rejected" if reasons else "published"
+            values = {"state": state, "reason": "; ".join(reasons), "measures": json.dumps(dict(measures))}
+            c.execute(update(v).where(v.c.number == number).values(**values))
+            if not reasons:
+                _set(c, row.lineage, live=number)
+        return not reasons
+
+    def promote(self, number: int) -> Version:
+        """Make a version live, whatever the gate said, and let learning go on from it; UserError for a candidate."""
+        wanted = self.version(number)
+        if wanted.state == "candidate":
+            raise UserError(f"Version {number} is at the gate right now; wait until it is published or rejected.")
+        with self._store.engine.begin() as c:
+            _set(c, wanted.lineage, live=number, stopped="")
+        return wanted
+
+    def rollback(self, lineage: str = EVERYBODY) -> Version | None:
+        """Go back to the version before the live one (None: the model as it was); UserError when there is none."""
+        live = self.live(lineage)
+        if live is None:
+            whose = f" of {lineage}" if lineage else ""
+            raise UserError(f"The model{whose} serves as it was: there is nothing to go back from.")
+        with self._store.engine.begin() as c:
+            _set(c, lineage, live=live.parent, stopped="")
+        return None if live.parent is None else self.version(live.parent)
+
+    def stop(self, lineage: str, reason: str) -> None:
+        """Learning of this lineage stops, until a version is promoted or rolled back by hand."""
+        with self._store.engine.begin() as c:
+            _set(c, lineage, stopped=reason)
+
+
+def _select() -> Any:
+    v, u = schema.versions, schema.updates
+    return select(v, u.c.metrics).select_from(v).outerjoin(u, u.c.version == v.c.number)
+
+
+def _version(row: Any) -> Version:
+    return Version(
+        row.number,
+        row.parent,
+        row.lineage,
+        Path(row.path),
+        row.state,
+        row.reason,
+        json.loads(row.measures),
+        json.loads(row.metrics or "{}"),
+        row.created,
+    )
+
+
+def _live(c: Connection, lineage: str) -> int | None:
+    s = schema.lineages.c
+    return c.execute(select(s.live).where(s.name == lineage)).scalar()
+
+
+def _set(c: Connection, lineage: str, **values: Any) -> None:
+    s = schema.lineages
+    if c.execute(update(s).where(s.c.name == lineage).values(**values)).rowcount == 0:
+        c.execute(insert(s).values(**({"name": lineage, "live": None, "stopped": ""} | values)))

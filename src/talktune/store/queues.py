@@ -1,0 +1,176 @@
+"""Work that waits: turns to be judged, verdicts to be learned from, and who is at it.
+
+A turn waits for the judge once its conversation went on behind it, and for the learner once it has a reward. Rows
+are written in the transaction of what caused them and deleted in the transaction of what was made of them: whoever
+is killed at whatever moment, each turn is judged once and is part of an update once.
+"""
+
+import hashlib
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, literal, or_, select, update
+
+from talktune.store import schema
+from talktune.types import Turn, Verdict
+
+if TYPE_CHECKING:
+    from talktune.store.store import Store
+
+BUCKETS = 100
+"""Conversations are spread over this many buckets, of which the first ones are held out from training."""
+CLAIM_SECONDS = 120.0
+"""A claim runs out after so long: whoever had it is taken for dead."""
+
+
+def bucket(conversation: str) -> int:
+    """0 … 99, by the conversation's id alone."""
+    return int.from_bytes(hashlib.sha256(conversation.encode()).digest()[:4], "big") % BUCKETS
+
+
+def queue_for_judging(c: Connection, turns: Sequence[str]) -> None:
+    """Turns whose conversation went on: those that are main, complete and not judged yet wait for the judge.
+
+    One that is claimed right now waits anew: its judge may have found that nothing had followed yet.
+    """
+    t, j = schema.turns.c, schema.judging
+    c.execute(update(j).where(j.c.turn.in_(turns), j.c.owner.is_not(None)).values(owner=None, until=0.0))
+    done = [select(table.c.turn) for table in (schema.verdicts, schema.feedback, j)]
+    new = select(t.id, t.created, literal(0.0), literal(0), literal(0.0)).where(
+        t.id.in_(turns), t.kind == "main", t.state == "complete", *(t.id.not_in(one) for one in done)
+    )
+    c.execute(insert(j).from_select(["turn", "created", "after", "tries", "until"], new))
+
+
+def queue_for_learning(c: Connection, turn: str, user: str, conversation: str, at: float) -> None:
+    """A turn that has a reward now waits for the learner, unless it does already or was learned from."""
+    q, u = schema.learning, schema.update_turns
+    waits = c.execute(select(q.c.turn).where(q.c.turn == turn)).scalar()
+    if waits is None and c.execute(select(u.c.turn).where(u.c.turn == turn)).first() is None:
+        c.execute(insert(q).values(turn=turn, user=user, bucket=bucket(conversation), created=at, uses=0))
+
+
+def owner_name() -> str:
+    """Of this process, for claims: the machine and the process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def lease(store: "Store", name: str, owner: str, now: float, seconds: float = CLAIM_SECONDS) -> bool:
+    """Take or renew the sole right to do something; False while somebody else has it.
+
+    A holder on this machine whose process is gone has it no more.
+    """
+    q = schema.leases
+    with store.engine.begin() as c:
+        held = c.execute(select(q).where(q.c.name == name).with_for_update()).first()
+        if held is not None and held.owner != owner and held.until > now and not _gone(held.owner):
+            return False
+        c.execute(delete(q).where(q.c.name == name))
+        c.execute(insert(q).values(name=name, owner=owner, until=now + seconds))
+    return True
+
+
+def _gone(owner: str) -> bool:
+    machine, _, process = owner.rpartition(":")
+    if machine != socket.gethostname() or not process.isdecimal():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A turn that is this process's to judge."""
+
+    id: str
+    turn: Turn
+
+
+class Judging:
+    """Turns that wait for their verdict, the oldest first."""
+
+    def __init__(self, store: "Store", owner: str | None = None) -> None:
+        """`owner` is this process by default."""
+        self._store = store
+        self._owner = owner or owner_name()
+
+    def waiting(self) -> int:
+        """How many turns wait, claimed ones included."""
+        with self._store.reading() as c:
+            return c.execute(select(func.count()).select_from(schema.judging)).scalar() or 0
+
+    def claim(self, limit: int, now: float, seconds: float = CLAIM_SECONDS, *, newest: bool = False) -> list[Claimed]:
+        """Take up to `limit` turns, the oldest or newest; one that has no next state after all leaves the queue."""
+        j = schema.judging
+        with self._store.engine.begin() as c:
+            owners = c.execute(select(j.c.owner).where(j.c.owner.is_not(None)).distinct()).scalars()
+            gone = [owner for owner in owners if owner is not None and _gone(owner)]
+            free: list[ColumnElement[bool]] = [j.c.owner.is_(None), j.c.until <= now, j.c.owner.in_(gone)]
+            order = (j.c.created.desc(), j.c.turn.desc()) if newest else (j.c.created, j.c.turn)
+            query = select(j.c.turn).where(j.c.after <= now, or_(*free)).order_by(*order).limit(limit)
+            ids = list(c.execute(query.with_for_update(skip_locked=True)).scalars())
+            c.execute(update(j).where(j.c.turn.in_(ids)).values(owner=self._owner, until=now + seconds))
+        turns = self._store.turns(ids) if ids else {}
+        ready = [Claimed(id, turns[id]) for id in ids if id in turns and turns[id].next_state]
+        known = {claimed.id for claimed in ready}
+        self._drop([id for id in ids if id not in known])
+        return ready
+
+    def settle(self, id: str, verdict: Verdict, cost: float, now: float) -> bool:
+        """Write the votes and the reward of a claimed turn; False when it is no longer this process's, or forgotten.
+
+        `cost` is in seconds, of all votes together.
+        """
+        assert verdict.reward is not None
+        t, j = schema.turns.c, schema.judging
+        with self._store.engine.begin() as c:
+            if c.execute(delete(j).where(j.c.turn == id, j.c.owner == self._owner)).rowcount != 1:
+                return False
+            row = c.execute(select(t.user, t.conversation).where(t.id == id)).one()
+            c.execute(delete(schema.votes).where(schema.votes.c.turn == id))
+            votes = [
+                {
+                    "turn": id,
+                    "number": i,
+                    "label": vote.label,
+                    "confidence": vote.confidence,
+                    "judge": vote.judge,
+                    "reason": vote.reason,
+                    "cost": cost / len(verdict.votes),
+                    "created": now,
+                }
+                for i, vote in enumerate(verdict.votes)
+            ]
+            if votes:
+                c.execute(insert(schema.votes), votes)
+            c.execute(insert(schema.verdicts).values(turn=id, reward=verdict.reward, created=now))
+            queue_for_learning(c, id, row.user, row.conversation, now)
+        return True
+
+    def give_back(self, ids: Sequence[str]) -> None:
+        """The judge is down: these wait again, as if nobody had tried."""
+        j = schema.judging
+        with self._store.engine.begin() as c:
+            c.execute(update(j).where(j.c.turn.in_(ids), j.c.owner == self._owner).values(owner=None, until=0.0))
+
+    def postpone(self, id: str, now: float) -> None:
+        """The judge is up but has no verdict on this one: it waits, twice as long each time, and lets others pass."""
+        j = schema.judging
+        with self._store.engine.begin() as c:
+            tries = c.execute(select(j.c.tries).where(j.c.turn == id)).scalar() or 0
+            later = {"owner": None, "until": 0.0, "tries": tries + 1, "after": now + 2.0 ** min(tries, 12)}
+            c.execute(update(j).where(j.c.turn == id, j.c.owner == self._owner).values(**later))
+
+    def _drop(self, ids: Sequence[str]) -> None:
+        j = schema.judging
+        if ids:
+            with self._store.engine.begin() as c:
+                c.execute(delete(j).where(j.c.turn.in_(ids), j.c.owner == self._owner))
