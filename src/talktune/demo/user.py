@@ -45,7 +45,7 @@ _STOP_WORDS = frozenset(  # function words only: "down" in "breaks down" says so
 _SUFFIXES = ("ations", "ation", "ings", "ing", "ies", "ied", "ers", "er", "ed", "es", "ly", "s", "e", "y")
 _WORD = re.compile(r"\w+(?:['\-]\w+)*")
 _CLOSERS = "\"'\u201d\u2019)]*_ \n\t"
-_STOCK_PHRASES = re.compile(
+STOCK_PHRASES = re.compile(
     r"""\b(?:here|happy|glad|ready|able|pleased)\ to\ (?:help|assist|answer|explain)
     | \bhow\ (?:can|may)\ i\ (?:help|assist)
     | \bas\ an?\ (?:ai|artificial|(?:large\ )?language\ model|assistant|chatbot)\b
@@ -107,13 +107,13 @@ def judge_answer(question: Question, answer: str, finished: bool) -> Opinion:
     complaint = _complaint(question, answer, finished)
     if complaint is not None:
         return Opinion(-1, complaint)
-    return Opinion(1, "satisfied") if len(_words(answer)) <= GOOD_WORDS else Opinion(0, "so-so")
+    return Opinion(1, "satisfied") if len(words_of(answer)) <= GOOD_WORDS else Opinion(0, "so-so")
 
 
 def react(opinion: Opinion, question: Question, rng: random.Random) -> str:
     """What the user types after an answer: one of the phrasings for this reason, drawn with `rng`."""
     phrasing = rng.choice(load_reactions()[opinion.reason])
-    return phrasing.format(question=question.text, topic=_topic_word(question))
+    return phrasing.format(question=question.text, topic=topic_word(question))
 
 
 def is_right(question: Question, answer: str) -> bool:
@@ -123,13 +123,13 @@ def is_right(question: Question, answer: str) -> bool:
 
 def _complaint(question: Question, answer: str, finished: bool) -> Reason | None:
     """The first thing that is wrong with an answer, or `None`."""
-    words = _words(answer)
-    said = _plain(answer)
-    if not words or _STOCK_PHRASES.search(said):
+    words = words_of(answer)
+    said = plain_text(answer)
+    if not words or STOCK_PHRASES.search(said):
         return "empty"
     if len(words) > MAX_WORDS:
         return "too-long"
-    if not finished or not _ends_like_a_sentence(answer):
+    if not finished or not ends_like_a_sentence(answer):
         return "cut-off"
     if len(words) < MIN_WORDS:
         return "too-short"
@@ -137,8 +137,8 @@ def _complaint(question: Question, answer: str, finished: bool) -> Reason | None
         return None if is_right(question, answer) else "wrong"
     if not any(re.search(rf"\b{re.escape(stem)}", said) for stem in question.topic):
         return "off-topic"
-    asked = {_stem(word) for word in _words(question.text)}
-    content = [_stem(word) for word in words if word not in _STOP_WORDS]
+    asked = {stem(word) for word in words_of(question.text)}
+    content = content_words(words)
     new = set(content) - asked
     if len(new) < MIN_NEW_WORDS:
         return "echo" if len(set(content) & asked) > len(new) else "empty"
@@ -152,7 +152,7 @@ def _complaint(question: Question, answer: str, finished: bool) -> Reason | None
 def _repeats(words: list[str], content: list[str], answer: str) -> bool:
     """Whether a content word comes too often, or a run of words or a sentence comes twice."""
     runs = [tuple(words[i : i + SEQUENCE]) for i in range(len(words) - SEQUENCE + 1)]
-    sentences = [tuple(_words(sentence)) for sentence in re.split(r"[.!?\n]+", answer)]
+    sentences = [tuple(words_of(sentence)) for sentence in re.split(r"[.!?\n]+", answer)]
     spoken = [sentence for sentence in sentences if sentence]
     return (
         max(Counter(content).values(), default=0) > MAX_REPEATS
@@ -161,23 +161,28 @@ def _repeats(words: list[str], content: list[str], answer: str) -> bool:
     )
 
 
-def _ends_like_a_sentence(answer: str) -> bool:
+def ends_like_a_sentence(answer: str) -> bool:
     """Whether the last sign is a full stop, ! or ?, not an ellipsis and not the number of a list item."""
     text = answer.rstrip(_CLOSERS)
     return text.endswith((".", "!", "?")) and not text.endswith("..") and not re.search(r"(?:^|\n)\s*\d+\.$", text)
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
     """Lower-case words; a hyphenated one counts once, signs and bullets not at all."""
-    return _WORD.findall(_plain(text))
+    return _WORD.findall(plain_text(text))
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """Lower case, straight apostrophes, no underscores (they are signs of emphasis here)."""
     return text.lower().replace("\u2019", "'").replace("_", " ")
 
 
-def _stem(word: str) -> str:
+def content_words(words: list[str]) -> list[str]:
+    """The stems of those that say something, in their order."""
+    return [stem(word) for word in words if word not in _STOP_WORDS]
+
+
+def stem(word: str) -> str:
     """A rough stem of at least three letters, so that `vaccine` and `vaccination` count as one word."""
     word = re.sub(r"'s$", "", word)
     for suffix in _SUFFIXES:
@@ -186,7 +191,7 @@ def _stem(word: str) -> str:
     return word
 
 
-def _topic_word(question: Question) -> str:
+def topic_word(question: Question) -> str:
     """The first word of the question that is its topic, as it is written there (or else the stem)."""
     written = re.search(rf"\b(?:{'|'.join(map(re.escape, question.topic))})\w*", question.text, re.IGNORECASE)
     return written.group() if written else question.topic[0]
