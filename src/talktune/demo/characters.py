@@ -52,10 +52,13 @@ _ANNOUNCED = re.compile(r":\s*(?:\n|$)")
 """A list that is announced, whether or not its items are still in the answer."""
 _INLINE = re.compile(r"(?<=\s)\(?[1-9][.)]\s+[A-Z]")
 _WARM = re.compile(
-    r"""\b(?:congratulations|congrats|well\ done|good\ luck|best\ of\ luck|have\ fun|enjoy|how\ (?:nice|lovely|wonderful)
+    r"""\b(?:congratulations|congrats|well\ done|good\ luck|best\ of\ luck|have\ fun|enjoy
+    | how\ (?:nice|lovely|wonderful)
     | i(?:'m|\ am)\ (?:so\ |very\ |really\ )?(?:happy|glad|delighted|thrilled|excited|proud)
-    | (?:what|that's|that\ is|it's|sounds)\ (?:a\ |an\ |such\ a\ |so\ |really\ )?(?:great|wonderful|lovely|fantastic|amazing|nice|exciting|awesome)
-    | i\ hope|hope\ (?:you|this|that|it)|you've\ got\ this|don't\ worry|welcome|thank\ you|thanks|cheers|my\ friend|dear)\b""",
+    | (?:what|that's|that\ is|it's|sounds)\ (?:an?\ |such\ an?\ |so\ |really\ )?
+      (?:great|wonderful|lovely|fantastic|amazing|nice|exciting|awesome)
+    | i\ hope|hope\ (?:you|this|that|it)|you've\ got\ this|don't\ worry|welcome|thank\ you|thanks|cheers
+    | my\ friend|dear)\b""",
     re.VERBOSE,
 )
 
@@ -158,7 +161,11 @@ def _no_real_answer(question: Question, answer: str) -> str | None:
     runs = [tuple(words[i : i + SEQUENCE]) for i in range(len(words) - SEQUENCE + 1)]
     said = [tuple(words_of(s)) for s in re.split(r"[.!?\n]+", told)]
     said = [s for s in said if len(s) > 1]
-    if len(set(runs)) < len(runs) or len(set(said)) < len(said) or max(Counter(content).values(), default=0) > MAX_REPEATS:
+    if (
+        len(set(runs)) < len(runs)
+        or len(set(said)) < len(said)
+        or max(Counter(content).values(), default=0) > MAX_REPEATS
+    ):
         return "repetitive"
     return None
 
@@ -167,13 +174,13 @@ def _no_real_answer(question: Question, answer: str) -> str | None:
 def _questions(name: Name) -> dict[Split, tuple[Question, ...]]:
     found = load_questions()
     if name == "short":
-        return found | {"held-out": found["held-out"][:HELD_OUT]}
+        return {**found, "held-out": found["held-out"][:HELD_OUT]}
     rows = [row for row in map(json.loads, _data("characters.jsonl").splitlines()) if row["character"] == name]
-    mine: dict[Split, tuple[Question, ...]] = {
-        split: tuple(Question(split, row["question"], tuple(row["topic"])) for row in rows if row["split"] == split)
-        for split in ("train", "held-out")
-    }
-    return mine | {"fact": found["fact"]}
+
+    def mine(split: Split) -> tuple[Question, ...]:
+        return tuple(Question(split, row["question"], tuple(row["topic"])) for row in rows if row["split"] == split)
+
+    return {"train": mine("train"), "held-out": mine("held-out"), "fact": found["fact"]}
 
 
 @cache
