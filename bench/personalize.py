@@ -47,6 +47,8 @@ TOKENS: dict[Name, int] = {"short": 64, "plain": 64, "friendly": 48}
 """Where this user's client stops an answer."""
 FACT_TOKENS = 24
 STUCK_SECONDS = 240.0
+RECIPE = ("--learning-rate", "1e-3", "--beta", "0.02", "--epochs", "1", "--group", "batch")
+"""What learns within 300 turns; options after `--` win over it."""
 MODES = {"learn": (), "off": ("--no-learn",), "shuffled": ("--shuffle-rewards",)}
 
 
@@ -413,7 +415,16 @@ def main() -> None:
     parser.add_argument("server", nargs="*", help="after --: more options of talktune serve")
     args = parser.parse_args()
     # Nothing is held out from training here: the bench has held-out questions of its own.
-    args.server = ["--batch-turns", str(args.batch_turns), "--votes", str(VOTES), "--holdout", "0", *args.server]
+    args.server = [
+        "--batch-turns",
+        str(args.batch_turns),
+        "--votes",
+        str(VOTES),
+        "--holdout",
+        "0",
+        *RECIPE,
+        *args.server,
+    ]
     console = Console(width=160 if not sys.stdout.isatty() else None)
     runs: list[Run] = []
     for name in args.character:

@@ -110,7 +110,7 @@ def _short(question: Question, answer: str, finished: bool) -> Opinion:
     words = words_of(answer)
     if len(words) > SOSO_WORDS:
         return Opinion(-1, "too-long")
-    if not finished or not ends_like_a_sentence(answer):
+    if words and (not finished or not ends_like_a_sentence(answer)):
         return Opinion(-1, "cut-off")
     complaint = _no_real_answer(question, answer)
     if complaint is not None:
