@@ -47,7 +47,7 @@ TOKENS: dict[Name, int] = {"short": 64, "plain": 64, "friendly": 48}
 """Where this user's client stops an answer."""
 FACT_TOKENS = 24
 STUCK_SECONDS = 240.0
-RECIPE = ("--learning-rate", "1e-3", "--beta", "0.02", "--epochs", "1", "--group", "batch")
+RECIPE = {"--learning-rate": "0.001", "--beta": "0.02", "--epochs": "1", "--group": "batch"}
 """What learns within 300 turns; options after `--` win over it."""
 MODES = {"learn": (), "off": ("--no-learn",), "shuffled": ("--shuffle-rewards",)}
 
@@ -117,12 +117,13 @@ class Client:
 
     def __init__(self, url: str, tokens: int, temperature: float) -> None:
         self._openai = OpenAI(base_url=f"{url}/v1", api_key="none", timeout=600, max_retries=5)
+        self._model = self._openai.models.list().data[0].id
         self.tokens, self.temperature = tokens, temperature
 
     def ask(self, messages: list[dict[str, str]], **more: Any) -> tuple[str, str, bool]:
         """The answer's id, its text, and whether the model ended it by itself."""
         sent: dict[str, Any] = {"temperature": self.temperature, "max_tokens": self.tokens} | more
-        reply = self._openai.chat.completions.create(model="talktune", messages=messages, **sent)  # type: ignore[call-overload]
+        reply = self._openai.chat.completions.create(model=self._model, messages=messages, **sent)  # type: ignore[call-overload]
         choice = reply.choices[0]
         return reply.id, (choice.message.content or "").strip(), choice.finish_reason == "stop"
 
@@ -415,16 +416,9 @@ def main() -> None:
     parser.add_argument("server", nargs="*", help="after --: more options of talktune serve")
     args = parser.parse_args()
     # Nothing is held out from training here: the bench has held-out questions of its own.
-    args.server = [
-        "--batch-turns",
-        str(args.batch_turns),
-        "--votes",
-        str(VOTES),
-        "--holdout",
-        "0",
-        *RECIPE,
-        *args.server,
-    ]
+    own = ["--batch-turns", str(args.batch_turns), "--votes", str(VOTES), "--holdout", "0"]
+    recipe = [part for name, value in RECIPE.items() if name not in args.server for part in (name, value)]
+    args.server = [*own, *recipe, *args.server]
     console = Console(width=160 if not sys.stdout.isatty() else None)
     runs: list[Run] = []
     for name in args.character:
