@@ -22,7 +22,9 @@ import uvicorn
 from talktune.config import ModelConfig
 from talktune.errors import UserError
 from talktune.host.engine import Engine
+from talktune.host.lora import linear_layers
 from talktune.host.web import Host, make_app
+from talktune.policy.linear import lay_out, layout_bytes
 from talktune.policy.load import load_policy
 from talktune.policy.tokens import end_ids
 from talktune.serve.listen import listen, shown
@@ -31,6 +33,10 @@ GRACE_SECONDS = 20
 """How long running answers may go on after SIGTERM."""
 CACHE_SHARE = {"cpu": 0.25, "cuda": 0.5}
 """Share of the memory that is free after loading which keys and values may take."""
+LAYOUT_SHARE = 0.5
+"""Share of that memory, at most, which a second copy of the weights may take, laid out for decoding on a CPU."""
+LAYOUT_ROWS = 8
+"""Answers sampled at once for which it is laid out; it serves other numbers too."""
 UNKNOWN_FREE = 8 << 30
 """Bytes of memory taken as free where the system does not say."""
 
@@ -48,6 +54,9 @@ def load_host(model: ModelConfig, dtype: str = "auto") -> Host:
         policy.model.to(getattr(torch, dtype))
     text = policy.model.config.get_text_config(decoder=True)
     context = int(getattr(text, "max_position_embeddings", 1 << 15))
+    layers = list(linear_layers(policy.model).values())
+    if layout_bytes(layers) < LAYOUT_SHARE * _free_bytes(policy.device):
+        lay_out(layers, LAYOUT_ROWS)
     budget = _free_bytes(policy.device) // _bytes_per_token(text, policy.model.dtype)
     host = Host(
         policy,

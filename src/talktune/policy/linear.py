@@ -5,7 +5,7 @@ product; oneDNN multiplies by a layout that it made before (as torch.compile doe
 times as fast for 8 to 32 rows.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
@@ -37,7 +37,7 @@ def ready_to_decode(model: Any, rows: int) -> Generator[None]:
         with adapter_merged(model):
             yield
         return
-    try:
+    with _instead([layer for layer, _ in layers]):
         for layer, adapted in layers:
             layer.forward = partial(_product, _laid_out(_merged(layer, adapted), rows), layer.bias)
         if isinstance(model, PeftModel):
@@ -45,22 +45,44 @@ def ready_to_decode(model: Any, rows: int) -> Generator[None]:
                 yield
         else:
             yield
-    finally:
-        for layer, _ in layers:
-            layer.__dict__.pop("forward", None)
+
+
+def lay_out(layers: Iterable[nn.Linear], rows: int) -> None:
+    """Make frozen layers fast for about `rows` rows for good, at the cost of a second copy of their weights.
+
+    Does nothing where this machine cannot do it. Without gradients only; `fast_frozen_linears` is for those.
+    """
+    for layer in layers:
+        if _can(layer.weight):
+            layer.forward = partial(_product, _laid_out(layer.weight.detach(), rows), layer.bias)
+
+
+def layout_bytes(layers: Iterable[nn.Linear]) -> int:
+    """Memory that `lay_out` takes; 0 where it does nothing."""
+    return sum(layer.weight.numel() * layer.weight.element_size() for layer in layers if _can(layer.weight))
 
 
 @contextmanager
 def fast_frozen_linears(model: Any) -> Generator[None]:
     """Inside, linear layers whose weight is frozen use oneDNN's product in both directions, on a CPU in float32."""
     layers = [m for m in model.modules() if type(m) is nn.Linear and _can(m.weight) and not m.weight.requires_grad]
-    try:
+    with _instead(layers):
         for layer in layers:
             layer.forward = partial(_frozen, layer.weight, layer.bias)
         yield
+
+
+@contextmanager
+def _instead(layers: Sequence[nn.Linear]) -> Generator[None]:
+    """On exit the layers compute as before, whatever they are told inside."""
+    before = [layer.__dict__.get("forward") for layer in layers]
+    try:
+        yield
     finally:
-        for layer in layers:
+        for layer, forward in zip(layers, before, strict=True):
             layer.__dict__.pop("forward", None)
+            if forward is not None:
+                layer.forward = forward
 
 
 def _frozen(weight: Tensor, bias: Tensor | None, input: Tensor) -> Tensor:

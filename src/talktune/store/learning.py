@@ -104,7 +104,7 @@ class Learning:
             if lease is None or lease.owner != owner:
                 raise LostLeaseError
             c.execute(update(held).where(held.c.name == LEASE).values(until=now + CLAIM_SECONDS))
-            left = dict(c.execute(select(q.c.turn, q.c.uses).where(q.c.turn.in_(used))).tuples().all())
+            left = {row.turn: row.uses for row in c.execute(select(q.c.turn, q.c.uses).where(q.c.turn.in_(used)))}
             if len(left) != len(used):
                 raise LostLeaseError
             again = [turn for turn, had in left.items() if had + 1 < uses]

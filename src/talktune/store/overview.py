@@ -19,7 +19,7 @@ def overview(store: "Store", updates: int = 200) -> dict[str, Any]:
         return c.execute(select(func.count()).select_from(table).where(*where)).scalar() or 0
 
     with store.reading() as c:
-        rewards = dict(c.execute(select(v.reward, func.count()).group_by(v.reward)).tuples().all())
+        rewards = {row[0]: row[1] for row in c.execute(select(v.reward, func.count()).group_by(v.reward))}
         cost = c.execute(select(func.sum(o.cost))).scalar() or 0.0
         u = schema.updates.c
         rows = c.execute(select(u.number, u.version, u.created, u.metrics).order_by(u.number.desc()).limit(updates))

@@ -1,0 +1,289 @@
+"""Update, gate, live: which turns, in which order, once; and what is left when it is killed in between."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from sqlalchemy import select
+
+from talktune.config import Config
+from talktune.errors import UserError
+from talktune.policy.load import load_policy
+from talktune.store import schema
+from talktune.store.learning import LostLeaseError
+from talktune.store.policies import Policies
+
+from .conftest import World, run
+
+Make = Callable[..., World]
+
+
+def used(world: World) -> list[tuple[int, str]]:
+    u = schema.update_turns.c
+    with world.store.engine.connect() as c:
+        return [(row[0], row[1]) for row in c.execute(select(u.update, u.turn).order_by(u.update, u.turn))]
+
+
+def adapter(world: World, number: int) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(world.learner.policies.version(number).path / "adapter_model.safetensors")
+
+
+def test_an_update_takes_the_oldest_verdicts_once_and_goes_live(world: Make) -> None:
+    w = world()
+    ids = w.talk(10)
+    w.judge()
+    assert w.learn()
+    assert w.learn()
+    assert not w.learn(), "two are left, and four make an update"
+    assert used(w) == [(1, id) for id in ids[:4]] + [(2, id) for id in ids[4:8]]
+    versions = w.learner.policies.versions()
+    assert [(v.number, v.parent, v.state) for v in versions] == [(1, None, "published"), (2, 1, "published")]
+    live = w.learner.policies.live()
+    assert live is not None
+    assert live.number == 2
+    assert versions[0].metrics["tokens"] > 0
+    assert json.loads((live.path / "adapter_config.json").read_text())["r"] == 4
+    weights = adapter(w, 1)
+    assert any(value.abs().max() > 0 for name, value in weights.items() if "lora_B" in name), "nothing was learned"
+
+
+def test_the_next_answers_come_from_the_version_that_is_live(world: Make) -> None:
+    w = world()
+    w.talk(4)
+    w.judge()
+    w.learn()
+    w.talk(4)
+    w.judge()
+    w.learn()
+    second = w.learner.policies.version(2)
+    assert second.metrics["staleness"] == 0
+    # As sampled by the engine with the adapter, and as the learner computes it: the same numbers.
+    assert second.metrics["ratio_max"] < 1.001
+    assert second.metrics["ratio_mean"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_the_base_model_is_as_it_was_between_pieces(world: Make, tiny_model: Any) -> None:
+    w = world()
+    before = load_policy(w.config.model).model(torch.tensor([[5, 6, 7]])).logits
+    w.talk(8)
+    w.judge()
+    pieces = w.learner.step()
+    seen = 0
+    for _ in pieces:
+        w.host.engine.step()
+        with torch.no_grad():
+            assert torch.equal(w.host.policy.model(torch.tensor([[5, 6, 7]])).logits, before.detach())
+        seen += 1
+    assert seen > 4
+
+
+def killed(w: World, piece: int) -> bool:
+    """Begin a step and leave it at a piece; False when it ended before."""
+    pieces = w.learner.step()
+    for _ in range(piece):
+        try:
+            next(pieces)
+        except StopIteration:
+            return False
+        w.host.engine.step()
+    pieces.close()
+    return True
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 5, 8, 13, 21, 34])
+def test_killed_and_started_again_it_ends_with_the_same_weights(world: Make, piece: int) -> None:
+    plain, broken = world(), world()
+    for w in (plain, broken):
+        w.talk(8)
+        w.judge()
+    while plain.learn():
+        pass
+    at = piece
+    while killed(broken, at):
+        # A process that is gone takes its model with it: what goes on is a new one over the same store.
+        again = World(broken.config, broken.store.engine.url.database)  # type: ignore[arg-type]
+        broken.store.close()
+        broken, at = again, at + 40
+        broken.learner._owner = f"other:{at}"
+        with broken.store.engine.begin() as c:
+            c.execute(schema.leases.delete())
+        if at > 400:
+            break
+    while broken.learn():
+        pass
+    assert used(broken) == used(plain)
+    for number in (1, 2):
+        a, b = adapter(plain, number), adapter(broken, number)
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_rejected_version_never_serves_and_learning_goes_on_from_the_live_one(world: Make) -> None:
+    w = world(lambda c: replace(c, gate=replace(c.gate, gate_kl=-1.0)))
+    w.talk(8)
+    w.judge()
+    w.learn()
+    w.learn()
+    versions = w.learner.policies.versions()
+    assert [(v.state, v.parent) for v in versions] == [("rejected", None), ("rejected", None)]
+    assert all("KL to the base model" in v.reason for v in versions)
+    assert w.learner.policies.live() is None
+    assert versions[1].metrics["ratio_max"] < 1.001, "the second update did not begin from the base model"
+
+
+def test_rollback_and_promote(world: Make) -> None:
+    w = world()
+    w.talk(12)
+    w.judge()
+    w.learn()
+    w.learn()
+    policies = Policies(w.store)
+    back = policies.rollback()
+    assert back is not None
+    assert back.number == 1
+    w.learn()
+    assert [(v.number, v.parent) for v in policies.versions()] == [(1, None), (2, 1), (3, 1)]
+    assert policies.promote(2).number == 2
+    assert policies.rollback().number == 1  # type: ignore[union-attr]
+    assert policies.rollback() is None
+    with pytest.raises(UserError, match="nothing to go back from"):
+        policies.rollback()
+    with pytest.raises(UserError, match="There is no version 9"):
+        policies.promote(9)
+
+
+def test_a_candidate_whose_parent_was_rolled_back_does_not_go_live(world: Make) -> None:
+    w = world()
+    w.talk(8)
+    w.judge()
+    w.learn()
+    pieces = w.learner.step()
+    while not w.learner.policies.candidates():
+        next(pieces)
+        w.host.engine.step()
+    Policies(w.store).rollback()
+    run(w.host, pieces)
+    assert w.learner.policies.version(2).state == "rejected"
+    assert "not live any more" in w.learner.policies.version(2).reason
+    assert w.learner.policies.live() is None
+
+
+def test_one_user_fills_no_more_than_their_share(world: Make) -> None:
+    w = world()
+    hostile = w.talk(8, "eve")
+    others = w.talk(3, "ann")
+    w.judge()
+    assert w.learn()
+    assert used(w) == [(1, id) for id in sorted(hostile[:2] + others[:2])]
+    assert not w.learn(), "the hostile user alone must not make an update"
+
+
+def test_everyone_gets_an_adapter_of_their_own(world: Make) -> None:
+    w = world(per_user=True)
+    w.talk(4, "ann")
+    w.talk(5, "bob")
+    w.judge()
+    while w.learn():
+        pass
+    policies = w.learner.policies
+    assert {v.lineage: (v.number, v.parent) for v in policies.versions()} == {"ann": (1, None), "bob": (2, None)}
+    live = {user: policies.live(user) for user in ("ann", "bob", "eve")}
+    assert [live["ann"] and live["ann"].number, live["bob"] and live["bob"].number, live["eve"]] == [1, 2, None]
+    assert policies.live() is None
+    w.talk(4, "ann")
+    w.judge()
+    w.learn()
+    third = policies.version(3)
+    assert (third.lineage, third.parent) == ("ann", 1)
+    assert third.metrics["ratio_max"] < 1.001, "ann's second update did not begin from ann's first"
+
+
+def test_stale_turns_are_left_out(world: Make) -> None:
+    w = world(lambda c: replace(c, algorithm=replace(c.algorithm, max_staleness=1)))
+    w.talk(12)
+    w.judge()
+    while w.learn():
+        pass
+    # The third update begins two versions after all of these were answered.
+    assert [update for update, _ in used(w)] == [1] * 4 + [2] * 4
+    assert w.learner.learning.waiting() == {}
+
+
+def test_without_variance_nothing_is_learned_and_no_version_is_made(world: Make) -> None:
+    w = world()
+    w.talk(4)
+    w.worker.judge = type("All", (), {"name": "all", "vote": lambda _s, asks: [_good() for _ in asks]})()
+    w.judge()
+    assert w.learn()
+    assert [update for update, _ in used(w)] == [1] * 4
+    assert w.learner.policies.versions() == []
+
+
+def _good() -> Any:
+    from talktune.types import Vote
+
+    return Vote(1)
+
+
+def test_a_brake_stops_learning_until_a_person_decides(world: Make) -> None:
+    w = world(brake_entropy=100.0)
+    w.talk(8)
+    w.judge()
+    assert w.learn()
+    assert not w.learn()
+    assert "entropy" in w.learner.trouble
+    Policies(w.store).promote(1)
+    assert w.learn()
+
+
+def test_only_one_learner_at_a_time(world: Make) -> None:
+    w = world()
+    w.talk(4)
+    w.judge()
+    first = w.learner.step()
+    next(first)
+    with w.store.engine.begin() as c:
+        c.execute(schema.leases.update().values(owner="elsewhere:1", until=1e12))
+    with pytest.raises(LostLeaseError):
+        run(w.host, first)
+    with pytest.raises(LostLeaseError):
+        w.learn()
+    assert used(w) == []
+
+
+def test_held_out_conversations_are_not_trained_on(world: Make) -> None:
+    w = world(holdout=0.5)
+    ids = w.talk(24)
+    w.judge()
+    while w.learn():
+        pass
+    held = {one.id for one in w.learner.learning.held_out(["ann"], 1e12, 100)}
+    trained = {id for _, id in used(w)}
+    assert held
+    assert trained
+    assert not held & trained
+    assert held | trained <= set(ids)
+    assert "preference" in w.learner.policies.versions()[0].measures
+
+
+def test_fresh_answers_to_each_prompt(world: Make) -> None:
+    def grouped(c: Config) -> Config:
+        return replace(c, algorithm=replace(c.algorithm, group="prompt"))
+
+    w = world(grouped, answers=3)
+    w.talk(4)
+    w.judge()
+    assert w.learn()
+    assert len(used(w)) == 4
+    alone = world()
+    alone.talk(4)
+    alone.judge()
+    alone.learn()
+    metrics = w.learner.policies.version(1).metrics
+    assert metrics["tokens"] > alone.learner.policies.version(1).metrics["tokens"]
+    assert metrics["ratio_max"] < 1.001
