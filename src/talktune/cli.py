@@ -27,7 +27,6 @@ from talktune.config import (
     GreedySampleConfig,
     JudgeConfig,
     LabConfig,
-    LiveAlgorithmConfig,
     LiveConfig,
     LiveTrainConfig,
     ModelConfig,
@@ -45,7 +44,6 @@ Algorithm = Annotated[AlgorithmConfig, Flat]
 Train = Annotated[TrainConfig, Flat]
 Sample = Annotated[SampleConfig, Flat]
 Lab = Annotated[LabConfig, Flat]
-LiveAlgorithm = Annotated[LiveAlgorithmConfig, Flat]
 LiveTrain = Annotated[LiveTrainConfig, Flat]
 Live = Annotated[LiveConfig, Flat]
 Gate = Annotated[GateConfig, Flat]
@@ -329,7 +327,7 @@ def serve(
     config: Annotated[ServeConfig, Flat] = ServeConfig(),
     model: Model = ModelConfig(),
     judge: Judge = JudgeConfig(),
-    algorithm: LiveAlgorithm = LiveAlgorithmConfig(),
+    algorithm: Algorithm = AlgorithmConfig(),
     train: LiveTrain = LiveTrainConfig(),
     live: Live = LiveConfig(),
     gate: Gate = GateConfig(),
@@ -367,7 +365,7 @@ def learn(
     store: str = "talktune.db",
     model: Model = ModelConfig(),
     judge: Judge = JudgeConfig(),
-    algorithm: LiveAlgorithm = LiveAlgorithmConfig(),
+    algorithm: Algorithm = AlgorithmConfig(),
     train: LiveTrain = LiveTrainConfig(),
     live: Live = LiveConfig(),
     gate: Gate = GateConfig(),

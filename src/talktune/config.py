@@ -256,20 +256,12 @@ class ServeConfig:
 
 
 @dataclass(frozen=True)
-class LiveAlgorithmConfig(AlgorithmConfig):
-    """GRPO-TCR as the live learner runs it: one answer to each prompt, so that an update is the group."""
-
-    beta: float = 0.04
-    """Weight of the KL to the frozen reference."""
-
-
-@dataclass(frozen=True)
 class LiveTrainConfig(TrainConfig):
     """The learner beside a server."""
 
     epochs: int = 1
     """In how many updates each turn takes part."""
-    learning_rate: float = 4e-4
+    learning_rate: float = 1e-3
     """Learning rate of AdamW."""
     microbatch_tokens: int = 256
     """Tokens of one forward pass, which is how long an answer may have to wait; never changes the result."""

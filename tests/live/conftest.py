@@ -11,7 +11,6 @@ import pytest
 from talktune.config import (
     Config,
     GateConfig,
-    LiveAlgorithmConfig,
     LiveConfig,
     LiveTrainConfig,
     ModelConfig,
@@ -45,7 +44,6 @@ WIDE = GateConfig(
 def tiny_config(model: Path, folder: Path, **live: Any) -> Config:
     return Config(
         model=ModelConfig(model=str(model), device="cpu", lora_rank=4),
-        algorithm=LiveAlgorithmConfig(),
         train=LiveTrainConfig(batch_turns=4, learning_rate=1e-3),
         live=LiveConfig(policies=folder, **{"holdout": 0.0} | live),
         gate=WIDE,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,18 +182,26 @@ class Store:
             return conversations_of(id, _stored_turns(c, id))
 
     def turns(self, ids: Sequence[str]) -> dict[str, Turn]:
-        """Those of the turns that exist, each in the line of its conversation in which it can be trained."""
+        """Those of the turns that exist, each in the line of its conversation in which it can be trained.
+
+        One that nothing but a retry follows there takes the next state that it has in a fork.
+        """
         found: dict[str, Turn] = {}
         with self._reading.connect() as c:
             t = schema.turns.c
             rows = c.execute(select(t.conversation).where(t.id.in_(ids)).distinct()).scalars().all()
             lines = [line for name in rows for line in conversations_of(name, _stored_turns(c, name))]
-        for line in lines:
+        wanted = set(ids)
+        for line in lines:  # a line of its own comes before the forks that share it
             names: dict[str, str] = line.metadata["turns"]
             for turn in turns_of(line):
                 id = names.get(str(turn.index))
-                if id is not None and id in ids and (id not in found or found[id].kind == "side"):
+                if id is None or id not in wanted:
+                    continue
+                if id not in found:
                     found[id] = turn
+                elif not found[id].next_state:
+                    found[id] = replace(found[id], next_state=turn.next_state)
         return found
 
     def export(self, user: str | None = None) -> Iterator[Conversation]:
