@@ -162,7 +162,7 @@ def test_what_arrives_while_a_turn_is_claimed_makes_it_wait_anew(store: Store) -
     queue = Judging(store, "elsewhere:1")
     [claimed] = queue.claim(1, 0.0)
     store.add_turns([turn("fork", claimed.id, said="another reply", conversation="c-t0000", created=9.0)])
-    queue._drop([claimed.id])  # noqa: SLF001
+    queue._drop([claimed.id])
     assert queue.waiting() == 1
 
 
