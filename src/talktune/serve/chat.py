@@ -13,8 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx2
-
 from talktune.config import ServeConfig
 from talktune.serve.dialects import without_tokens
 from talktune.serve.exchange import Exchange
@@ -23,7 +21,7 @@ from talktune.serve.metrics import Metrics
 from talktune.serve.placing import place
 from talktune.serve.request import ChatRequest
 from talktune.serve.sse import DONE, event, events
-from talktune.serve.upstream import RETRY, EngineError, Upstream
+from talktune.serve.upstream import RETRY, EngineError, Reply, Upstream
 from talktune.serve.wire import BadRequest
 from talktune.serve.writer import Writer
 from talktune.store.store import Store
@@ -80,8 +78,6 @@ class ChatAnswer:
             await self._exchange_with_engine(send)
         except (BadRequest, EngineError) as error:
             await self._fail(send, error)
-        except httpx2.HTTPError as error:
-            await self._fail(send, EngineError(f"The engine broke off its answer ({type(error).__name__})."))
 
     async def _fail(self, send: Send, error: BadRequest | EngineError) -> None:
         self._ended = True
@@ -108,19 +104,19 @@ class ChatAnswer:
                     exchange.prompt_ids = await asking
                 await (self._stream(send, reply) if asked.stream else self._whole(send, reply))
             finally:
-                await reply.aclose()
+                reply.close()
         finally:
             if placing is not None:
                 placing.cancel()
             if asking is not None:
                 asking.cancel()
 
-    async def _whole(self, send: Send, reply: httpx2.Response) -> None:
+    async def _whole(self, send: Send, reply: Reply) -> None:
         exchange = self._exchange
         assert exchange is not None
-        await reply.aread()
+        content = await reply.read()
         try:
-            body: Any = reply.json()
+            body: Any = json.loads(content)
             ended = exchange.add(body)
         except (ValueError, TypeError, AttributeError) as error:
             raise EngineError("The engine's reply is not a chat completion.", 502) from error
@@ -130,14 +126,14 @@ class ChatAnswer:
         self._ended = True
         await _send_json(send, 200, self._shown(body))
 
-    async def _stream(self, send: Send, reply: httpx2.Response) -> None:
+    async def _stream(self, send: Send, reply: Reply) -> None:
         exchange = self._exchange
         assert exchange is not None
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         self._started = True
         finished, waiting = 0, True
-        async for data in events(reply.aiter_raw()):
+        async for data in events(reply.chunks()):
             if data == "[DONE]":
                 break
             try:
