@@ -163,8 +163,8 @@ class ChatAnswer:
         service.metrics.commit.observe(time.perf_counter() - began)
         service.metrics.turns.labels(exchange.asked.kind).inc(len(ended))
         if exchange.asked.done and exchange.place is not None:
-            loop, conversation = asyncio.get_running_loop(), exchange.place.conversation
-            await loop.run_in_executor(service.readers, _close, service.store, conversation)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(service.readers, _close, service.store, exchange)
 
     def _shown(self, body: dict[str, Any]) -> dict[str, Any]:
         """A reply or chunk as the client gets it."""
@@ -173,8 +173,12 @@ class ChatAnswer:
         return without_tokens(body, logprobs=self._asked.logprobs, token_ids=self._asked.token_ids)
 
 
-def _close(store: Store, conversation: str) -> None:
-    store.close_conversations(time.time(), id=conversation)
+def _close(store: Store, exchange: Exchange) -> None:
+    assert exchange.place is not None
+    # Another request may have begun the session at the same moment: its conversation then has this turn, too.
+    session = exchange.asked.session
+    known = None if session is None else store.conversation_of_session(exchange.user, session)
+    store.close_conversations(time.time(), id=known or exchange.place.conversation)
 
 
 async def _send_json(send: Send, status: int, body: object, headers: dict[str, str] | None = None) -> None:
