@@ -234,7 +234,7 @@ class ServeConfig:
     upstream_key_env: str = "TALKTUNE_UPSTREAM_KEY"
     """Name of the environment variable that holds the engine's key; never the key itself."""
     store: str = "talktune.db"
-    """Where conversations are kept: a SQLite file, or a database URL (postgresql+psycopg://…)."""
+    """Where conversations are kept: a SQLite file, or a database URL (postgresql://…)."""
     keys: Path | None = None
     """File with a line `USER KEY` for each user; users do not see each other's conversations."""
     temperature: float = 0.8

@@ -177,6 +177,16 @@ def test_sessions_kinds_and_closing(server: Any, engine: Any) -> None:
     assert kinds["a"] == kinds["d"] == {}
 
 
+def test_two_first_requests_of_a_session_at_once(server: Any, engine: Any) -> None:
+    engine.pause = 0.5
+    said_at_once = [[{"role": "user", "content": text}] for text in "ab"]
+    with ThreadPoolExecutor(2) as pool:
+        replies = list(pool.map(lambda m: ask(server, m, session_id="s", session_done=True), said_at_once))
+    assert [reply.status_code for reply in replies] == [200, 200]
+    (listed,) = httpx2.get(f"{server.url}/v1/conversations").json()["data"]
+    assert (listed["session"], listed["turns"], listed["closed"] is not None) == ("s", 2, True)
+
+
 def test_a_side_turn_in_a_conversation_is_no_reaction(server: Any) -> None:
     history: list[Any] = [HI, {"role": "assistant", "content": said(ask(server, [HI]))}]
     ask(server, [*history, {"role": "user", "content": "Suggest a short title for this chat."}])

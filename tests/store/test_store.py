@@ -1,6 +1,5 @@
-"""The store on SQLite, and the same on PostgreSQL where `TALKTUNE_TEST_DATABASE` names an empty one."""
+"""The store on SQLite, and the same on PostgreSQL where it is installed."""
 
-import os
 import sqlite3
 import subprocess
 import sys
@@ -19,19 +18,16 @@ from talktune.store.rows import NewTurn
 from talktune.store.store import Store
 from talktune.types import Message, Sampled
 
-POSTGRES = os.environ.get("TALKTUNE_TEST_DATABASE")
-
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     if request.param == "postgresql":
-        if POSTGRES is None:
-            pytest.skip("TALKTUNE_TEST_DATABASE names no PostgreSQL database")
-        made = Store(POSTGRES)
+        url = request.getfixturevalue("postgresql")
+        made = Store(url)
         with made.engine.begin() as c:
             schema.metadata.drop_all(c)
         made.close()
-        made = Store(POSTGRES)
+        made = Store(url)
     else:
         made = Store(tmp_path / "store.db")
     yield made
@@ -122,8 +118,36 @@ def test_a_fork_is_a_conversation_of_its_own_and_shares_no_trainable_turn(store:
 
 def test_a_partial_answer_is_kept_and_never_trained(store: Store) -> None:
     store.add_turns([turn("a", state="partial"), turn("b", "a", kind="side")])
+    main, side = store.show("c1")
+    assert [t.kind for t in turns_of(main)] == ["side"]
+    assert (side.id, [t.kind for t in turns_of(side)]) == ("c1/b", ["side", "side"])
+
+
+def test_a_side_turn_is_no_reaction_and_the_main_line_goes_on_without_it(store: Store) -> None:
+    store.add_turns([turn("a"), turn("b", "a", kind="side", said="A title?"), turn("c", "a", said="Thanks.")])
+    main, side = store.show("c1")
+    first, last = turns_of(main)
+    assert ([m.content for m in first.next_state], first.kind, last.kind) == (["Thanks."], "main", "main")
+    assert [t.kind for t in turns_of(side)] == ["side", "side"]
+
+
+def test_two_first_requests_of_a_session_share_its_conversation(store: Store) -> None:
+    at_once = [turn("a", conversation="c1", session="s"), turn("b", conversation="c2", session="s")]
+    store.add_turns([*at_once, turn("x", conversation="c3", session="s", user="bob")])
+    store.add_turns([turn("late", conversation="c4", session="s")])
+    assert [(row.id, row.turns) for row in store.list_conversations("ann")] == [("c1", 3)]
+    assert [(row.id, row.turns) for row in store.list_conversations("bob")] == [("c3", 1)]
+
+
+def test_the_character_0_is_text_like_any_other(store: Store) -> None:
+    odd = "a\0b \\u0000 🙂"
+    store.add_turns([turn("a", said=odd, system=odd, answer=Message("assistant", odd))])
     [found] = store.show("c1")
-    assert [t.kind for t in turns_of(found)] == ["side", "side"]
+    assert [m.content for m in found.messages] == [odd, odd, odd]
+    assert store.find("ann", [hashed("a")], odd) is not None
+    assert store.show("\0") == []
+    assert store.list_conversations(after="\0") == []
+    assert not store.add_feedback("ann", "\0", 1.0, 1.0)
 
 
 def test_sessions_and_pages(store: Store) -> None:

@@ -13,8 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx2
-
 from talktune.config import ServeConfig
 from talktune.serve.dialects import Dialect, without_tokens
 from talktune.serve.exchange import VERSION, Exchange
@@ -23,7 +21,7 @@ from talktune.serve.metrics import Metrics
 from talktune.serve.placing import place
 from talktune.serve.request import ChatRequest
 from talktune.serve.sse import DONE, event, events
-from talktune.serve.upstream import RETRY, EngineError, Upstream
+from talktune.serve.upstream import RETRY, EngineError, Reply, Upstream
 from talktune.serve.versions import Versions, with_version
 from talktune.serve.wire import BadRequest
 from talktune.serve.writer import Writer
@@ -82,8 +80,6 @@ class ChatAnswer:
             await self._exchange_with_engine(send)
         except (BadRequest, EngineError) as error:
             await self._fail(send, error)
-        except httpx2.HTTPError as error:
-            await self._fail(send, EngineError(f"The engine broke off its answer ({type(error).__name__})."))
 
     async def _fail(self, send: Send, error: BadRequest | EngineError) -> None:
         self._ended = True
@@ -119,7 +115,7 @@ class ChatAnswer:
                     exchange.prompt_ids = await asking
                 await (self._stream(send, reply) if asked.stream else self._whole(send, reply))
             finally:
-                await reply.aclose()
+                reply.close()
         finally:
             if placing is not None:
                 placing.cancel()
@@ -136,12 +132,12 @@ class ChatAnswer:
             return body, None
         return with_version(body, version, self._service.upstream.slot(version.name)), version.number
 
-    async def _whole(self, send: Send, reply: httpx2.Response) -> None:
+    async def _whole(self, send: Send, reply: Reply) -> None:
         exchange = self._exchange
         assert exchange is not None
-        await reply.aread()
+        content = await reply.read()
         try:
-            body: Any = reply.json()
+            body: Any = json.loads(content)
             ended = exchange.add(body)
         except (ValueError, TypeError, AttributeError) as error:
             raise EngineError("The engine's reply is not a chat completion.", 502) from error
@@ -151,14 +147,14 @@ class ChatAnswer:
         self._ended = True
         await _send_json(send, 200, self._shown(body))
 
-    async def _stream(self, send: Send, reply: httpx2.Response) -> None:
+    async def _stream(self, send: Send, reply: Reply) -> None:
         exchange = self._exchange
         assert exchange is not None
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         self._started = True
         finished, waiting = 0, True
-        async for data in events(reply.aiter_raw()):
+        async for data in events(reply.chunks()):
             if data == "[DONE]":
                 break
             try:
@@ -188,8 +184,8 @@ class ChatAnswer:
         service.metrics.commit.observe(time.perf_counter() - began)
         service.metrics.turns.labels(exchange.asked.kind).inc(len(ended))
         if exchange.asked.done and exchange.place is not None:
-            loop, conversation = asyncio.get_running_loop(), exchange.place.conversation
-            await loop.run_in_executor(service.readers, _close, service.store, conversation)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(service.readers, _close, service.store, exchange)
 
     def _shown(self, body: dict[str, Any]) -> dict[str, Any]:
         """A reply or chunk as the client gets it."""
@@ -198,8 +194,12 @@ class ChatAnswer:
         return without_tokens(body, logprobs=self._asked.logprobs, token_ids=self._asked.token_ids)
 
 
-def _close(store: Store, conversation: str) -> None:
-    store.close_conversations(time.time(), id=conversation)
+def _close(store: Store, exchange: Exchange) -> None:
+    assert exchange.place is not None
+    # Another request may have begun the session at the same moment: its conversation then has this turn, too.
+    session = exchange.asked.session
+    known = None if session is None else store.conversation_of_session(exchange.user, session)
+    store.close_conversations(time.time(), id=known or exchange.place.conversation)
 
 
 async def _send_json(send: Send, status: int, body: object, headers: dict[str, str] | None = None) -> None:

@@ -11,7 +11,7 @@ def _answers(
     """Responses of a route: `kind` on success, `other` where the client may ask for another form of it."""
     good: dict[str, Any] = {"description": "done", "content": {kind: {"schema": ok}}}
     if other is not None:
-        good["content"][other] = {"schema": _TEXT}
+        good["content"][other] = {"schema": _EVENT if other == "text/event-stream" else _TEXT}
     found: dict[str, Any] = {"200": good}
     for status in statuses:
         found[str(status)] = {"description": "refused", "content": {"application/json": {"schema": _ERROR}}}
@@ -23,6 +23,12 @@ def _body(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 _TEXT: dict[str, Any] = {"type": "string"}
+_EVENT: dict[str, Any] = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"data": _TEXT | {"description": "a chat completion chunk or an error as JSON; at last [DONE]"}},
+    "description": "one server-sent event",
+}
 _MESSAGE: dict[str, Any] = {
     "type": "object",
     "required": ["role"],

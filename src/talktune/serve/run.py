@@ -100,6 +100,7 @@ async def _listen(server: Server, config: ServeConfig, listener: socket.socket, 
             log_level="warning",
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=max(int(config.grace), 1),
         )

@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx2
+import aiohttp
 
 from talktune.errors import UserError
 from talktune.serve.dialects import PROBES, Dialect, detect
@@ -31,16 +32,44 @@ class EngineError(Exception):
         self.body = {"error": {"message": message, "type": "engine_error", "param": None, "code": "engine_unavailable"}}
 
 
+class Reply:
+    """An engine's reply whose body is still to come; it must be closed, which stops an engine that still answers."""
+
+    def __init__(self, reply: aiohttp.ClientResponse) -> None:
+        self._reply = reply
+        self.status = reply.status
+
+    async def read(self) -> bytes:
+        """The whole body; raises EngineError when it does not come whole."""
+        try:
+            return await self._reply.read()
+        except _FAILURES as error:
+            raise _broken_off(error) from error
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes; raises EngineError when it breaks off."""
+        try:
+            async for chunk in self._reply.content.iter_any():
+                yield chunk
+        except _FAILURES as error:
+            raise _broken_off(error) from error
+
+    def close(self) -> None:
+        """Leave; a reply that was read to its end keeps its connection for the next request."""
+        self._reply.close()
+
+
 class Upstream:
     """An engine by its base URL. Its dialect is found out at the first request that reaches it."""
 
     def __init__(self, url: str | None, key: str | None = None) -> None:
-        """`url` with or without /v1; None while a host is still starting."""
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        # httpcore looks at every idle connection at each request: a few are faster than many.
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=4)
-        timeout = httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS)
-        self._client = httpx2.AsyncClient(headers=headers, limits=limits, timeout=timeout, trust_env=False)
+        """`url` with or without /v1; None while a host is still starting. To be made where an event loop runs."""
+        self._client = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS),
+        )
         self._base = None if url is None else _base(url)
         self._dialect: Dialect | None = None
         self._health: tuple[float, bool] = (-HEALTH_AGE, False)
@@ -57,13 +86,13 @@ class Upstream:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        await self._client.close()
 
     async def dialect(self) -> Dialect:
         """How this engine is spoken to; raises EngineError while it cannot be reached."""
         if self._dialect is None:
             replies = await asyncio.gather(*(self._get(path) for path in PROBES))
-            answers = {path: _json(reply) for path, reply in zip(PROBES, replies, strict=True)}
+            answers = {path: _json(*reply) for path, reply in zip(PROBES, replies, strict=True)}
             self._dialect = detect(answers)
         return self._dialect
 
@@ -85,32 +114,33 @@ class Upstream:
         llama.cpp takes adapters at its start only (`--lora FILE`, whose path must hold the name): here they are found.
         """
         if dialect == "llama.cpp":
-            reply = await self._get("/lora-adapters")
-            slots = _json(reply)
+            slots = _json(*await self._get("/lora-adapters"))
             found = [one["id"] for one in slots if name in str(one.get("path"))] if isinstance(slots, list) else []
             if not found:
                 raise EngineError(f"llama.cpp was started without --lora …{name}….gguf")
             self._adapters[name] = int(found[0])
             return
-        reply = await self._send("/v1/load_lora_adapter", json.dumps({"lora_name": name, "lora_path": path}).encode())
-        try:
-            await reply.aread()
-        finally:
-            await reply.aclose()
-        taken = "already" in reply.text or "taken" in reply.text  # loaded by another server, or before a restart
-        if reply.status_code != 200 and not taken:
-            raise _refusal(reply)
+        status, said = await self._tell("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
+        taken = b"already" in said or b"taken" in said  # loaded by another server, or before a restart
+        if status != 200 and not taken:
+            raise _refusal(status, said)
         self._adapters[name] = None
 
     async def unload(self, name: str, dialect: Dialect) -> None:
         """Let the engine forget an adapter; answers that run on it finish on it. What it says does not matter."""
         self._adapters.pop(name, None)
         if dialect != "llama.cpp":
-            with contextlib.suppress(EngineError, httpx2.HTTPError):
-                reply = await self._send("/v1/unload_lora_adapter", json.dumps({"lora_name": name}).encode())
-                await reply.aclose()
+            with contextlib.suppress(EngineError):
+                await self._tell("/v1/unload_lora_adapter", {"lora_name": name})
 
-    async def chat(self, body: Mapping[str, Any]) -> httpx2.Response:
+    async def _tell(self, path: str, body: Mapping[str, Any]) -> tuple[int, bytes]:
+        reply = await self._send(path, json.dumps(dict(body)).encode())
+        try:
+            return reply.status, await reply.read()
+        finally:
+            reply.close()
+
+    async def chat(self, body: Mapping[str, Any]) -> Reply:
         """Send a chat completion request; the reply's body is not read yet, and must be closed.
 
         Raises BadRequest with the engine's own words for what it refuses, EngineError for what it could not do.
@@ -120,14 +150,11 @@ class Upstream:
         except ValueError as error:
             raise BadRequest("A number in the body is too large.") from error
         reply = await self._send("/v1/chat/completions", content)
-        if reply.status_code != 200:
+        if reply.status != 200:
             try:
-                await reply.aread()
-            except httpx2.HTTPError as error:
-                raise EngineError("The engine broke off.") from error
+                raise _refusal(reply.status, await reply.read())
             finally:
-                await reply.aclose()
-            raise _refusal(reply)
+                reply.close()
         return reply
 
     async def prompt_ids(self, body: Mapping[str, Any]) -> tuple[int, ...] | None:
@@ -137,12 +164,12 @@ class Upstream:
             wanted = {"content": prompt["prompt"], "add_special": True, "parse_special": True}
             tokens = (await self._post("/tokenize", wanted))["tokens"]
             return tuple(int(token) for token in tokens)
-        except (httpx2.HTTPError, KeyError, TypeError, ValueError):
+        except (*_FAILURES, KeyError, TypeError, ValueError):
             return None
 
     async def models(self) -> dict[str, Any]:
         """GET /v1/models as the engine answers it; raises EngineError."""
-        found = _json(await self._get("/v1/models"))
+        found = _json(*await self._get("/v1/models"))
         if not isinstance(found, dict) or not isinstance(found.get("data"), list):
             raise EngineError("The engine does not tell its models.", 502)
         return found
@@ -152,41 +179,44 @@ class Upstream:
         at, good = self._health
         if time.monotonic() - at >= HEALTH_AGE:
             try:
-                reply = await self._get("/health")
-                said = _json(reply)
+                status, body = await self._get("/health")
+                said = _json(status, body)
                 self.roles = (said.get("roles") or {}) if isinstance(said, dict) else {}
-                good = reply.status_code == 200 or (
-                    reply.status_code == 404 and (await self._get("/v1/models")).status_code == 200
-                )
+                good = status == 200 or (status == 404 and (await self._get("/v1/models"))[0] == 200)
             except EngineError:
                 good = False
             self._health = (time.monotonic(), good)
         return good
 
-    async def _get(self, path: str) -> httpx2.Response:
+    async def _get(self, path: str) -> tuple[int, bytes]:
+        """Status and body."""
         try:
-            return await self._client.get(self._url(path), timeout=PROBE_SECONDS)
-        except httpx2.HTTPError as error:
+            async with self._client.get(self._url(path), timeout=_PROBE, allow_redirects=False) as reply:
+                return reply.status, await reply.read()
+        except _FAILURES as error:
             raise EngineError(f"The engine cannot be reached ({type(error).__name__}).") from error
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> Any:
-        reply = await self._client.post(self._url(path), json=dict(body), timeout=PROBE_SECONDS)
-        reply.raise_for_status()
-        return reply.json()
+        async with self._client.post(self._url(path), json=body, timeout=_PROBE, raise_for_status=True) as reply:
+            return json.loads(await reply.read())
 
-    async def _send(self, path: str, content: bytes) -> httpx2.Response:
-        headers = {"Content-Type": "application/json"}
+    async def _send(self, path: str, content: bytes) -> Reply:
         for last in (False, True):
-            request = self._client.build_request("POST", self._url(path), content=content, headers=headers)
             try:
-                return await self._client.send(request, stream=True)
-            except (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError) as error:
+                return Reply(
+                    await self._client.post(self._url(path), data=content, headers=_JSON, allow_redirects=False)
+                )
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                if isinstance(error, aiohttp.ClientConnectorError):
+                    raise EngineError(f"The engine cannot be reached ({type(error).__name__}).") from error
                 # An engine may close an idle connection at the moment in which it is used again.
                 if last:
                     raise EngineError("The engine closed the connection before it answered.") from error
-            except httpx2.TimeoutException as error:
+            except aiohttp.ConnectionTimeoutError as error:
+                raise EngineError(f"The engine cannot be reached ({type(error).__name__}).") from error
+            except TimeoutError as error:
                 raise EngineError("The engine did not answer in time.", 504) from error
-            except httpx2.HTTPError as error:
+            except aiohttp.ClientError as error:
                 raise EngineError(f"The engine cannot be reached ({type(error).__name__}).") from error
         raise AssertionError
 
@@ -196,36 +226,45 @@ class Upstream:
         return self._base + path
 
 
+_FAILURES = (aiohttp.ClientError, TimeoutError)
+_PROBE = aiohttp.ClientTimeout(total=PROBE_SECONDS)
+_JSON = {"Content-Type": "application/json"}
+
+
+def _broken_off(error: Exception) -> EngineError:
+    return EngineError(f"The engine broke off its answer ({type(error).__name__}).")
+
+
 def _base(url: str) -> str:
     base = url.rstrip("/").removesuffix("/v1").rstrip("/")
     try:
-        parsed = httpx2.URL(base)
-    except httpx2.InvalidURL as error:
+        parsed = urlsplit(base)
+        good = parsed.scheme in ("http", "https") and parsed.hostname and parsed.port != 0
+    except ValueError as error:
         raise UserError(f"--upstream {url}: is not a URL ({error}).") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    if not good:
         raise UserError(f"--upstream {url}: write it like http://127.0.0.1:8000.")
     return base
 
 
-def _json(reply: httpx2.Response) -> Any:
-    if reply.status_code != 200:
+def _json(status: int, body: bytes) -> Any:
+    if status != 200:
         return None
     try:
-        return reply.json()
+        return json.loads(body)
     except ValueError:
         return None
 
 
-def _refusal(reply: httpx2.Response) -> Exception:
+def _refusal(status: int, body: bytes) -> Exception:
     """What the engine refused with, in OpenAI's form."""
     try:
-        raw: Any = reply.json()
+        raw: Any = json.loads(body)
     except ValueError:
         raw = {}
     error: Any = raw.get("error", raw) if isinstance(raw, dict) else {}
     said = error.get("message") if isinstance(error, dict) else error if isinstance(error, str) else None
-    message = str(said or f"The engine answered with status {reply.status_code}.")[:2000]
-    status = reply.status_code
+    message = str(said or f"The engine answered with status {status}.")[:2000]
     if status in (401, 403):
         return EngineError("The engine refused talktune's own key; set it with --upstream-key-env.", 502)
     if not 400 <= status < 500:

@@ -10,7 +10,9 @@ from typing import Any
 from sqlalchemy import (
     Connection,
     Engine,
+    Executable,
     and_,
+    bindparam,
     create_engine,
     delete,
     event,
@@ -20,6 +22,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DatabaseError
 
 from talktune.conversations.messages import message_from_dict, message_to_dict
@@ -34,6 +37,8 @@ from talktune.types import Conversation, Sampled, Turn, Verdict, Vote
 
 BUSY_MS = 10_000
 """How long a writer waits for another process's transaction."""
+_NUL = "\0"
+"""No id has it, and PostgreSQL refuses to look for it."""
 CHUNK = 500
 """Rows of one IN (…): databases bound their parameters."""
 
@@ -44,12 +49,15 @@ class Store:
     def __init__(self, where: str | Path) -> None:
         """Open a SQLite file by its path, or a database by SQLAlchemy's URL, and migrate it; UserError if it cannot."""
         url = str(where) if "://" in str(where) else f"sqlite:///{where}"
+        if url.startswith(("postgresql://", "postgres://")):  # SQLAlchemy would ask for the driver's predecessor
+            url = "postgresql+psycopg://" + url.split("://", 1)[1]
         shown = str(where) if "@" not in url else url.split("://")[0] + "://…"  # a URL may hold a password
         try:
             if url.startswith("sqlite:///"):
                 Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
             self.engine: Engine = create_engine(url)
             self._reading = self.engine.execution_options(talktune_reads=True)
+            self._conversation, self._text = _upserts(self.engine.dialect.name)
             if self.engine.dialect.name == "sqlite":
                 event.listen(self.engine, "connect", _sqlite_options)
                 event.listen(self.engine, "begin", _sqlite_begin)
@@ -72,19 +80,18 @@ class Store:
     def add_turns(self, turns: Sequence[NewTurn]) -> None:
         """Commit some turns together, parents before children; a turn that is there already is left as it is."""
         with self.engine.begin() as c:
-            known = _known(c, schema.turns.c.id, [turn.id for turn in turns])
+            known = set(c.execute(_KNOWN_TURNS, {"ids": [turn.id for turn in turns]}).scalars())
             fresh = list({turn.id: turn for turn in turns if turn.id not in known}.values())
             if not fresh:
                 return
-            _touch_conversations(c, fresh)
-            bodies = {_text_hash(body): body for turn in fresh for body in _texts(turn) if body}
-            missing = bodies.keys() - _known(c, schema.texts.c.hash, list(bodies))
-            if missing:
-                c.execute(insert(schema.texts), [{"hash": key, "body": bodies[key]} for key in missing])
+            fresh = _one_conversation_a_session(c, fresh)
+            latest = {turn.conversation: turn for turn in fresh}.values()
+            c.execute(self._conversation, [_conversation_values(turn) for turn in latest])
+            if texts := {_text_hash(body): body for turn in fresh for body in _texts(turn) if body}:
+                c.execute(self._text, [{"hash": key, "body": body} for key, body in texts.items()])
             c.execute(insert(schema.turns), [_turn_values(turn) for turn in fresh])
-            parents = [turn.parent for turn in fresh if turn.parent is not None]
-            if parents:
-                c.execute(update(schema.turns).where(schema.turns.c.id.in_(parents)).values(continued=1))
+            if parents := [turn.parent for turn in fresh if turn.parent is not None]:
+                c.execute(_CONTINUED, {"ids": parents})
                 queue_for_judging(c, [t.parent for t in fresh if t.parent is not None and t.kind == "main"])
 
     def find(
@@ -98,7 +105,7 @@ class Store:
         continues yet, then the newest.
         """
         t = schema.turns.c
-        same = (t.system == _text_hash(system)) if system else t.system.is_(None)
+        same = (t.system == _text_hash(_system_text(system))) if system else t.system.is_(None)
         with self._reading.connect() as c:
             for at in range(0, len(hashes), CHUNK):
                 query = (
@@ -138,6 +145,8 @@ class Store:
         It overrules the judge: the turn is ready for learning as it is, and is not judged any more.
         """
         t, f = schema.turns.c, schema.feedback
+        if _NUL in turn:
+            return False
         with self.engine.begin() as c:
             row = c.execute(select(t.conversation, t.kind, t.state).where(t.id == turn, t.user == user)).first()
             if row is None:
@@ -160,6 +169,8 @@ class Store:
         query = select(s, count.label("turns")).order_by(s.c.created.desc(), s.c.id.desc()).limit(limit)
         if user is not None:
             query = query.where(s.c.user == user)
+        if after is not None and _NUL in after:
+            return []
         with self._reading.connect() as c:
             if after is not None:
                 last = c.execute(select(s.c.created).where(s.c.id == after)).scalar()
@@ -175,6 +186,8 @@ class Store:
 
     def show(self, id: str, user: str | None = None) -> list[Conversation]:
         """One conversation with everything known of its turns: its main line first, then its forks; [] if unknown."""
+        if _NUL in id:
+            return []
         with self._reading.connect() as c:
             wanted = [schema.conversations.c.id == id] + ([] if user is None else [schema.conversations.c.user == user])
             if c.execute(select(schema.conversations.c.id).where(*wanted)).scalar() is None:
@@ -255,6 +268,21 @@ class Store:
         return Forgotten(len(ids), len(turns), tuple(sorted(trained)))
 
 
+_KNOWN_TURNS = select(schema.turns.c.id).where(schema.turns.c.id.in_(bindparam("ids", expanding=True)))
+_CONTINUED = (
+    update(schema.turns).where(schema.turns.c.id.in_(bindparam("ids", expanding=True))).values(continued=1)
+)  # fmt: skip
+
+
+def _upserts(dialect: str) -> tuple[Executable, Executable]:
+    """Make a conversation, or open it again; keep a text, unless it is there: each without a look-up before."""
+    of = (postgresql if dialect == "postgresql" else sqlite).insert
+    new = of(schema.conversations)
+    again = {"touched": new.excluded.touched, "closed": None}
+    conversation = new.on_conflict_do_update(index_elements=["id"], set_=again)
+    return conversation, of(schema.texts).on_conflict_do_nothing(index_elements=["hash"])
+
+
 def _sqlite_options(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # sqlite3 would begin transactions in its own way
     for option in (
@@ -273,38 +301,41 @@ def _sqlite_begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
-def _known(c: Connection, column: Any, keys: Sequence[Any]) -> set[Any]:
-    found: set[Any] = set()
-    for at in range(0, len(keys), CHUNK):
-        rows = c.execute(select(column).where(column.in_(keys[at : at + CHUNK]))).scalars()
-        found |= {bytes(key) if isinstance(key, memoryview) else key for key in rows}
+def _one_conversation_a_session(c: Connection, turns: Sequence[NewTurn]) -> list[NewTurn]:
+    """Two first requests of a session may have been answered at once: the conversation of the first has both."""
+    s = schema.conversations.c
+    known: dict[tuple[str, str], str] = {}
+    found: list[NewTurn] = []
+    for turn in turns:
+        if turn.session is not None:
+            key = (turn.user, turn.session)
+            if key not in known:
+                query = select(s.id).where(s.user == turn.user, s.session == turn.session)
+                known[key] = c.execute(query).scalar() or turn.conversation
+            turn = replace(turn, conversation=known[key])
+        found.append(turn)
     return found
 
 
-def _touch_conversations(c: Connection, turns: Sequence[NewTurn]) -> None:
-    s = schema.conversations
-    latest = {turn.conversation: turn for turn in turns}
-    known = _known(c, s.c.id, list(latest))
-    new = [
-        {
-            "id": id,
-            "user": turn.user,
-            "session": turn.session,
-            "created": turn.created,
-            "touched": turn.created,
-            "closed": None,
-        }
-        for id, turn in latest.items()
-        if id not in known
-    ]
-    if new:
-        c.execute(insert(s), new)
-    for id in known:
-        c.execute(update(s).where(s.c.id == id).values(touched=latest[id].created, closed=None))
+def _conversation_values(turn: NewTurn) -> dict[str, Any]:
+    return {
+        "id": turn.conversation,
+        "user": turn.user,
+        "session": turn.session,
+        "created": turn.created,
+        "touched": turn.created,
+        "closed": None,
+    }
 
 
 def _texts(turn: NewTurn) -> tuple[str, str]:
-    return turn.system, json.dumps([dict(tool) for tool in turn.tools], sort_keys=True) if turn.tools else ""
+    tools = json.dumps([dict(tool) for tool in turn.tools], sort_keys=True) if turn.tools else ""
+    return _system_text(turn.system), tools
+
+
+def _system_text(system: str) -> str:
+    # As JSON, because PostgreSQL's text cannot hold the character 0.
+    return json.dumps(system) if system else ""
 
 
 def _text_hash(body: str) -> bytes:
@@ -379,7 +410,7 @@ def _stored_turn(row: Any, votes: tuple[Vote, ...]) -> StoredTurn:
         parent=row.parent,
         messages=tuple(message_from_dict(m) for m in json.loads(row.messages)),
         answer=message_from_dict(json.loads(row.answer)),
-        system=row.system_body or "",
+        system=json.loads(row.system_body) if row.system_body else "",
         tools=tuple(json.loads(row.tools_body)) if row.tools_body else (),
         kind=row.kind,
         state=row.state,
