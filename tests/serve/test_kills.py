@@ -7,73 +7,15 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
-from typing import Any
 
-import httpx2
 import pytest
 from sqlalchemy import create_engine, text
 
 from talktune.store.store import Store
 
-CLIENTS = 8
-
-
-class Load:
-    """Clients that talk and talk; `seen` has the answers whose end they saw."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.seen: dict[str, str] = {}
-        self.broken = 0
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._talk, args=(i,)) for i in range(CLIENTS)]
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _talk(self, number: int) -> None:
-        messages: list[Any] = []
-        turn = 0
-        while not self._stop.is_set():
-            turn += 1
-            if turn % 4 == 0:
-                messages = []
-            messages.append({"role": "user", "content": f"client {number}, turn {turn}"})
-            try:
-                id, answer = self._ask(messages)
-            except (httpx2.HTTPError, ValueError):
-                self.broken += 1
-                time.sleep(0.05)
-                messages = []
-                continue
-            self.seen[id] = answer
-            messages.append({"role": "assistant", "content": answer})
-
-    def _ask(self, messages: list[Any]) -> tuple[str, str]:
-        body = {"messages": messages, "stream": True, "max_tokens": 12}
-        answer, id, finished = "", "", False
-        with httpx2.stream("POST", f"{self.url}/v1/chat/completions", json=body, timeout=30) as reply:
-            if reply.status_code != 200:
-                raise ValueError("refused")
-            for line in reply.iter_lines():
-                if not line or line == "data: [DONE]":
-                    continue
-                chunk = json.loads(line[6:])
-                if "error" in chunk:
-                    raise ValueError("broken off")
-                answer += chunk["choices"][0]["delta"].get("content") or ""
-                id = chunk["id"]
-                finished = finished or chunk["choices"][0]["finish_reason"] is not None
-        if not finished:
-            raise ValueError("cut short")
-        return id, answer
+from ..load import Load
 
 
 def start(model: Path, store: Path, port: int) -> subprocess.Popen[str]:
