@@ -143,6 +143,9 @@ class Engine:
     ended: threading.Event = field(default_factory=threading.Event)
     """Set when a stream was left before its end."""
     before_end: Callable[[], None] | None = None
+    loaded: dict[str, str] = field(default_factory=dict[str, str])
+    """Adapters that it was given, in vLLM's way."""
+    refuses_adapters: bool = False
 
     def says(self, text: str, finish: str = "stop") -> None:
         """Answer with this text, a word a chunk."""
@@ -172,6 +175,8 @@ def _engine_app(engine: Engine) -> Starlette:
 
     async def chat(request: Request) -> Response:
         body = await request.json()
+        if str(body.get("model")).startswith("policy-") and body["model"] not in engine.loaded:
+            return JSONResponse({"error": {"message": "no such model", "type": "NotFoundError"}}, 404)
         engine.asked.append(body)
         if engine.status != 200:
             return JSONResponse({"error": {"message": "no", "type": "t"}}, engine.status)
@@ -197,6 +202,17 @@ def _engine_app(engine: Engine) -> Starlette:
     async def models(_request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [{"id": "m", "object": "model"}]})
 
+    async def load(request: Request) -> Response:
+        body = await request.json()
+        if engine.refuses_adapters:
+            return JSONResponse({"error": {"message": "no room", "type": "BadRequestError"}}, 400)
+        engine.loaded[body["lora_name"]] = body["lora_path"]
+        return JSONResponse("Success")
+
+    async def unload(request: Request) -> Response:
+        engine.loaded.pop((await request.json())["lora_name"], None)
+        return JSONResponse("Success")
+
     async def version(_request: Request) -> Response:
         return JSONResponse(engine.version, 200 if engine.version else 404)
 
@@ -205,6 +221,8 @@ def _engine_app(engine: Engine) -> Starlette:
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/models", models),
             Route("/version", version),
+            Route("/v1/load_lora_adapter", load, methods=["POST"]),
+            Route("/v1/unload_lora_adapter", unload, methods=["POST"]),
         ]
     )
 

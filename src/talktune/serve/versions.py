@@ -73,7 +73,7 @@ class Versions:
             return
         self.trouble = ""
         self._serving[lineage] = live
-        if before is not None:
+        if before is not None and before.number != live.number:
             await self._upstream.unload(before.name, dialect)
 
     async def _load_quietly(self, version: Version, dialect: Dialect) -> None:

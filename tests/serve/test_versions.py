@@ -1,0 +1,76 @@
+"""Which version answers: engines are given each under its own name, and what they refuse costs no answer."""
+
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from talktune.store.policies import Policies
+from talktune.store.store import Store
+
+from ..versions import make_versions
+from .conftest import serving
+
+
+@pytest.fixture
+def vllm(engine: Any) -> Any:
+    """An engine that calls itself vLLM: it takes adapters, and forgets them when it is started again."""
+    engine.version = {"version": "0.14.0"}
+    return engine
+
+
+def ask(server: Any) -> dict[str, Any]:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    reply = httpx2.post(f"{server.url}/v1/chat/completions", json=body, timeout=30)
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+def test_vllm_is_given_each_version_under_its_own_name(tiny_model: Path, tmp_path: Path, vllm: Any) -> None:
+    path = tmp_path / "store.db"
+    store = Store(path)
+    make_versions(tiny_model, store, tmp_path / "policies", 2)
+    with serving(path, "--upstream", vllm.url) as server:
+        ask(server)
+        Policies(store).promote(1)
+        time.sleep(0.1)
+        ask(server)
+        Policies(store).promote(2)
+        time.sleep(0.1)
+        ask(server)
+        assert [body["model"] for body in vllm.asked] == ["m", "policy-000001", "policy-000002"]
+        assert vllm.loaded == {"policy-000002": str(tmp_path / "policies" / "policy-000002")}
+        vllm.loaded.clear()  # started again behind the server's back
+        ask(server)
+        assert vllm.asked[-1]["model"] == "policy-000002"
+        assert list(vllm.loaded) == ["policy-000002"]
+        # What cannot be loaded does not cost an answer.
+        vllm.refuses_adapters = True
+        Policies(store).promote(1)
+        time.sleep(0.1)
+        ask(server)
+        assert vllm.asked[-1]["model"] == "policy-000002"
+        assert "policy-000001 could not be loaded" in httpx2.get(f"{server.url}/health").json()["version"]
+    store.close()
+    with sqlite3.connect(path) as c:
+        models = c.execute("SELECT engine FROM turns ORDER BY created").fetchall()
+    assert len(models) == 5
+
+
+def test_a_client_may_name_a_version(tiny_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    store = Store(path)
+    make_versions(tiny_model, store, tmp_path / "policies", 2)
+    Policies(store).promote(2)
+    options = ["--model", str(tiny_model), "--device", "cpu", "--no-judge", "--no-learn", "--max-answer-tokens", "4"]
+    with serving(path, *options) as server:
+        assert ask(server)["model"] == "policy-000002"
+        body = {"model": "policy-000002", "messages": [{"role": "user", "content": "hi"}]}
+        reply = httpx2.post(f"{server.url}/v1/chat/completions", json=body, timeout=30)
+        assert reply.json()["model"] == "policy-000002"
+        body["model"] = "policy-000007"
+        assert httpx2.post(f"{server.url}/v1/chat/completions", json=body, timeout=30).status_code == 404
+    store.close()
