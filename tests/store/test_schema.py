@@ -1,0 +1,47 @@
+"""An older database becomes one of today."""
+
+from pathlib import Path
+
+from sqlalchemy import insert
+
+from talktune.store import schema
+from talktune.store.policies import Policies
+from talktune.store.queues import Judging
+from talktune.store.store import Store
+
+
+def test_an_older_store_is_brought_up_to_date(tmp_path: Path) -> None:
+    """A store of the first schema: what was answered and never judged waits for the judge."""
+    file = tmp_path / "old.db"
+    store = Store(file)
+    with store.engine.begin() as c:
+        for table in ("judging", "learning", "leases", "lineages", "updates", "versions", "votes"):
+            c.exec_driver_sql(f"DROP TABLE {table}")
+        c.exec_driver_sql(
+            "CREATE TABLE versions (number INTEGER PRIMARY KEY, parent INTEGER, path TEXT NOT NULL, "
+            "state VARCHAR(10) NOT NULL, reason TEXT NOT NULL, created FLOAT NOT NULL)"
+        )
+        c.exec_driver_sql("CREATE TABLE updates (number INTEGER PRIMARY KEY, version INTEGER NOT NULL, created FLOAT)")
+        c.exec_driver_sql(
+            "CREATE TABLE votes (turn VARCHAR(80), number INTEGER, label INTEGER, confidence FLOAT, "
+            "judge VARCHAR(200) NOT NULL, reason TEXT NOT NULL, created FLOAT NOT NULL, "
+            "PRIMARY KEY (turn, number))"
+        )
+        c.execute(schema.steps.delete().where(schema.steps.c.number == 1))
+        c.execute(insert(schema.conversations).values(id="c", user="ann", created=0.0, touched=0.0))
+        shared = {"conversation": "c", "user": "ann", "kind": "main", "state": "complete", "engine": "e"}
+        for id, parent, continued in (("a", None, 1), ("b", "a", 0)):
+            values = shared | {"id": id, "parent": parent, "continued": continued, "hash": id.encode()}
+            values["created"] = 1.0
+            c.execute(
+                insert(schema.turns).values(
+                    messages='[{"role": "user", "content": "hm"}]',
+                    answer='{"role": "assistant", "content": "ok"}',
+                    **values,
+                )
+            )
+    store.close()
+    opened = Store(file)
+    assert [claimed.id for claimed in Judging(opened).claim(4, 0.0)] == ["a"]
+    assert Policies(opened).versions() == []
+    opened.close()
