@@ -35,7 +35,7 @@ def test_an_older_store_is_brought_up_to_date(tmp_path: Path) -> None:
             values["created"] = 1.0
             c.execute(
                 insert(schema.turns).values(
-                    messages='[{"role": "user", "content": "hm"}]',
+                    messages=f'[{{"role": "user", "content": "said {id}"}}]',
                     answer='{"role": "assistant", "content": "ok"}',
                     **values,
                 )
