@@ -74,3 +74,19 @@ def test_a_client_may_name_a_version(tiny_model: Path, tmp_path: Path) -> None:
         body["model"] = "policy-000007"
         assert httpx2.post(f"{server.url}/v1/chat/completions", json=body, timeout=30).status_code == 404
     store.close()
+
+
+def test_an_adapter_that_is_given_serves_as_the_first_version(tiny_model: Path, tmp_path: Path) -> None:
+    other = Store(tmp_path / "other.db")
+    make_versions(tiny_model, other, tmp_path / "made", 1)
+    other.close()
+    path = tmp_path / "store.db"
+    options = ["--model", str(tiny_model), "--device", "cpu", "--no-judge", "--no-learn", "--max-answer-tokens", "4"]
+    options += ["--adapter", str(tmp_path / "made" / "policy-000001"), "--policies", str(tmp_path / "policies")]
+    with serving(path, *options) as server:
+        assert ask(server)["model"] == "policy-000001"
+    with serving(path, *options) as server:  # started again, it is there already
+        assert ask(server)["model"] == "policy-000001"
+    store = Store(path)
+    assert [(v.number, v.state) for v in Policies(store).versions()] == [(1, "published")]
+    store.close()

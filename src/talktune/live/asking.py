@@ -8,6 +8,9 @@ from talktune.host.job import Job, Token
 from talktune.host.lora import Lora
 from talktune.types import Sampled
 
+AT_ONCE = 16
+"""Answers that are sampled beside the users' own at a time: more would make every step slower for them."""
+
 
 class EngineGaveUpError(Exception):
     """The engine dropped a request: the work that needs it is to be done again."""
@@ -43,14 +46,15 @@ def answers(
         ends = frozenset(end_ids)
         return Job(ids, sample, ends, on_token, failures.append, copies=copies, seed=seed + first, lora=lora)
 
-    jobs = [listen(i * copies) for i in range(len(prompts))]
+    jobs: list[Job] = []
     try:
-        for job in jobs:
-            engine.submit(job)
         while len(ended) < len(rows):
+            while len(jobs) < len(prompts) and len(jobs) * copies - len(ended) < AT_ONCE:
+                jobs.append(listen(len(jobs) * copies))
+                engine.submit(jobs[-1])
+            yield
             if failures:
                 raise EngineGaveUpError(failures[0])
-            yield
     finally:
         for job in jobs:
             job.cancelled = True

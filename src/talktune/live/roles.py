@@ -15,8 +15,10 @@ from talktune.host.web import Host
 from talktune.judge.make import make_judge
 from talktune.judge.panel import Judge
 from talktune.judge.worker import JudgeWorker
+from talktune.live.adopt import adopt
 from talktune.live.learner import LiveLearner
 from talktune.live.work import Work, states, watch
+from talktune.store.policies import Policies
 from talktune.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,10 @@ def run_host(config: Config) -> None:
     live, server = config.live or LiveConfig(), config.serve or ServeConfig()
     host = load_host(config.model)
     works: list[Work] = []
+    if config.model.adapter is not None:
+        store = Store(server.store)
+        adopt(Policies(store), live.policies, config.model.adapter)
+        store.close()
     if not (live.no_judge and live.no_learn):
         store = Store(server.store)
         judge = None if live.no_judge and config.algorithm.group != "prompt" else _judge(config, host)
