@@ -64,6 +64,8 @@ class Exchange:
         if choice.tokens.prompt_ids is None:
             choice.tokens.prompt_ids = self.prompt_ids
         answer = choice.recorder.message()
+        named = VERSION.search(self.model)  # an engine that chose a version by itself says so
+        version = int(named[1]) if self.version is None and named else self.version
         return NewTurn(
             id=self.id if index == 0 else f"{self.id}-{index}",
             user=self.user,
@@ -78,7 +80,7 @@ class Exchange:
             tools=self.asked.tools,
             kind=self.asked.kind,
             state=state,
-            sampled=choice.tokens.sampled(answer, self.temperature, self.version),
+            sampled=choice.tokens.sampled(answer, self.temperature, version),
             session=self.asked.session,
         )
 
