@@ -183,6 +183,20 @@ def test_one_user_fills_no_more_than_their_share(world: Make) -> None:
     assert not w.learn(), "the hostile user alone must not make an update"
 
 
+def test_nor_when_the_timer_is_up(world: Make) -> None:
+    w = world(timer_minutes=1e-9)
+    w.talk(6, "eve")
+    w.judge()
+    assert w.learn(), "alone on a server, one user is everybody"
+    w.talk(1, "ann")
+    hostile = w.talk(4, "eve")
+    w.judge()
+    assert w.learn()
+    second = [id for update, id in used(w) if update == 2]
+    assert len(second) == 2
+    assert len({*second} & {*hostile, "t00005", "t00006"}) == 1
+
+
 def test_everyone_gets_an_adapter_of_their_own(world: Make) -> None:
     w = world(per_user=True)
     w.talk(4, "ann")

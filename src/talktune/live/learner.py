@@ -131,11 +131,12 @@ class LiveLearner:
         return [name for name in sorted(names) if name not in stopped]
 
     def _oldest(self, lineage: str) -> list[Scored]:
-        waiting = self.learning.waiting()
-        users = [lineage] if self.live.per_user else sorted(waiting)
-        n = self.config.train.batch_turns
-        alone = self.live.per_user or len(self.store.users()) < 2
-        return self.learning.oldest(users, n, n if alone else max(1, int(n * self.live.user_share)))
+        """The turns of the next update; nobody fills more than their share of it, where there are several users."""
+        users = [lineage] if self.live.per_user else sorted(self.learning.waiting())
+        n, share = self.config.train.batch_turns, self.live.user_share
+        if self.live.per_user or share == 1 or len(self.store.users()) < 2:
+            return self.learning.oldest(users, n, n)
+        return fair(self.learning.oldest(users, n, max(1, int(n * share))), share)
 
     def _due(self, lineage: str) -> bool:
         waiting = self.learning.waiting()
@@ -143,11 +144,11 @@ class LiveLearner:
         late = any(self._clock() - since > self.live.timer_minutes * 60 for _, since in mine)
         if not late and sum(count for count, _ in mine) < self.config.train.batch_turns:
             return False
-        return late or len(self._oldest(lineage)) >= self.config.train.batch_turns
+        return len(self._oldest(lineage)) >= (2 if late else self.config.train.batch_turns)
 
     def _take(self, lineage: str) -> Batch | None:
         """The turns of the next update, if there are enough; those that no update can use leave the queue."""
-        live = self.policies.live(lineage)
+        live, parents = self.policies.live(lineage), self.policies.parents()
         while self._due(lineage):
             found = self._oldest(lineage)
             samples: list[Sample] = []
@@ -155,20 +156,18 @@ class LiveLearner:
             gone: list[str] = []
             for one in found:
                 try:
-                    samples.append(self._sample_of(one, lineage, live))
+                    samples.append(self._sample_of(one, live, parents))
                 except UserError as why:
                     useless[str(why)] += 1
                     gone.append(one.id)
             if gone:
                 log.warning("%d turns cannot be learned from: %s", len(gone), dict(useless))
                 self.learning.drop(gone)
-            elif len(samples) > 1:
-                return Batch(lineage, live, tuple(found), tuple(samples))
             else:
-                return None
+                return Batch(lineage, live, tuple(found), tuple(samples))
         return None
 
-    def _sample_of(self, one: Scored, lineage: str, live: Version | None) -> Sample:
+    def _sample_of(self, one: Scored, live: Version | None, parents: Mapping[int, int | None]) -> Sample:
         """A waiting turn as a sample; UserError says why it cannot be one."""
         turn, train = one.turn, self.config.train
         reason = skip_reason(turn)
@@ -179,28 +178,17 @@ class LiveLearner:
         made = sample_of(turn, turn.verdict.reward, self._policy.tokenizer, self.config.algorithm.group)
         if len(made.prompt_ids) + len(made.answer_ids) > train.max_tokens:
             raise UserError(f"longer than {train.max_tokens} tokens")
-        staleness = self._distance(made.policy_version, live)
+        ours = _chain(None if live is None else live.number, parents)
+        if made.policy_version is not None and made.policy_version not in parents:
+            raise UserError(f"from version {made.policy_version}, which this store does not know")
+        # Updates back and forth over the common ancestor: a version that was rolled back may have answered.
+        staleness = len(set(ours) ^ set(_chain(made.policy_version, parents)))
         if staleness > self.config.algorithm.max_staleness:
             raise UserError(f"more than {self.config.algorithm.max_staleness} versions old")
-        return replace(made, id=one.id, policy_version=self._depth(live) - staleness)
-
-    def _chain(self, number: int | None) -> list[int]:
-        """A version and its ancestors, newest first."""
-        chain: list[int] = []
-        while number is not None:
-            chain.append(number)
-            number = self.policies.version(number).parent
-        return chain
+        return replace(made, id=one.id, policy_version=len(ours) - staleness)
 
     def _depth(self, version: Version | None) -> int:
-        return 0 if version is None else len(self._chain(version.number))
-
-    def _distance(self, number: int | None, live: Version | None) -> int:
-        """Updates between the version that answered and the live one, back and forth over their common ancestor."""
-        if number == (None if live is None else live.number):
-            return 0
-        theirs, ours = self._chain(number), self._chain(None if live is None else live.number)
-        return len(set(theirs) ^ set(ours))
+        return len(_chain(None if version is None else version.number, self.policies.parents()))
 
     # The update.
 
@@ -374,6 +362,26 @@ class LiveLearner:
                 except StopIteration as end:
                     return end.value
             yield
+
+
+def fair(scored: Sequence[Scored], share: float) -> list[Scored]:
+    """The same turns without the newest of whoever has more than `share` of them: nobody has, in what is left."""
+    left = list(scored)
+    while left:
+        [(user, most)] = Counter(one.user for one in left).most_common(1)
+        if most <= share * len(left):
+            break
+        left.pop(max(i for i, one in enumerate(left) if one.user == user))
+    return left
+
+
+def _chain(number: int | None, parents: Mapping[int, int | None]) -> list[int]:
+    """A version and its ancestors, newest first."""
+    chain: list[int] = []
+    while number is not None:
+        chain.append(number)
+        number = parents[number]
+    return chain
 
 
 def _agreement(scored: Sequence[Scored]) -> float:

@@ -74,6 +74,12 @@ class Policies:
             raise UserError(f"There is no version {number}; `talktune policies list` shows those that there are.")
         return _version(row)
 
+    def parents(self) -> dict[int, int | None]:
+        """The parent of every version."""
+        v = schema.versions.c
+        with self._store.reading() as c:
+            return {row.number: row.parent for row in c.execute(select(v.number, v.parent))}
+
     def last_number(self) -> int:
         """Of the newest version; 0 when there is none."""
         with self._store.reading() as c:
