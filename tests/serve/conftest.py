@@ -112,8 +112,8 @@ def start_server() -> Callable[..., AbstractContextManager[Serving]]:
 
 @pytest.fixture(scope="session")
 def before_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """A server with a host of its own and the shipped model."""
-    with serving(tmp_path_factory.mktemp("host") / "store.db") as running:
+    """A server with a host of its own and the shipped model, which stays as it is."""
+    with serving(tmp_path_factory.mktemp("host") / "store.db", "--no-judge", "--no-learn") as running:
         yield running
 
 
