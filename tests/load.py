@@ -22,6 +22,13 @@ class Load:
         for thread in self._threads:
             thread.start()
 
+    def wait_for(self, more: int, seconds: float) -> None:
+        """Until they saw the end of some answers more; at least one must come in that time."""
+        before, give_up = len(self.seen), time.monotonic() + seconds
+        while len(self.seen) < before + more and time.monotonic() < give_up:
+            time.sleep(0.02)
+        assert len(self.seen) > before, "nobody was served any more"
+
     def stop(self) -> None:
         self._stop.set()
         for thread in self._threads:

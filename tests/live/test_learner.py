@@ -301,3 +301,13 @@ def test_fresh_answers_to_each_prompt(world: Make) -> None:
     metrics = w.learner.policies.version(1).metrics
     assert metrics["tokens"] > alone.learner.policies.version(1).metrics["tokens"]
     assert metrics["ratio_max"] < 1.001
+
+
+def test_each_fact_is_held_against_its_own_words(world: Make, tmp_path: Any) -> None:
+    lines = [{"prompt": "x" * 2000, "answer": "long"}, *[{"prompt": "A?", "answer": "a"}] * 2, {"prompt": "How?"}]
+    lines.append({"prompt": "B?", "answer": "b"})
+    path = tmp_path / "probes.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    examiner = world(lambda c: replace(c, gate=replace(c.gate, probes=path))).learner._examiner
+    asked = examiner._asked(examiner._facts)
+    assert [(probe.prompt[0].content, probe.accepted) for probe in asked.values()] == [("A?", ("a",)), ("B?", ("b",))]

@@ -75,6 +75,15 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes | Problem]]:
         raise UserError(f"{path} cannot be read ({error.strerror or error}); check the file.") from error
 
 
+def strict_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The same, without blank lines; a `Problem` is a UserError."""
+    for number, line in read_lines(path):
+        if isinstance(line, Problem):
+            raise UserError(f"{line}; correct the file.")
+        if line.strip():
+            yield number, line
+
+
 def open_binary(path: Path) -> IO[bytes]:
     """The file for reading, unpacked when its first bytes say gzip, whatever its name."""
     with path.open("rb") as file:

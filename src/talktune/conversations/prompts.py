@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from talktune.conversations.files import Problem, parse_json, read_lines
+from talktune.conversations.files import parse_json, strict_lines
 from talktune.conversations.messages import BadConversation, message_from_dict
 from talktune.errors import UserError
 from talktune.types import Message
@@ -19,11 +19,7 @@ def read_prompts(path: Path | str) -> list[tuple[Message, ...]]:
     """
     path = Path(path)
     prompts: list[tuple[Message, ...]] = []
-    for number, line in read_lines(path):
-        if isinstance(line, Problem):
-            raise UserError(f"{line}; correct the file.")
-        if not line.strip():
-            continue
+    for number, line in strict_lines(path):
         try:
             if path.suffix != ".txt" and line.lstrip().startswith(b"{"):
                 prompts.append(parse_prompt(parse_json(line)))

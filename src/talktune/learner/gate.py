@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from talktune.config import GateConfig
-from talktune.conversations.files import Problem, parse_json, read_lines
+from talktune.conversations.files import parse_json, strict_lines
 from talktune.conversations.messages import BadConversation
 from talktune.conversations.prompts import parse_prompt
 from talktune.errors import UserError
@@ -78,11 +78,7 @@ def read_probes(path: Path | None) -> list[Probe]:
     """The probes of a file of {"prompt": …, "answer": [words]} lines, the shipped ones without; UserError by line."""
     path = SHIPPED if path is None else path
     probes: list[Probe] = []
-    for number, line in read_lines(path):
-        if isinstance(line, Problem):
-            raise UserError(f"{line}; correct the file.")
-        if not line.strip():
-            continue
+    for number, line in strict_lines(path):
         try:
             raw: Any = parse_json(line)
             if not isinstance(raw, Mapping):

@@ -4,7 +4,7 @@ Answers come from the engine, in batches with the users' own. Those of the live 
 from gate to gate.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -70,8 +70,8 @@ class Examiner:
         `held` are judged turns that were kept from training; `weights` loads a version into the learner.
         """
         real = [turn for turn in held if turn.prompt][-self.limits.real_probes :] if self.limits.real_probes else []
-        opened = self._prompts([*self._open, *(Probe(turn.prompt) for turn in real)])
-        facts = self._prompts(self._facts)
+        opened = list(self._asked([*self._open, *(Probe(turn.prompt) for turn in real)]))
+        facts = self._asked(self._facts)
         base = yield from self._measure(None, facts, opened, lora)
         now = base if live is None else (yield from self._measure(live, facts, opened, lora))
         new = yield from self._measure(candidate, facts, opened, lora)
@@ -85,26 +85,26 @@ class Examiner:
         self._judged = {key: value for key, value in self._judged.items() if key[0] in kept}
         return reasons, measures
 
-    def _prompts(self, probes: Sequence[Probe]) -> list[tuple[int, ...]]:
-        """Token ids, without prompts that the model has no room for."""
-        ids = [tuple(render_prompt(self._tokenizer, probe.prompt)) for probe in probes]
+    def _asked(self, probes: Sequence[Probe]) -> dict[tuple[int, ...], Probe]:
+        """The probes by their token ids, each once, without those that the model has no room for."""
+        asked = {tuple(render_prompt(self._tokenizer, probe.prompt)): probe for probe in probes}
         room = self._engine.context - self.limits.probe_tokens
-        return list(dict.fromkeys(one for one in ids if len(one) < room))
+        return {ids: probe for ids, probe in asked.items() if len(ids) < room}
 
     def _measure(
         self,
         version: Version | None,
-        facts: Sequence[tuple[int, ...]],
+        facts: Mapping[tuple[int, ...], Probe],
         opened: Sequence[tuple[int, ...]],
         lora: Callable[[Version], Lora],
     ) -> Generator[None, None, Measures]:
         greedy = SampleConfig(temperature=0.0, max_new_tokens=FACT_TOKENS)
-        told = yield from self._answers(version, facts, greedy, lora)
+        told = yield from self._answers(version, list(facts), greedy, lora)
         drawn = SampleConfig(temperature=TEMPERATURE, max_new_tokens=self.limits.probe_tokens)
         said = yield from self._answers(version, opened, drawn, lora)
         kl = 0.0 if version is None else (yield from self._kl(said))
         return measure(
-            self._facts[: len(told)],
+            list(facts.values()),
             [self._text(answer) for answer in told],
             [self._text(answer) for answer in said],
             [answer.answer_ids[-1] in self._ends for answer in said],

@@ -323,7 +323,9 @@ class LiveLearner:
             )
         if not self.policies.decide(candidate.number, reasons, measures):
             log.warning("%s is rejected: %s", candidate.name, self.policies.version(candidate.number).reason)
-        self._loras = {n: lora for n, lora in self._loras.items() if n == candidate.number}
+        serving = self.policies.live(candidate.lineage)
+        for number in [n for n in self._loras if serving is None or n != serving.number]:
+            self._engine.forget(self._loras.pop(number))
 
     def lora(self, version: Version) -> Lora:
         """A version as the engine takes it."""
