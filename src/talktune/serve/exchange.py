@@ -2,7 +2,6 @@
 
 import re
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +11,7 @@ from talktune.serve.matching import extend
 from talktune.serve.placing import Place
 from talktune.serve.recorder import Recorder
 from talktune.serve.request import ChatRequest
-from talktune.store.rows import NewTurn, TurnState
+from talktune.store.rows import NewTurn, TurnState, new_id
 
 VERSION = re.compile(r"policy-(\d{6,})\Z")
 """Names of published versions, which engines load adapters under."""
@@ -36,7 +35,7 @@ class Exchange:
     """That the engine was asked for."""
     version: int | None = None
     """Of the policy that answers; None for the engine's own model."""
-    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
+    id: str = field(default_factory=lambda: new_id("chatcmpl"))
     place: Place | None = None
     prompt_ids: tuple[int, ...] | None = None
     """For an engine that tells them on another route."""

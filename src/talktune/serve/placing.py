@@ -1,10 +1,10 @@
 """Where a request belongs: in a known conversation behind a known turn, or in a new one."""
 
-import uuid
 from dataclasses import dataclass
 
 from talktune.serve.matching import prefixes
 from talktune.serve.request import ChatRequest
+from talktune.store.rows import new_id
 from talktune.store.store import Store
 from talktune.types import Message
 
@@ -35,7 +35,7 @@ def place(store: Store, user: str, asked: ChatRequest) -> Place:
     if found is not None:
         conversation = found.conversation
     return Place(
-        conversation or f"conv-{uuid.uuid4().hex}",
+        conversation or new_id("conv"),
         None if found is None else found.id,
         known.rest(None if found is None else found.hash, asked.messages),
         known.state,

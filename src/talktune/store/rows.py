@@ -1,5 +1,7 @@
 """What goes into the store and what comes out of it."""
 
+import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,6 +9,14 @@ from typing import Any, Literal
 from talktune.types import Message, Sampled, TurnKind
 
 TurnState = Literal["complete", "partial"]
+
+
+def new_id(prefix: str) -> str:
+    """A fresh id: `prefix`, the time in milliseconds and 80 random bits, as in a UUID of version 7 (RFC 9562).
+
+    Ids that grow with time are added at the end of the store's indexes; random ones would touch a page anywhere.
+    """
+    return f"{prefix}-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
 @dataclass(frozen=True, slots=True)
