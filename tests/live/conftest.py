@@ -68,29 +68,38 @@ def even(turn: Turn) -> Label:
 class World:
     """A host, a store and a learner; `talk` makes turns, `judge` verdicts, `learn` one step."""
 
-    def __init__(self, config: Config, store: Path) -> None:
+    def __init__(self, config: Config, store: Path, likes: Callable[[Turn], Label] = even) -> None:
         self.config = config
         self.host = load_host(config.model)
         self.store = Store(store)
-        judge = CallJudge(even)
+        judge = CallJudge(likes)
         self.learner = LiveLearner(
             self.store, self.host.policy, self.host.engine, self.host.end_ids, config, judge=judge
         )
         self.worker = JudgeWorker(self.store, judge, 3)
         self.clock = 1000.0
         self.said = 0
+        self.temperature = 1.0
 
-    def talk(self, count: int, user: str = "ann") -> list[str]:
-        """`count` conversations of one turn and a reaction; returns the turns' ids."""
-        live = self.learner.policies.live(user if self.learner.live.per_user else "")
+    def talk(
+        self,
+        count: int,
+        *users: str,
+        question: Callable[[int], str] = "question {}".format,
+        reaction: Callable[[str, str, str], str] = lambda user, question, answer: "I see.",
+        tokens: int = 6,
+    ) -> list[str]:
+        """`count` conversations of one turn and a reaction, of ann or these users in turn; returns the turns' ids."""
+        users = users or ("ann",)
+        live = self.learner.policies.live(users[0] if self.learner.live.per_user else "")
         tokenizer = self.host.policy.tokenizer
-        said = [Message("user", f"question {self.said + i}") for i in range(count)]
+        said = [Message("user", question(self.said + i)) for i in range(count)]
         sampled = run(
             self.host,
             answers(
                 self.host.engine,
                 [render_prompt(tokenizer, [message]) for message in said],
-                SampleConfig(temperature=1.0, max_new_tokens=6),
+                SampleConfig(temperature=self.temperature, max_new_tokens=tokens),
                 end_ids=self.host.end_ids,
                 seed=self.said,
                 lora=None if live is None else self.learner.lora(live),
@@ -102,6 +111,7 @@ class World:
         for message, one in zip(said, sampled, strict=True):
             self.said += 1
             self.clock += 1
+            user = users[self.said % len(users)]
             answer = Message("assistant", decode_answer(tokenizer, list(one.answer_ids)))
             first = NewTurn(
                 id=f"t{self.said:05d}",
@@ -120,7 +130,7 @@ class World:
                 id=f"r{self.said:05d}",
                 parent=first.id,
                 hash=f"i{self.said}".encode(),
-                messages=(Message("user", "I see."),),
+                messages=(Message("user", reaction(user, message.content, answer.content)),),
                 sampled=None,
             )
             self.store.add_turns([first, reply])

@@ -59,9 +59,7 @@ class Learner:
         return run_through(self.pieces(samples))
 
     def pieces(self, samples: Sequence[Sample]) -> Generator[None, None, dict[str, float]]:
-        """The same update, one forward pass (and its backward pass) a piece: between two of them others may use the
-        model.
-        """
+        """The same update, one forward or backward pass a piece: between two of them others may use the model."""
         seconds = -time.perf_counter()
         metrics = yield from self._gradient(samples)
         if "tokens" in metrics:
@@ -147,6 +145,8 @@ class Learner:
                 yield
             with fast_frozen_linears(self.model):
                 loss, metrics = self._loss(piece, samples, ref, advantages, eps_high, total)
+            yield
+            with fast_frozen_linears(self.model):
                 loss.backward()
             parts.append(metrics)
             yield
