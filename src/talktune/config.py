@@ -263,7 +263,7 @@ class LiveTrainConfig(TrainConfig):
     """In how many updates each turn takes part."""
     learning_rate: float = 1e-3
     """Learning rate of AdamW."""
-    microbatch_tokens: int = 256
+    microbatch_tokens: int = 128
     """Tokens of one forward pass, which is how long an answer may have to wait; never changes the result."""
 
 

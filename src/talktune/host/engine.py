@@ -8,6 +8,7 @@ transformers' own continuous batching knows neither adapters per request nor oth
 import logging
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
@@ -23,9 +24,6 @@ from talktune.policy.sample import choose
 
 PIECE_TOKENS = {"cpu": 64, "cuda": 2048}
 """Prompt tokens read between two decode steps: a longer prompt is read in pieces, so that it stalls nobody."""
-STEPS_PER_PIECE = 8
-"""Decode steps between two pieces of other work while answers run."""
-
 log = logging.getLogger(__name__)
 
 
@@ -49,6 +47,8 @@ class Engine:
         self.steps = 0
         self.sampled = 0
         """Tokens sampled so far."""
+        self._next_piece = 0.0
+        """When, on the clock of `time.perf_counter`, other work may go on beside answers."""
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._stopping = False
@@ -69,8 +69,9 @@ class Engine:
     def add_work(self, pieces: Generator[None]) -> None:
         """Queue other work on the model, such as judging and learning: one `next()` is one piece.
 
-        A piece runs when no answer does, else after every `STEPS_PER_PIECE` steps, outside of inference mode. The
-        generator ends when nothing is left to do; who has more work later queues another.
+        Pieces run outside of inference mode, all the time while no answer does, else half of it: after each one
+        answers are sampled for as long as it took, for a step at least. The generator ends when nothing is left to
+        do; who has more work later queues another.
         """
         self.call(lambda: self.work.append(pieces))
 
@@ -123,8 +124,11 @@ class Engine:
             decoded = self._decode()
         self.steps += 1
         busy = read or decoded
-        if self.work and (not busy or self.steps % STEPS_PER_PIECE == 0):
+        if self.work and (not busy or time.perf_counter() >= self._next_piece):
+            began = time.perf_counter()
             self._work()
+            now = time.perf_counter()
+            self._next_piece = now + (now - began)
             return True
         return busy
 

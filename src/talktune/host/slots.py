@@ -11,12 +11,12 @@ from talktune.host.cache import SlotCache
 from talktune.host.job import Row
 from talktune.host.lora import Lora
 
-LENGTH_STEP = 256
+LENGTH_STEP = 64
 """Slots grow by multiples of this many positions."""
 MAX_ROWS = 64
 """Answers sampled at once; more wait."""
 KEPT = 8
-"""Slots that are made, as they are needed, for what finished rows leave; more when more rows run."""
+"""Slots that are made, as they are needed, for what finished rows leave."""
 MIN_SHARED = 8
 """Shared tokens from which a prompt's beginning is copied from another slot instead of read."""
 
@@ -57,7 +57,7 @@ class Slots:
             return False
         slots = self.cache.slots
         if live + len(self.resting) >= slots:
-            slots = max(slots, min(2 * slots, max(KEPT, 2 * live)), live + 1)
+            slots = max(slots, min(2 * slots, live + KEPT), live + 1)
         self._resize(min(slots, most), length)
         while live + len(self.resting) >= self.cache.slots:
             self._evict()

@@ -26,9 +26,6 @@ from talktune.types import Sample, Sampled, Turn
 
 FACT_TOKENS = 24
 TEMPERATURE = 0.8
-BUDGET = 512
-"""Tokens of one forward pass."""
-
 Awake = Callable[[Generator[None, None, Any]], Generator[None, None, Any]]
 """Runs pieces with the adapter on."""
 Pieces = Generator[None, None, list[list[float]]]
@@ -179,7 +176,7 @@ class Examiner:
     def _logprobs(self, samples: Sequence[Sample]) -> Pieces:
         """Log-probs of each sample's answer under the weights that are loaded, or the base model where they rest."""
         rows: list[list[float]] = [[] for _ in samples]
-        for piece in pack(samples, BUDGET) if samples else []:
+        for piece in pack(samples, self._learner.config.train.microbatch_tokens) if samples else []:
             with torch.no_grad(), fast_frozen_linears(self._learner.model):
                 flat = self._learner.logprobs(piece, samples)
             for i, row in zip(piece.samples, piece.rows(flat.cpu()), strict=True):
