@@ -1,9 +1,9 @@
-# make install | demo | test | test-all | check | bench: each one installs what it needs, once.
+# make install | demo | live | test | test-all | check | bench | bench-live: each one installs what it needs, once.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := install
-.PHONY: install demo test test-all check format bench lab notebook tokenizers clients clean
+.PHONY: install demo live test test-all check format bench bench-live lab notebook tokenizers clients clean
 
 # The first of these that is Python 3.11, 3.12 or 3.13; `make install PYTHON=…` takes another.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
@@ -62,6 +62,11 @@ format: .venv/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# A scripted user talks to `talktune serve` and reacts in words only, until the served model has learned.
+LIVE ?= runs/live
+live: .venv/.installed-dev
+	$(BIN)/python bench/personalize.py --character plain --seeds 0 --modes learn --keep $(LIVE) $(ARGS)
+
 # Every experiment of the course: about ten minutes on two cores.
 lab: install
 	$(BIN)/talktune lab all $(ARGS)
@@ -74,6 +79,11 @@ notebook: .venv/.installed-dev
 bench: .venv/.installed-bench
 	$(BIN)/python bench/learner.py --output bench.json $(ARGS)
 	$(BIN)/python bench/serve.py --output bench-serve.json
+
+# What learning costs those who talk meanwhile (a quarter of an hour); three users who get what they want (hours).
+bench-live: .venv/.installed-dev
+	$(BIN)/python bench/live.py --output bench-live.json
+	$(BIN)/python bench/personalize.py --output bench-personalize.json $(ARGS)
 
 .venv/.installed-bench: .venv/.installed
 	$(PIP) accelerate datasets

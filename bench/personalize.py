@@ -22,7 +22,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -31,6 +31,7 @@ from typing import Any
 
 from openai import OpenAI
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from talktune.config import JudgeConfig
@@ -169,13 +170,14 @@ class Talks:
         self._lock = threading.Lock()
         self._pool: list[Question] = []
 
-    def hold(self, turns: int, parallel: int) -> None:
+    def hold(self, turns: int, parallel: int, console: Console) -> None:
         """So many judged turns."""
         with ThreadPoolExecutor(parallel) as pool:
-            for done in [pool.submit(self._session, number, turns) for number in range(turns)]:
+            sessions = [pool.submit(self._session, number) for number in range(turns)]
+            for done in track(as_completed(sessions), "talking", total=turns, console=console):
                 done.result()
 
-    def _session(self, number: int, turns: int) -> None:
+    def _session(self, number: int) -> None:
         if self.ahead is not None:
             wait_for_learning(self.store, number + 1 - self.ahead)
         with self._lock:
@@ -269,21 +271,25 @@ def measure(run: Run, args: argparse.Namespace, console: Console) -> Run:
     began = time.monotonic()
     character = Character(run.character)
     folder = Path(args.keep or tempfile.mkdtemp(prefix="personalize-")) / f"{run.character}-{run.seed}-{run.mode}"
-    folder.mkdir(parents=True, exist_ok=True)
     store = folder / "store.db"
+    if store.exists():
+        raise SystemExit(f"{store} is there from an earlier run: give another --keep, or remove {folder}.")
+    folder.mkdir(parents=True, exist_ok=True)
     learns = run.mode != "off"
     with server(folder, run.seed, [*args.server, *MODES[run.mode]]) as url:
         client = Client(url, args.tokens or TOKENS[run.character], args.temperature)
+        console.print("the held-out questions, before …", style="dim")
         run.before = exam(client, character, args.parallel)
         talks = Talks(client, character, run.seed, store, args.ahead if learns else None)
         try:
-            talks.hold(args.turns, args.parallel)
+            talks.hold(args.turns, args.parallel, console)
         finally:
             run.heard = talks.heard
         wait_for_judging(store, args.turns)
         if learns and not wait_for_learning(store, args.turns // args.batch_turns * args.batch_turns):
             console.print(f"the learner stands still: {stopped(store) or 'see ' + str(folder)}", style="yellow")
         wait_for_gate(store)
+        console.print("the held-out questions, after …", style="dim")
         run.after = exam(client, character, args.parallel)
     run.seconds = time.monotonic() - began
     read_store(run, store)
@@ -428,6 +434,8 @@ def main() -> None:
                 runs.append(measure(Run(name, seed, mode), args, console))
                 found = [figures(run) for run in runs]
                 show(found[-1:], console)
+                if args.keep:
+                    console.print(f"store, versions and the server's log: {args.keep / f'{name}-{seed}-{mode}'}")
                 if args.output:
                     args.output.write_text(json.dumps(_report(args, found, runs), indent=1) + "\n")
     show([figures(run) for run in runs], console)
