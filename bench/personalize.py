@@ -411,7 +411,7 @@ def main() -> None:
     parser.add_argument("--character", choices=NAMES, nargs="+", default=list(NAMES))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
     parser.add_argument("--modes", choices=MODES, nargs="+", default=list(MODES), help="controls take the first seed")
-    parser.add_argument("--turns", type=int, default=304, help="judged turns of a run")
+    parser.add_argument("--turns", type=int, default=288, help="judged turns of a run")
     parser.add_argument("--parallel", type=int, default=16, help="conversations side by side")
     parser.add_argument("--ahead", type=int, default=32, help="most turns that wait to be learned from")
     parser.add_argument("--batch-turns", type=int, default=16)
