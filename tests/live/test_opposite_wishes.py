@@ -1,6 +1,5 @@
 """Two users who want opposite things, each with an adapter of their own: one server, one base model, both content."""
 
-import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,21 +7,19 @@ import httpx2
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ..serve.conftest import Serving, serving
+from .conftest import WIDE_OPTIONS
 
 JUDGE = """
 def judge(turn):
     return 1 if turn.next_state[0].content.startswith("Yes") else -1
 """
 """Reads the reaction, as a judge does; what the user wanted it cannot know."""
-GATE = [
-    *("--probe-tokens", "4", "--real-probes", "0", "--gate-kl", "100", "--gate-distinct", "0", "--gate-facts", "0"),
-    *("--gate-length-low", "0", "--gate-length-high", "100", "--gate-repetition", "1", "--gate-empty", "1"),
-]
 OPTIONS = [
     *("--device", "cpu", "--per-user", "--holdout", "0", "--votes", "1", "--judge", "wishes_judge:judge"),
-    *("--batch-turns", "16", "--learning-rate", "0.02", "--beta", "0", "--brake-length", "0"),
+    *("--batch-turns", "16", "--learning-rate", "0.01", "--beta", "0", "--brake-length", "0"),
 ]
-UPDATES = 10
+LONGEST = 60
+"""Rounds of 16 conversations each, at most."""
 TIMES = 40
 
 
@@ -36,6 +33,7 @@ class User:
 
     def __init__(self, server: Serving, name: str) -> None:
         self.server, self.name = server, name
+        self.heard: list[bool] = []
 
     def post(self, messages: list[dict[str, str]], **headers: str) -> str:
         body = {"messages": messages, "max_tokens": 1, "temperature": 1.0}
@@ -47,7 +45,8 @@ class User:
     def talk(self, number: int) -> None:
         said = [{"role": "user", "content": f"question {number}"}]
         answer = self.post(said)
-        words = "Yes, like that." if pleased(self.name, answer) else "No, not like that."
+        self.heard.append(pleased(self.name, answer))
+        words = "Yes, like that." if self.heard[-1] else "No, not like that."
         self.post(
             [*said, {"role": "assistant", "content": answer}, {"role": "user", "content": words}],
             **{"X-Session-Done": "1"},
@@ -75,24 +74,17 @@ def test_opposite_wishes(tiny_model: Path, tmp_path: Path) -> None:
     more = ["--model", str(model), "--keys", str(tmp_path / "keys"), "--policies", str(tmp_path / "policies")]
     env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
     store = tmp_path / "store.db"
-    with serving(store, *more, *OPTIONS, *GATE, env=env) as server:
+    with serving(store, *more, *OPTIONS, *WIDE_OPTIONS, env=env) as server:
         users = [User(server, name) for name in ("ann", "bob")]
         before = [user.content() for user in users]
-        number = 0
         with ThreadPoolExecutor(8) as pool:
-            while updates(store, "ann") < UPDATES or updates(store, "bob") < UPDATES:
-                assert number < 100 * UPDATES * 16, "nothing is learned"
+            for first in range(0, LONGEST * 16, 16):
                 for user in users:
-                    list(pool.map(user.talk, range(number, number + 16)))
-                number += 16
+                    list(pool.map(user.talk, range(first, first + 16)))
+                if all(sum(user.heard[-64:]) == 64 for user in users):
+                    break
         after = [user.content() for user in users]
         hosts = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
         assert len(hosts) == 1, "one base model serves both"
     assert max(before) < 0.8, "someone was content before anything was learned"
-    assert min(after) >= 0.9, (before, after)
-
-
-def updates(store: Path, user: str) -> int:
-    with sqlite3.connect(store, timeout=30) as c:
-        [(count,)] = c.execute("SELECT count(*) FROM versions WHERE lineage = ? AND state = 'published'", (user,))
-    return count
+    assert min(after) >= 0.9, (before, after, [len(user.heard) for user in users])
