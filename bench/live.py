@@ -24,6 +24,7 @@ from subprocess import PIPE, Popen
 from typing import Any
 
 import aiohttp
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -101,10 +102,9 @@ def server(store: Path, *options: str) -> Iterator[tuple[Popen[str], str]]:
             running.wait(60)
 
 
-def percentile(values: Sequence[float], percent: float) -> float:
-    """By the nearest rank."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, round(percent / 100 * (len(ordered) - 1)))]
+def p99(values: Sequence[float]) -> float:
+    """The 99th percentile."""
+    return float(np.percentile(values, 99))
 
 
 # Swaps.
@@ -157,8 +157,8 @@ def measure_swaps(requests: int, swaps: int) -> dict[str, Any]:
         "failed": failed,
         "versions": len({a.model for a in answers}),
         "during": len(during),
-        "p99_during": percentile([a.wait for a in during], 99),
-        "p99_outside": percentile(outside, 99),
+        "p99_during": p99([a.wait for a in during]),
+        "p99_outside": p99(outside),
         "median_during": statistics.median(a.wait for a in during),
         "median_outside": statistics.median(outside),
     }
@@ -332,9 +332,9 @@ def main() -> None:
         alone = found["alone"] = measure_updates(args.turns, learn=False)
         console.print(f"{args.turns} turns judged and learned from …", style="dim")
         all_ = found["learning"] = measure_updates(args.turns, learn=True)
-        was = percentile(alone["gaps"], 99)
+        was = p99(alone["gaps"])
         for what, gaps in (("an update", all_["gaps_in_updates"]), ("judging, learning and gates", all_["gaps"])):
-            now = percentile(gaps, 99)
+            now = p99(gaps)
             table.add_row(f"gap between tokens, p99, during {what}", *_ms(was, now), f"+{(now - was) * 1000:.0f} ms")
         m, n = alone["memory_mib"], all_["memory_mib"]
         table.add_row("memory, highest, server and host", f"{m:.0f} MiB", f"{n:.0f} MiB", f"× {n / m:.2f}")

@@ -95,6 +95,11 @@ class Run:
     seconds: float = 0.0
 
     @property
+    def folder(self) -> str:
+        """Name of the folder with its store, versions and log."""
+        return f"{self.character}-{self.seed}-{self.mode}"
+
+    @property
     def sessions(self) -> int | None:
         """Sessions until the first answers of three in a row satisfied, in the order in which they were heard."""
         row = 0
@@ -270,7 +275,7 @@ def measure(run: Run, args: argparse.Namespace, console: Console) -> Run:
     """One run: a fresh server, exam, talk, exam."""
     began = time.monotonic()
     character = Character(run.character)
-    folder = Path(args.keep or tempfile.mkdtemp(prefix="personalize-")) / f"{run.character}-{run.seed}-{run.mode}"
+    folder = Path(args.keep or tempfile.mkdtemp(prefix="personalize-")) / run.folder
     store = folder / "store.db"
     if store.exists():
         raise SystemExit(f"{store} is there from an earlier run: give another --keep, or remove {folder}.")
@@ -435,7 +440,7 @@ def main() -> None:
                 found = [figures(run) for run in runs]
                 show(found[-1:], console)
                 if args.keep:
-                    console.print(f"store, versions and the server's log: {args.keep / f'{name}-{seed}-{mode}'}")
+                    console.print(f"store, versions and the server's log: {args.keep / runs[-1].folder}")
                 if args.output:
                     args.output.write_text(json.dumps(_report(args, found, runs), indent=1) + "\n")
     show([figures(run) for run in runs], console)

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Generator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,13 @@ WIDE = GateConfig(
     gate_empty=1.0,
 )
 """Limits that a random model can hold."""
+WIDE_OPTIONS = [
+    part
+    for limit in fields(GateConfig)
+    if (value := getattr(WIDE, limit.name)) != limit.default
+    for part in (f"--{limit.name.replace('_', '-')}", str(value))
+]
+"""The same on the command line."""
 
 
 def tiny_config(model: Path, folder: Path, **live: Any) -> Config:

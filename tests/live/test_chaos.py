@@ -17,16 +17,16 @@ from pathlib import Path
 import pytest
 
 from ..load import Load
+from .conftest import WIDE_OPTIONS
 
 JUDGE = """
 def judge(turn):
     return 1 if turn.answer.content and ord(turn.answer.content[0]) % 2 == 0 else -1
 """
-GATE = [
-    *("--real-probes", "2", "--probe-tokens", "8", "--gate-facts", "0", "--gate-kl", "100", "--gate-distinct", "0"),
-    *("--gate-length-low", "0", "--gate-length-high", "100", "--gate-repetition", "1", "--gate-empty", "1"),
+LEARN = [
+    *("--batch-turns", "16", "--lora-rank", "4", "--learning-rate", "0.001", "--max-staleness", "100000"),
+    *WIDE_OPTIONS,
 ]
-LEARN = [*("--batch-turns", "16", "--lora-rank", "4", "--learning-rate", "0.001", "--max-staleness", "100000"), *GATE]
 LEARN += ["--brake-length", "0", "--holdout", "0"]
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 

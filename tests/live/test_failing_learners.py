@@ -111,8 +111,6 @@ def test_what_is_worse_never_serves(fault: str, tmp_path: Path, capsys: pytest.C
     rejected = [version for version in versions if version.state == "rejected"]
     assert list_versions(str(tmp_path / "store.db"), True) == 0
     listed = capsys.readouterr().out
-    with capsys.disabled():
-        print(listed)
     assert all(version.reason and version.reason in listed for version in rejected)
     if faster > 1:
         assert rejected, "steps a thousand times too long made no bad model"

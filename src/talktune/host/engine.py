@@ -24,6 +24,7 @@ from talktune.policy.sample import choose
 
 PIECE_TOKENS = {"cpu": 64, "cuda": 2048}
 """Prompt tokens read between two decode steps: a longer prompt is read in pieces, so that it stalls nobody."""
+
 log = logging.getLogger(__name__)
 
 
