@@ -1,6 +1,6 @@
 """Answers from the engine for other work: sampled beside the users' own, in the same batches."""
 
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 
 from talktune.config import SampleConfig
 from talktune.host.engine import Engine
@@ -11,6 +11,9 @@ from talktune.types import Sampled
 AT_ONCE = 16
 """Answers that are sampled beside the users' own at a time: more would make every step slower for them."""
 
+Enough = Callable[[int, list[int]], bool]
+"""Whether an answer to prompt i may end with these token ids."""
+
 
 class EngineGaveUpError(Exception):
     """The engine dropped a request: the work that needs it is to be done again."""
@@ -19,16 +22,18 @@ class EngineGaveUpError(Exception):
 def answers(
     engine: Engine,
     prompts: Sequence[Sequence[int]],
-    sample: SampleConfig,
+    samples: Sequence[SampleConfig],
     *,
     end_ids: Collection[int],
     seed: int,
     lora: Lora | None,
     copies: int = 1,
     policy_version: int | None = None,
+    enough: Enough | None = None,
 ) -> Generator[None, None, list[Sampled]]:
     """`copies` answers to each prompt, answer i·copies + j to prompt i; yields while they are being sampled.
 
+    `samples` says for each prompt how. An answer ends early where `enough` finds that nothing more is needed of it.
     Must be driven from the engine's thread, where it tells of tokens. Raises EngineGaveUpError.
     """
     rows: list[list[Token]] = [[] for _ in range(len(prompts) * copies)]
@@ -36,13 +41,17 @@ def answers(
     failures: list[str] = []
 
     def listen(first: int) -> Job:
-        def on_token(token: Token) -> bool:
-            rows[first + token.choice].append(token)
-            if token.finish is not None:
-                ended.add(first + token.choice)
-            return False
+        prompt = first // copies
 
-        ids = tuple(prompts[first // copies])
+        def on_token(token: Token) -> bool:
+            row = rows[first + token.choice]
+            row.append(token)
+            over = enough is not None and enough(prompt, [said.id for said in row])
+            if over or token.finish is not None:
+                ended.add(first + token.choice)
+            return over
+
+        ids, sample = tuple(prompts[prompt]), samples[prompt]
         ends = frozenset(end_ids)
         return Job(ids, sample, ends, on_token, failures.append, copies=copies, seed=seed + first, lora=lora)
 
@@ -63,7 +72,7 @@ def answers(
             tuple(prompts[i // copies]),
             tuple(token.id for token in row),
             tuple(token.logprob for token in row),
-            sample.temperature or 1.0,
+            samples[i // copies].temperature or 1.0,
             policy_version,
         )
         for i, row in enumerate(rows)

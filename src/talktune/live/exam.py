@@ -16,6 +16,7 @@ from talktune.host.engine import Engine
 from talktune.host.lora import Lora
 from talktune.learner.gate import Measures, Preference, Probe, measure, objections, preference, read_probes
 from talktune.learner.samples import sample_of
+from talktune.learner.texts import says
 from talktune.learner.update import Learner
 from talktune.live.asking import answers
 from talktune.policy.linear import fast_frozen_linears
@@ -67,8 +68,9 @@ class Examiner:
         `held` are judged turns that were kept from training; `weights` loads a version into the learner.
         """
         real = [turn for turn in held if turn.prompt][-self.limits.real_probes :] if self.limits.real_probes else []
-        opened = list(self._asked([*self._open, *(Probe(turn.prompt) for turn in real)]))
         facts = self._asked(self._facts)
+        asked = self._asked([*self._open, *(Probe(turn.prompt) for turn in real)])
+        opened = [ids for ids in asked if ids not in facts]
         base = yield from self._measure(None, facts, opened, lora)
         now = base if live is None else (yield from self._measure(live, facts, opened, lora))
         new = yield from self._measure(candidate, facts, opened, lora)
@@ -95,10 +97,8 @@ class Examiner:
         opened: Sequence[tuple[int, ...]],
         lora: Callable[[Version], Lora],
     ) -> Generator[None, None, Measures]:
-        greedy = SampleConfig(temperature=0.0, max_new_tokens=FACT_TOKENS)
-        told = yield from self._answers(version, list(facts), greedy, lora)
-        drawn = SampleConfig(temperature=TEMPERATURE, max_new_tokens=self.limits.probe_tokens)
-        said = yield from self._answers(version, opened, drawn, lora)
+        answered = yield from self._answers(version, facts, opened, lora)
+        said, told = answered[: len(opened)], answered[len(opened) :]
         kl = 0.0 if version is None else (yield from self._kl(said))
         return measure(
             list(facts.values()),
@@ -112,16 +112,34 @@ class Examiner:
     def _answers(
         self,
         version: Version | None,
-        prompts: Sequence[tuple[int, ...]],
-        sample: SampleConfig,
+        facts: Mapping[tuple[int, ...], Probe],
+        opened: Sequence[tuple[int, ...]],
         lora: Callable[[Version], Lora],
     ) -> Generator[None, None, list[Sampled]]:
+        """Answers to the open probes, drawn, then to the facts, greedily, each up to where it has said the fact."""
         number = None if version is None else version.number
-        new = [prompt for prompt in prompts if (number, prompt) not in self._answered]
+        prompts = [*opened, *facts]
+        drawn = SampleConfig(temperature=TEMPERATURE, max_new_tokens=self.limits.probe_tokens)
+        greedy = SampleConfig(temperature=0.0, max_new_tokens=FACT_TOKENS)
+        new = [i for i, prompt in enumerate(prompts) if (number, prompt) not in self._answered]
+
+        def enough(i: int, ids: list[int]) -> bool:
+            """A further token must have left the word whole: "4" may yet become "42"."""
+            probe = facts.get(prompts[new[i]]) if new[i] >= len(opened) else None
+            texts = (ids[:-1], ids)
+            return probe is not None and all(says(decode_answer(self._tokenizer, t), probe.accepted) for t in texts)
+
         if new:
-            adapter = None if version is None else lora(version)
-            made = yield from answers(self._engine, new, sample, end_ids=self._ends, seed=0, lora=adapter)
-            self._answered |= {(number, prompt): answer for prompt, answer in zip(new, made, strict=True)}
+            made = yield from answers(
+                self._engine,
+                [prompts[i] for i in new],
+                [drawn if i < len(opened) else greedy for i in new],
+                end_ids=self._ends,
+                seed=0,
+                lora=None if version is None else lora(version),
+                enough=enough,
+            )
+            self._answered |= {(number, prompts[i]): answer for i, answer in zip(new, made, strict=True)}
         return [self._answered[number, prompt] for prompt in prompts]
 
     def _kl(self, said: Sequence[Sampled]) -> Generator[None, None, float]:

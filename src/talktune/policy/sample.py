@@ -132,7 +132,7 @@ def _pick(probs: Tensor, draws: Tensor) -> Tensor:
     """
     blocks = torch.nn.functional.pad(probs, (0, -probs.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
     row = torch.arange(len(probs), device=probs.device)
-    ends = blocks.sum(2, dtype=torch.float64).cumsum(1)
+    ends = blocks.sum(2).double().cumsum(1)
     block, rest = _invert(ends, draws[:, None] * ends[:, -1:])
     token, _ = _invert(blocks[row, block].cumsum(1, dtype=torch.float64), rest)
     return block * BLOCK + token
