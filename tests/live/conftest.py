@@ -106,7 +106,7 @@ class World:
             answers(
                 self.host.engine,
                 [render_prompt(tokenizer, [message]) for message in said],
-                [SampleConfig(temperature=self.temperature, max_new_tokens=tokens)] * count,
+                SampleConfig(temperature=self.temperature, max_new_tokens=tokens),
                 end_ids=self.host.end_ids,
                 seed=self.said,
                 lora=None if live is None else self.learner.lora(live),

@@ -61,7 +61,7 @@ def ask(w: World, version: Version | None, probes: Sequence[Probe], sample: Samp
     lora = None if version is None else w.learner.lora(version)
     return run(
         w.host,
-        answers(w.host.engine, ids, [sample] * len(ids), end_ids=w.host.end_ids, seed=SEED, lora=lora, copies=copies),
+        answers(w.host.engine, ids, sample, end_ids=w.host.end_ids, seed=SEED, lora=lora, copies=copies),
     )
 
 

@@ -54,7 +54,7 @@ class Measures:
     facts: tuple[bool, ...]
     """Which facts it got right."""
     ended: tuple[bool, ...]
-    """Which open answers ended by themselves."""
+    """Which answers ended by themselves, of the open ones and of those to facts."""
     tokens: float
     """Mean length of the open answers."""
     repetition: float
@@ -103,7 +103,7 @@ def measure(
     tokens: float,
     kl: float,
 ) -> Measures:
-    """The numbers of one version's answers: `told` to the facts, `opened` to the open probes."""
+    """The numbers of one version's answers: `told` to the facts, `opened` to the open probes; `ended` is of both."""
     words = [" ".join(text.lower().split()) for text in opened]
     return Measures(
         facts=tuple(says(text, probe.accepted) for probe, text in zip(facts, told, strict=True)),

@@ -1,6 +1,6 @@
 """Answers from the engine for other work: sampled beside the users' own, in the same batches."""
 
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 
 from talktune.config import SampleConfig
 from talktune.host.engine import Engine
@@ -11,9 +11,6 @@ from talktune.types import Sampled
 AT_ONCE = 16
 """Answers that are sampled beside the users' own at a time: more would make every step slower for them."""
 
-Enough = Callable[[int, list[int]], bool]
-"""Whether an answer to prompt i may end with these token ids."""
-
 
 class EngineGaveUpError(Exception):
     """The engine dropped a request: the work that needs it is to be done again."""
@@ -22,38 +19,34 @@ class EngineGaveUpError(Exception):
 def answers(
     engine: Engine,
     prompts: Sequence[Sequence[int]],
-    samples: Sequence[SampleConfig],
+    sample: SampleConfig | Sequence[SampleConfig],
     *,
     end_ids: Collection[int],
     seed: int,
     lora: Lora | None,
     copies: int = 1,
     policy_version: int | None = None,
-    enough: Enough | None = None,
 ) -> Generator[None, None, list[Sampled]]:
     """`copies` answers to each prompt, answer i·copies + j to prompt i; yields while they are being sampled.
 
-    `samples` says for each prompt how. An answer ends early where `enough` finds that nothing more is needed of it.
-    Must be driven from the engine's thread, where it tells of tokens. Raises EngineGaveUpError.
+    `sample` says how, for all prompts or for each. Must be driven from the engine's thread, where it tells of tokens.
+    Raises EngineGaveUpError.
     """
+    samples = [sample] * len(prompts) if isinstance(sample, SampleConfig) else sample
     rows: list[list[Token]] = [[] for _ in range(len(prompts) * copies)]
     ended: set[int] = set()
     failures: list[str] = []
 
     def listen(first: int) -> Job:
-        prompt = first // copies
-
         def on_token(token: Token) -> bool:
-            row = rows[first + token.choice]
-            row.append(token)
-            over = enough is not None and enough(prompt, [said.id for said in row])
-            if over or token.finish is not None:
+            rows[first + token.choice].append(token)
+            if token.finish is not None:
                 ended.add(first + token.choice)
-            return over
+            return False
 
-        ids, sample = tuple(prompts[prompt]), samples[prompt]
+        ids, how = tuple(prompts[first // copies]), samples[first // copies]
         ends = frozenset(end_ids)
-        return Job(ids, sample, ends, on_token, failures.append, copies=copies, seed=seed + first, lora=lora)
+        return Job(ids, how, ends, on_token, failures.append, copies=copies, seed=seed + first, lora=lora)
 
     jobs: list[Job] = []
     try:

@@ -16,7 +16,6 @@ from talktune.host.engine import Engine
 from talktune.host.lora import Lora
 from talktune.learner.gate import Measures, Preference, Probe, measure, objections, preference, read_probes
 from talktune.learner.samples import sample_of
-from talktune.learner.texts import says
 from talktune.learner.update import Learner
 from talktune.live.asking import answers
 from talktune.policy.linear import fast_frozen_linears
@@ -25,7 +24,8 @@ from talktune.rl.packing import pack
 from talktune.store.policies import Version
 from talktune.types import Sample, Sampled, Turn
 
-FACT_TOKENS = 24
+FACT_TOKENS = 32
+"""Room for an answer in one sentence to end by itself: one that does not has grown long."""
 TEMPERATURE = 0.8
 Awake = Callable[[Generator[None, None, Any]], Generator[None, None, Any]]
 """Runs pieces with the adapter on."""
@@ -104,7 +104,7 @@ class Examiner:
             list(facts.values()),
             [self._text(answer) for answer in told],
             [self._text(answer) for answer in said],
-            [answer.answer_ids[-1] in self._ends for answer in said],
+            [answer.answer_ids[-1] in self._ends for answer in answered],
             sum(len(answer.answer_ids) for answer in said) / len(said),
             kl,
         )
@@ -116,19 +116,12 @@ class Examiner:
         opened: Sequence[tuple[int, ...]],
         lora: Callable[[Version], Lora],
     ) -> Generator[None, None, list[Sampled]]:
-        """Answers to the open probes, drawn, then to the facts, greedily, each up to where it has said the fact."""
+        """Answers to the open probes, drawn, then to the facts, greedily, in one go."""
         number = None if version is None else version.number
         prompts = [*opened, *facts]
         drawn = SampleConfig(temperature=TEMPERATURE, max_new_tokens=self.limits.probe_tokens)
         greedy = SampleConfig(temperature=0.0, max_new_tokens=FACT_TOKENS)
         new = [i for i, prompt in enumerate(prompts) if (number, prompt) not in self._answered]
-
-        def enough(i: int, ids: list[int]) -> bool:
-            """A further token must have left the word whole: "4" may yet become "42"."""
-            probe = facts.get(prompts[new[i]]) if new[i] >= len(opened) else None
-            texts = (ids[:-1], ids)
-            return probe is not None and all(says(decode_answer(self._tokenizer, t), probe.accepted) for t in texts)
-
         if new:
             made = yield from answers(
                 self._engine,
@@ -137,7 +130,6 @@ class Examiner:
                 end_ids=self._ends,
                 seed=0,
                 lora=None if version is None else lora(version),
-                enough=enough,
             )
             self._answered |= {(number, prompts[i]): answer for i, answer in zip(new, made, strict=True)}
         return [self._answered[number, prompt] for prompt in prompts]

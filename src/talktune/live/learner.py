@@ -256,7 +256,7 @@ class LiveLearner:
         fresh = yield from answers(
             self._engine,
             [sample.prompt_ids for sample in batch.samples],
-            [replace(self._sample, max_new_tokens=max(len(s.answer_ids) for s in batch.samples))] * len(batch.samples),
+            replace(self._sample, max_new_tokens=max(len(s.answer_ids) for s in batch.samples)),
             end_ids=self._ends,
             seed=batch.scored[0].turn.index + (live.number if live else 0),
             lora=None if live is None else self.lora(live),
