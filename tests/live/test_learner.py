@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from talktune.config import Config
 from talktune.errors import UserError
+from talktune.live.exam import FACT_TOKENS
 from talktune.policy.load import load_policy
 from talktune.store import schema
 from talktune.store.learning import LostLeaseError
@@ -311,3 +312,19 @@ def test_each_fact_is_held_against_its_own_words(world: Make, tmp_path: Any) -> 
     examiner = world(lambda c: replace(c, gate=replace(c.gate, probes=path))).learner._examiner
     asked = examiner._asked(examiner._facts)
     assert [(probe.prompt[0].content, probe.accepted) for probe in asked.values()] == [("A?", ("a",)), ("B?", ("b",))]
+
+
+def test_the_gate_asks_open_probes_and_facts_in_one_go(world: Make, tmp_path: Any) -> None:
+    lines: list[dict[str, str]] = [{"prompt": "A?", "answer": "a"}, {"prompt": "How?"}, {"prompt": "A?"}]
+    path = tmp_path / "probes.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    w = world(lambda c: replace(c, gate=replace(c.gate, probes=path, probe_tokens=5)))
+    examiner = w.learner._examiner
+    facts = examiner._asked(examiner._facts)
+    opened = [ids for ids in examiner._asked(examiner._open) if ids not in facts]
+    open_answer, fact_answer = run(w.host, examiner._answers(None, facts, opened, w.learner.lora))
+    assert (open_answer.prompt_ids, fact_answer.prompt_ids) == (*opened, *facts)
+    assert len(open_answer.answer_ids) <= 5 < FACT_TOKENS
+    assert len(fact_answer.answer_ids) == FACT_TOKENS or fact_answer.answer_ids[-1] in w.host.end_ids
+    measures = run(w.host, examiner._measure(None, facts, opened, w.learner.lora))
+    assert measures.ended == tuple(one.answer_ids[-1] in w.host.end_ids for one in (open_answer, fact_answer))
