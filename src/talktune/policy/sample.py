@@ -130,7 +130,8 @@ def _pick(probs: Tensor, draws: Tensor) -> Tensor:
 
     Two short running sums in place of one over the whole vocabulary.
     """
-    blocks = torch.nn.functional.pad(probs, (0, -probs.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
+    missing = -probs.shape[1] % BLOCK
+    blocks = (torch.nn.functional.pad(probs, (0, missing)) if missing else probs).unflatten(1, (-1, BLOCK))
     row = torch.arange(len(probs), device=probs.device)
     ends = blocks.sum(2).double().cumsum(1)
     block, rest = _invert(ends, draws[:, None] * ends[:, -1:])
