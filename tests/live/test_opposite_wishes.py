@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
+import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ..serve.conftest import Serving, serving
@@ -67,6 +68,7 @@ def opinionated(model: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_opposite_wishes(tiny_model: Path, tmp_path: Path) -> None:
     model = opinionated(tiny_model, tmp_path / "model")
     (tmp_path / "wishes_judge.py").write_text(JUDGE)
