@@ -118,20 +118,15 @@ class Examiner:
     ) -> Generator[None, None, list[Sampled]]:
         """Answers to the open probes, drawn, then to the facts, greedily, in one go."""
         number = None if version is None else version.number
-        prompts = [*opened, *facts]
         drawn = SampleConfig(temperature=TEMPERATURE, max_new_tokens=self.limits.probe_tokens)
         greedy = SampleConfig(temperature=0.0, max_new_tokens=FACT_TOKENS)
-        new = [i for i, prompt in enumerate(prompts) if (number, prompt) not in self._answered]
+        prompts = dict.fromkeys(opened, drawn) | dict.fromkeys(facts, greedy)
+        new = [prompt for prompt in prompts if (number, prompt) not in self._answered]
         if new:
-            made = yield from answers(
-                self._engine,
-                [prompts[i] for i in new],
-                [drawn if i < len(opened) else greedy for i in new],
-                end_ids=self._ends,
-                seed=0,
-                lora=None if version is None else lora(version),
-            )
-            self._answered |= {(number, prompts[i]): answer for i, answer in zip(new, made, strict=True)}
+            how = [prompts[prompt] for prompt in new]
+            adapter = None if version is None else lora(version)
+            made = yield from answers(self._engine, new, how, end_ids=self._ends, seed=0, lora=adapter)
+            self._answered |= {(number, prompt): answer for prompt, answer in zip(new, made, strict=True)}
         return [self._answered[number, prompt] for prompt in prompts]
 
     def _kl(self, said: Sequence[Sampled]) -> Generator[None, None, float]:

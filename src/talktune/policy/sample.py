@@ -130,7 +130,7 @@ def _pick(probs: Tensor, draws: Tensor) -> Tensor:
 
     Two short running sums in place of one over the whole vocabulary.
     """
-    missing = -probs.shape[1] % BLOCK
+    missing = -probs.shape[1] % BLOCK  # pad copies even where it adds nothing
     blocks = (torch.nn.functional.pad(probs, (0, missing)) if missing else probs).unflatten(1, (-1, BLOCK))
     row = torch.arange(len(probs), device=probs.device)
     ends = blocks.sum(2).double().cumsum(1)
