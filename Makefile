@@ -80,7 +80,7 @@ bench: .venv/.installed-bench
 	$(BIN)/python bench/learner.py --output bench.json $(ARGS)
 	$(BIN)/python bench/serve.py --output bench-serve.json
 
-# What learning costs those who talk meanwhile (a quarter of an hour); three users who get what they want (hours).
+# What learning costs those who talk meanwhile (a quarter of an hour); three users who get what they want (two hours).
 bench-live: .venv/.installed-dev
 	$(BIN)/python bench/live.py --output bench-live.json
 	$(BIN)/python bench/personalize.py --output bench-personalize.json $(ARGS)

@@ -8,9 +8,8 @@ from talktune.host.job import Job, Token
 from talktune.host.lora import Lora
 from talktune.types import Sampled
 
-AT_ONCE = 32
-"""Answers that are sampled beside the users' own at a time: up to so many a step waits for the weights, and more make
-it slower for users."""
+AT_ONCE = 16
+"""Answers that are sampled beside the users' own at a time: more would make every step slower for them."""
 
 
 class EngineGaveUpError(Exception):
