@@ -57,7 +57,7 @@ RECIPE = {
     "--group": "batch",
     "--microbatch-tokens": "512",
 }
-"""What learns within 200 turns; nobody here minds a wait of two seconds, and long pieces are learned from twice as fast.
+"""What learns within 200 turns; nobody here minds a wait of two seconds, and long pieces take half of the time.
 Options after `--` win over it."""
 MODES = {"learn": (), "off": ("--no-learn",), "shuffled": ("--shuffle-rewards",)}
 
