@@ -44,7 +44,7 @@ def _wait_briefly() -> None:
 
     For roles apart, which may share a machine. By default libgomp lets threads spin for milliseconds (its manual,
     GOMP_SPINCOUNT): beside another process that computes, each waits for one that is not even running, four to five
-    times as slow on two cores. A process that has the machine to itself is a quarter faster with it.
+    times as slow on two cores. A process that has the machine to itself is a quarter faster when they spin.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
