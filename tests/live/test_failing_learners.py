@@ -13,6 +13,7 @@ from talktune.demo.characters import Character
 from talktune.learner.gate import Probe, read_probes
 from talktune.learner.texts import says
 from talktune.live.asking import answers
+from talktune.live.exam import FACT_TOKENS
 from talktune.policy.tokens import decode_answer, render_prompt
 from talktune.store.policies import Version
 from talktune.types import Label, Sampled, Turn
@@ -66,16 +67,16 @@ def ask(w: World, version: Version | None, probes: Sequence[Probe], sample: Samp
 
 
 def measured(w: World, version: Version | None) -> tuple[list[bool], list[bool]]:
-    """The probes, asked anew: which facts are right, which open answers end by themselves."""
+    """The probes, asked anew: which facts are right, which answers end by themselves."""
     probes = read_probes(None)
     facts = [probe for probe in probes if probe.accepted]
-    told = ask(w, version, facts, SampleConfig(temperature=0.0, max_new_tokens=24), 1)
+    told = ask(w, version, facts, SampleConfig(temperature=0.0, max_new_tokens=FACT_TOKENS), 1)
     said = [decode_answer(w.host.policy.tokenizer, list(one.answer_ids)) for one in told]
     opened = [probe for probe in probes if not probe.accepted]
     drawn = ask(w, version, opened, SampleConfig(temperature=0.8, max_new_tokens=TOKENS), 2)
     return (
         [says(text, probe.accepted) for text, probe in zip(said, facts, strict=True)],
-        [one.answer_ids[-1] in w.host.end_ids for one in drawn],
+        [one.answer_ids[-1] in w.host.end_ids for one in told + drawn],
     )
 
 
