@@ -1,6 +1,7 @@
 """Packed and fused, against each sample alone through transformers' own forward pass and full logits."""
 
 from collections.abc import Callable
+from math import ceil
 from random import Random
 from typing import Any
 
@@ -143,6 +144,7 @@ def tuned() -> dict[torch.dtype, Any]:
     st.sampled_from(["token", "sequence"]),
     st.sampled_from([8, 40, 4096]),
     st.sampled_from(["prompt", "batch"]),
+    st.sampled_from([None, 3, 20]),
 )
 def test_every_gradient_equals_that_of_turn_by_turn(
     tuned: dict[torch.dtype, Any],
@@ -152,11 +154,12 @@ def test_every_gradient_equals_that_of_turn_by_turn(
     aggregation: Any,
     budget: int,
     group: Any,
+    piece: int | None,
 ) -> None:
     dtype, tolerance = precision
     model = tuned[dtype]
     a = AlgorithmConfig(group=group, beta=beta, aggregation=aggregation)
-    learner = Learner(model, Config(algorithm=a, train=TrainConfig(microbatch_tokens=budget)), 10)
+    learner = Learner(model, Config(algorithm=a, train=TrainConfig(microbatch_tokens=budget)), 10, piece=piece)
     learner.gradient(samples)
     packed = gradients(model)
     plain = turn_by_turn(model, samples, a)
@@ -216,12 +219,14 @@ REFUSED: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.parametrize("piece", [None, 6])
 @pytest.mark.parametrize("kind", PACKS)
-def test_architectures_that_pack_give_the_plain_gradients(kind: str) -> None:
+def test_architectures_that_pack_give_the_plain_gradients(kind: str, piece: int | None) -> None:
     model = with_adapter(PACKS[kind]())
     a = AlgorithmConfig(group="batch", beta=0.05)
-    learner = Learner(model, Config(algorithm=a), 10)
+    learner = Learner(model, Config(algorithm=a), 10, piece=piece)
     assert learner.reader.packed
+    assert learner.reader.parted
     learner.gradient(SAMPLES)
     packed = gradients(model)
     plain = turn_by_turn(model, SAMPLES, a)
@@ -239,6 +244,34 @@ def test_architectures_that_do_not_pack_say_so_and_train_without(kind: str) -> N
     apart = gradients(model)
     plain = turn_by_turn(model, SAMPLES, a)
     agree(apart, plain, 1e-5)
+
+
+def test_between_two_pieces_the_model_is_as_it_was() -> None:
+    model = with_adapter(llama(num_hidden_layers=5))
+    config = Config(algorithm=AlgorithmConfig(group="batch", beta=0.05))
+    ids = torch.tensor([[1, 2, 3]])
+    before = model(ids).logits.detach()
+    pieces = Learner(model, config, 10, piece=6).pieces(SAMPLES)
+    count = 0
+    while True:
+        try:
+            next(pieces)
+        except StopIteration:
+            break
+        count += 1
+        assert torch.equal(model(ids).logits.detach(), before)
+    [made] = pack(SAMPLES)
+    parts = ceil(len(made.ids) / 6)
+    assert 1 < parts < 5
+    assert count == 2 * (parts + 1) + parts  # the reference, the pass that trains, the way back
+    assert not torch.equal(model(ids).logits.detach(), before)
+
+
+def test_layers_that_take_more_than_hidden_states_run_as_a_whole() -> None:
+    model = _model("Granite", embedding_multiplier=3.0, logits_scaling=1.0)  # a second entry would scale once more
+    reader = make_reader(model)
+    assert reader.fused_head
+    assert not reader.parted
 
 
 def test_a_head_that_is_more_than_a_product_is_not_fused() -> None:

@@ -1,6 +1,8 @@
 """Log-probs of given answer tokens under a policy: one forward pass over a pack of samples, and no (K, V) logits."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,9 +11,30 @@ from torch import Tensor, nn
 
 from talktune.errors import UserError
 from talktune.learner.attention import Trees, over_trees
+from talktune.learner.pieces import run_through
+from talktune.policy.linear import forwards_kept
 from talktune.rl.head import chosen_logprobs
 from talktune.rl.packing import Pack, pack
 from talktune.types import Sample
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one forward pass found, and the way back through it."""
+
+    logprobs: Tensor
+    """(K,), in nats."""
+    entropy: Tensor
+    """(K,), in nats; a metric, which carries no gradient."""
+    cuts: Sequence[tuple[Tensor, Tensor]] = ()
+    """Hidden states between two parts of the layers: as the one gave them, and, detached, as the next took them."""
+
+    def backward(self, loss: Tensor) -> Generator[None]:
+        """Add the gradient of `loss` to the parameters; one part of the layers is one piece."""
+        loss.backward()
+        for given, taken in reversed(self.cuts):
+            yield
+            given.backward(taken.grad)
 
 
 @dataclass(frozen=True)
@@ -24,37 +47,74 @@ class Reader:
     """Samples of a pack share one pass as trees; otherwise every pack holds one sample."""
     fused_head: bool
     """The logits are hidden·weightᵀ + bias and nothing else, so that they need not exist."""
+    parted: bool = False
+    """The layers may run in parts: each takes what the one before gave, and nothing else."""
 
-    def token_logprobs(
-        self, pack: Pack, temperature: Tensor, *, with_entropy: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
+    def token_logprobs(self, pack: Pack, temperature: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probs (K,) of a pack's answer tokens under softmax(logits / temperature), and the entropy (K,).
 
         `temperature` is (K,). The head runs on the scored positions only. Units: nats. The entropy is a metric
         and carries no gradient.
         """
-        if self.fused_head:
-            hidden = self._run(self.model.get_decoder(), pack).last_hidden_state[0, pack.source]
-            head = self.model.get_output_embeddings()
-            chosen, entropy = chosen_logprobs(hidden, head.weight, pack.target, temperature, bias=head.bias)
-            return chosen, entropy if with_entropy else None
-        logits = self._run(self.model, pack, logits_to_keep=pack.source).logits[0]
-        scores = torch.log_softmax(logits.float() / temperature[:, None], dim=-1)  # (K, V)
-        chosen = scores.gather(1, pack.target[:, None]).squeeze(1)
-        entropy = -(scores.detach().exp() * scores.detach()).sum(dim=-1) if with_entropy else None
-        return chosen, entropy
+        found = run_through(self.pieces(pack, temperature))
+        return found.logprobs, found.entropy
 
-    def _run(self, module: Any, pack: Pack, **more: Any) -> Any:
+    def pieces(self, pack: Pack, temperature: Tensor, parts: int = 1) -> Generator[None, None, Pass]:
+        """The same pass, piece by piece: `parts` equal parts of the layers, and the head; in one if not `parted`."""
+        run = self._runner(pack)
+        if not self.fused_head:
+            logits = run(self.model, input_ids=pack.ids[None], logits_to_keep=pack.source).logits[0]
+            scores = torch.log_softmax(logits.float() / temperature[:, None], dim=-1)  # (K, V)
+            chosen = scores.gather(1, pack.target[:, None]).squeeze(1)
+            return Pass(chosen, -(scores.detach().exp() * scores.detach()).sum(dim=-1))
+        decoder, head = self.model.get_decoder(), self.model.get_output_embeddings()
+        parts = min(parts, len(decoder.layers)) if self.parted else 1
+        cuts: list[tuple[Tensor, Tensor]] = []
+        taken = {"input_ids": pack.ids[None]}
+        for i in range(parts - 1):
+            with _part(decoder, i, parts):
+                given: Tensor = run(decoder, **taken).last_hidden_state
+            hidden = given.detach().requires_grad_(given.requires_grad)
+            taken = {"inputs_embeds": hidden}
+            if given.requires_grad:
+                cuts.append((given, hidden))
+            yield
+        with _part(decoder, parts - 1, parts):
+            scored = run(decoder, **taken).last_hidden_state[0, pack.source]
+        if parts > 1:
+            yield
+        return Pass(*chosen_logprobs(scored, head.weight, pack.target, temperature, bias=head.bias), cuts)
+
+    def _runner(self, pack: Pack) -> Callable[..., Any]:
+        """How to call the model, or a part of it, on a pack."""
         if not self.packed:
-            return module(input_ids=pack.ids[None], use_cache=False, **more)
-        with over_trees(self.model):
-            return module(
-                input_ids=pack.ids[None],
-                position_ids=pack.positions[None],
-                trees=Trees(pack),
-                use_cache=False,
-                **more,
-            )
+            return lambda module, **more: module(use_cache=False, **more)
+        trees = Trees(pack)
+
+        def run(module: Any, **more: Any) -> Any:
+            with over_trees(self.model):
+                return module(position_ids=pack.positions[None], trees=trees, use_cache=False, **more)
+
+        return run
+
+
+@contextmanager
+def _part(decoder: Any, index: int, parts: int) -> Generator[None]:
+    """Inside, only the `index`-th part of the decoder's layers computes; the others, and the norm, hand on."""
+    if parts == 1:
+        yield
+        return
+    layers = list(decoder.layers)
+    begin, end = len(layers) * index // parts, len(layers) * (index + 1) // parts
+    idle = [*layers[:begin], *layers[end:], *([] if index == parts - 1 else [decoder.norm])]
+    with forwards_kept(idle):
+        for module in idle:
+            module.forward = _same
+        yield
+
+
+def _same(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+    return hidden_states
 
 
 def make_reader(model: Any, *, packing: bool = True) -> Reader:
@@ -72,7 +132,7 @@ def make_reader(model: Any, *, packing: bool = True) -> Reader:
                 f"{type(base).__name__}: samples cannot share a forward pass under this architecture "
                 "(recurrent state, or attention that is computed in another way); add --no-packing."
             )
-    return reader
+        return replace(reader, parted=_parts_rightly(reader))
 
 
 _PROBE = (
@@ -103,6 +163,20 @@ def _packs_rightly(reader: Reader) -> bool:
     [made] = pack(_PROBE)
     apart = torch.cat([logprobs(alone, (_PROBE[i],)) for i in made.samples])
     return bool((together - apart).abs().max() < _tolerance(reader.model))
+
+
+def _parts_rightly(reader: Reader) -> bool:
+    """Whether the layers give the same in parts, which scaled embeddings or shared caches would not."""
+    pieces = pack(_PROBE[:2] if reader.packed else _PROBE[:1])[0].to(next(reader.model.parameters()).device)
+    temperature = torch.ones(len(pieces.target), device=pieces.ids.device)
+    if not reader.fused_head or not hasattr(reader.model.get_decoder(), "layers"):
+        return False
+    try:
+        whole = reader.token_logprobs(pieces, temperature)[0]
+        parted = run_through(replace(reader, parted=True).pieces(pieces, temperature, parts=2)).logprobs
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        return False
+    return bool((whole - parted).abs().max() < _tolerance(reader.model))
 
 
 def _has_plain_head(model: Any) -> bool:

@@ -3,14 +3,17 @@
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from functools import partial
+from math import ceil
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from talktune.config import AlgorithmConfig, Config
-from talktune.learner.logprobs import make_reader
+from talktune.learner.logprobs import Pass, make_reader
+from talktune.learner.pieces import run_through, within
 from talktune.policy.adapter import adapter_off
 from talktune.policy.linear import fast_frozen_linears
 from talktune.rl.advantage import RunningBaseline, advantages_for, zero_variance
@@ -21,18 +24,20 @@ from talktune.rl.reward import overlong_reward
 from talktune.rl.schedule import eps_high_at
 from talktune.types import Sample
 
-T = TypeVar("T")
-
 
 class Learner:
     """The policy in training: its weights, the optimizer's state, the running baseline, the update count."""
 
-    def __init__(self, model: Any, config: Config, total_updates: int) -> None:
-        """Train every parameter of `model` that requires a gradient; `total_updates` is for schedules."""
+    def __init__(self, model: Any, config: Config, total_updates: int, *, piece: int | None = None) -> None:
+        """Train every parameter of `model` that requires a gradient; `total_updates` is for schedules.
+
+        `piece` is the work of one piece, as so many tokens through all layers; without it a pass is one piece.
+        """
         self.model = model
         self.config = config
         self.reader = make_reader(model, packing=not config.train.no_packing)
         self.total_updates = total_updates
+        self.piece = piece
         self.update = 0
         self.running = RunningBaseline()
         self.trained: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -59,7 +64,7 @@ class Learner:
         return run_through(self.pieces(samples))
 
     def pieces(self, samples: Sequence[Sample]) -> Generator[None, None, dict[str, float]]:
-        """The same update, one forward or backward pass a piece: between two of them others may use the model."""
+        """The same update, one forward or backward pass, or a part of it, a piece."""
         seconds = -time.perf_counter()
         metrics = yield from self._gradient(samples)
         if "tokens" in metrics:
@@ -140,22 +145,23 @@ class Learner:
         for piece in self._packs(samples):
             ref = None
             if a.beta != 0:
-                with torch.no_grad(), adapter_off(self.model), fast_frozen_linears(self.model):
-                    ref = self.logprobs(piece, samples)
+                bare = partial(adapter_off, self.model)
+                ref = (yield from within(bare, within(torch.no_grad, self.forward(piece, samples)))).logprobs
                 yield
-            with fast_frozen_linears(self.model):
-                loss, metrics = self._loss(piece, samples, ref, advantages, eps_high, total)
+            now = yield from self.forward(piece, samples)
+            loss, metrics = self._loss(piece, samples, now, ref, advantages, eps_high, total)
             yield
-            with fast_frozen_linears(self.model):
-                loss.backward()
+            yield from within(partial(fast_frozen_linears, self.model), now.backward(loss))
             parts.append(metrics)
             yield
         return parts
 
-    def logprobs(self, piece: Pack, samples: Sequence[Sample]) -> Tensor:
-        """Log-probs (K,) of a pack's answer tokens, each at the temperature that its sample was sampled with."""
+    def forward(self, piece: Pack, samples: Sequence[Sample]) -> Generator[None, None, Pass]:
+        """A pass over a pack: its K answer tokens, each at the temperature that its sample was sampled with."""
         piece = piece.to(next(self.model.parameters()).device)
-        return self.reader.token_logprobs(piece, _temperatures(piece, samples))[0]
+        parts = 1 if self.piece is None else ceil(len(piece.ids) / self.piece)
+        passing = self.reader.pieces(piece, _temperatures(piece, samples), parts)
+        return within(partial(fast_frozen_linears, self.model), passing)
 
     def _packs(self, samples: Sequence[Sample]) -> list[Pack]:
         train = self.config.train
@@ -167,6 +173,7 @@ class Learner:
         self,
         piece: Pack,
         samples: Sequence[Sample],
+        now: Pass,
         ref_flat: Tensor | None,
         advantages: Tensor,
         eps_high: float,
@@ -179,18 +186,15 @@ class Learner:
         def padded(flat: Tensor) -> Tensor:  # (K,) -> (B, T)
             return pad_sequence(piece.rows(flat), batch_first=True)
 
-        temperature = _temperatures(piece, samples)
         ref = None if ref_flat is None else padded(ref_flat)
-        new_flat, entropy = self.reader.token_logprobs(piece, temperature, with_entropy=True)
-        new = padded(new_flat)
-        assert entropy is not None
+        new = padded(now.logprobs)
         old, weights = _old(new.detach(), [s.rollout_logprobs for s in mine], a)
         return grpo_tcr_loss(
             new,
             old,
             ref,
             advantages[list(piece.samples)].to(new),
-            padded(torch.ones_like(new_flat)),
+            padded(torch.ones_like(now.logprobs)),
             eps_low=a.eps_low,
             eps_high=eps_high,
             beta=a.beta,
@@ -199,7 +203,7 @@ class Learner:
             dual_clip=a.dual_clip,
             weights=weights,
             total=total,
-            entropy=padded(entropy),
+            entropy=padded(now.entropy),
         )
 
 
@@ -227,15 +231,6 @@ def _temperatures(piece: Pack, samples: Sequence[Sample]) -> Tensor:
     """(K,)."""
     rows = [torch.full((len(samples[i].answer_ids),), samples[i].temperature) for i in piece.samples]
     return torch.cat(rows).to(piece.ids.device)
-
-
-def run_through(pieces: Generator[None, None, T]) -> T:
-    """All pieces at once; what they return."""
-    while True:
-        try:
-            next(pieces)
-        except StopIteration as end:
-            return end.value
 
 
 def _count_groups(samples: Sequence[Sample], skipped: Tensor, algorithm: AlgorithmConfig) -> int:

@@ -15,10 +15,10 @@ from talktune.errors import UserError
 from talktune.host.engine import Engine
 from talktune.host.lora import Lora
 from talktune.learner.gate import Measures, Preference, Probe, measure, objections, preference, read_probes
+from talktune.learner.pieces import within
 from talktune.learner.samples import sample_of
 from talktune.learner.update import Learner
 from talktune.live.asking import answers
-from talktune.policy.linear import fast_frozen_linears
 from talktune.policy.tokens import decode_answer, render_prompt
 from talktune.rl.packing import pack
 from talktune.store.policies import Version
@@ -182,9 +182,8 @@ class Examiner:
         """Log-probs of each sample's answer under the weights that are loaded, or the base model where they rest."""
         rows: list[list[float]] = [[] for _ in samples]
         for piece in pack(samples, self._learner.config.train.microbatch_tokens) if samples else []:
-            with torch.no_grad(), fast_frozen_linears(self._learner.model):
-                flat = self._learner.logprobs(piece, samples)
-            for i, row in zip(piece.samples, piece.rows(flat.cpu()), strict=True):
+            found = yield from within(torch.no_grad, self._learner.forward(piece, samples))
+            for i, row in zip(piece.samples, piece.rows(found.logprobs.cpu()), strict=True):
                 rows[i] = row.tolist()
             yield
         return rows

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from talktune.host.engine import Engine
 from talktune.host.lora import Lora, load_lora
 from talktune.judge.panel import Judge, judge_turns
 from talktune.learner.checkpoint import load_checkpoint, whole_folder, write_checkpoint
+from talktune.learner.pieces import within
 from talktune.learner.samples import sample_of
 from talktune.learner.update import Learner
 from talktune.live.asking import answers
@@ -90,7 +92,7 @@ class LiveLearner:
         self._owner = owner or owner_name()
         self._clock = clock
         self._model = attach_adapter(policy.model, config.model, config.train.seed)
-        self._learner = Learner(self._model, config, total_updates=1)
+        self._learner = Learner(self._model, config, total_updates=1, piece=engine.piece)
         self._start = {name: p.detach().clone() for name, p in self._learner.trained.items()}
         rest_adapter(self._model)
         self._examiner = Examiner(self._learner, engine, policy.tokenizer, end_ids, config.gate or GateConfig())
@@ -357,13 +359,7 @@ class LiveLearner:
 
     def _awake(self, pieces: Generator[None, None, T]) -> Generator[None, None, T]:
         """The same pieces, with the adapter on inside each and off between them."""
-        while True:
-            with adapter_on(self._model):
-                try:
-                    next(pieces)
-                except StopIteration as end:
-                    return end.value
-            yield
+        return within(partial(adapter_on, self._model), pieces)
 
 
 def fair(scored: Sequence[Scored], share: float) -> list[Scored]:

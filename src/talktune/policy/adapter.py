@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners import lora
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -84,11 +85,16 @@ def save_adapter(model: PeftModel, path: Path) -> None:
 @contextmanager
 def adapter_off(model: Any) -> Generator[None]:
     """Inside, the model computes without its adapter: the frozen reference, at no extra memory."""
-    if isinstance(model, PeftModel):
-        with model.disable_adapter():
-            yield
-    else:
+    # PEFT's own `disable_adapter` first describes every layer, which takes as long as a step of decoding.
+    layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer)] if isinstance(model, PeftModel) else []
+    if not layers or any(layer.disable_adapters for layer in layers):
         yield
+        return
+    rest_adapter(model)
+    try:
+        yield
+    finally:
+        cast(Any, model).base_model.enable_adapter_layers()
 
 
 @contextmanager

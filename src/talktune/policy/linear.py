@@ -37,7 +37,7 @@ def ready_to_decode(model: Any, rows: int) -> Generator[None]:
         with adapter_merged(model):
             yield
         return
-    with _instead([layer for layer, _ in layers]):
+    with forwards_kept([layer for layer, _ in layers]):
         for layer, adapted in layers:
             layer.forward = partial(_product, _laid_out(_merged(layer, adapted), rows), layer.bias)
         if isinstance(model, PeftModel):
@@ -66,15 +66,15 @@ def layout_bytes(layers: Iterable[nn.Linear]) -> int:
 def fast_frozen_linears(model: Any) -> Generator[None]:
     """Inside, linear layers whose weight is frozen use oneDNN's product in both directions, on a CPU in float32."""
     layers = [m for m in model.modules() if type(m) is nn.Linear and _can(m.weight) and not m.weight.requires_grad]
-    with _instead(layers):
+    with forwards_kept(layers):
         for layer in layers:
             layer.forward = partial(_frozen, layer.weight, layer.bias)
         yield
 
 
 @contextmanager
-def _instead(layers: Sequence[nn.Linear]) -> Generator[None]:
-    """On exit the layers compute as before, whatever they are told inside."""
+def forwards_kept(layers: Sequence[nn.Module]) -> Generator[None]:
+    """On exit the layers compute as before, whatever `forward` they are given inside."""
     before = [layer.__dict__.get("forward") for layer in layers]
     try:
         yield
