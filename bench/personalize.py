@@ -57,7 +57,7 @@ RECIPE = {
     "--group": "batch",
     "--microbatch-tokens": "512",
 }
-"""What learns within 200 turns; nobody here minds a wait of two seconds, and long pieces take half of the time.
+"""What learns within 200 turns; long passes take half of the time, and more memory than the default.
 Options after `--` win over it."""
 MODES = {"learn": (), "off": ("--no-learn",), "shuffled": ("--shuffle-rewards",)}
 
