@@ -132,7 +132,7 @@ def gradients(model: Any) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def tuned() -> dict[torch.dtype, Any]:
-    return {dtype: with_adapter(llama(dtype)) for dtype in (torch.float32, torch.float64)}
+    return {dtype: with_adapter(llama(dtype, num_hidden_layers=4)) for dtype in (torch.float32, torch.float64)}
 
 
 @settings(deadline=None, max_examples=40)
@@ -272,6 +272,9 @@ def test_layers_that_take_more_than_hidden_states_run_as_a_whole() -> None:
     reader = make_reader(model)
     assert reader.fused_head
     assert not reader.parted
+    a = AlgorithmConfig(group="batch", beta=0.0)
+    Learner(model, Config(algorithm=a), 10, piece=3).gradient(SAMPLES)
+    agree(gradients(model), turn_by_turn(model, SAMPLES, a), 1e-5)
 
 
 def test_a_head_that_is_more_than_a_product_is_not_fused() -> None:
@@ -283,10 +286,12 @@ def test_a_head_that_is_more_than_a_product_is_not_fused() -> None:
     assert hooked.model is capped
 
 
-def test_all_weights_train_through_tied_embeddings() -> None:
-    model = llama(tie_word_embeddings=True)
+@pytest.mark.parametrize("piece", [None, 6])
+@pytest.mark.parametrize("no_packing", [False, True])
+def test_all_weights_train_through_tied_embeddings(piece: int | None, no_packing: bool) -> None:
+    model = llama(tie_word_embeddings=True, num_hidden_layers=4)
     a = AlgorithmConfig(group="batch", beta=0.0)
-    Learner(model, Config(algorithm=a), 10).gradient(SAMPLES)
+    Learner(model, Config(algorithm=a, train=TrainConfig(no_packing=no_packing)), 10, piece=piece).gradient(SAMPLES)
     packed = gradients(model)
     plain = turn_by_turn(model, SAMPLES, a)
     assert "model.embed_tokens.weight" in packed

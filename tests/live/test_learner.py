@@ -286,6 +286,20 @@ def test_held_out_conversations_are_not_trained_on(world: Make) -> None:
     assert "preference" in w.learner.policies.versions()[0].measures
 
 
+def test_the_gate_finds_the_same_where_samples_do_not_share_a_pass(world: Make) -> None:
+    def gate(no_packing: bool) -> Any:
+        w = world(lambda c: replace(c, train=replace(c.train, no_packing=no_packing)), holdout=0.5)
+        w.talk(24)
+        w.judge()
+        assert w.learn()
+        return w.learner.policies.versions()[0].measures
+
+    apart, packed = gate(True), gate(False)
+    assert packed["candidate"]["kl"] > 0
+    assert apart["candidate"]["kl"] == pytest.approx(packed["candidate"]["kl"], rel=1e-3)
+    assert apart["preference"] == pytest.approx(packed["preference"], rel=1e-3)
+
+
 def test_fresh_answers_to_each_prompt(world: Make) -> None:
     def grouped(c: Config) -> Config:
         return replace(c, algorithm=replace(c.algorithm, group="prompt"))

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PromptTuningConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 
 from talktune.config import ModelConfig
 from talktune.errors import UserError
@@ -54,6 +56,18 @@ def test_off_is_the_bare_model(tiny_model: Path) -> None:
     plain = bare(tiny_model)
     with adapter_off(plain):
         assert torch.equal(logits(plain), logits(bare(tiny_model)))
+
+
+def test_off_is_off_for_layers_that_were_on_and_for_other_kinds(tiny_model: Path) -> None:
+    tuned = changed(tiny_model)
+    [first, *_] = [m for m in tuned.modules() if isinstance(m, LoraLayer)]
+    first.enable_adapters(False)
+    with adapter_off(tuned):
+        assert torch.equal(logits(tuned), logits(bare(tiny_model)))
+    prompt = get_peft_model(bare(tiny_model), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    assert not torch.equal(logits(prompt)[:, -1], logits(bare(tiny_model))[:, -1])
+    with adapter_off(prompt):
+        assert torch.equal(logits(prompt), logits(bare(tiny_model)))
 
 
 def test_saved_and_loaded_it_is_the_same(tiny_model: Path, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Log-probs of given answer tokens under a policy: one forward pass over a pack of samples, and no (K, V) logits."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -26,14 +26,15 @@ class Pass:
     """(K,), in nats."""
     entropy: Tensor
     """(K,), in nats; a metric, which carries no gradient."""
-    cuts: Sequence[tuple[Tensor, Tensor]] = ()
+    cuts: list[tuple[Tensor, Tensor]] = field(default_factory=list[tuple[Tensor, Tensor]])
     """Hidden states between two parts of the layers: as the one gave them, and, detached, as the next took them."""
 
     def backward(self, loss: Tensor) -> Generator[None]:
         """Add the gradient of `loss` to the parameters; one part of the layers is one piece."""
         loss.backward()
-        for given, taken in reversed(self.cuts):
+        while self.cuts:  # what lies above is freed on the way
             yield
+            given, taken = self.cuts.pop()
             given.backward(taken.grad)
 
 
@@ -66,7 +67,7 @@ class Reader:
             logits = run(self.model, input_ids=pack.ids[None], logits_to_keep=pack.source).logits[0]
             scores = torch.log_softmax(logits.float() / temperature[:, None], dim=-1)  # (K, V)
             chosen = scores.gather(1, pack.target[:, None]).squeeze(1)
-            return Pass(chosen, -(scores.detach().exp() * scores.detach()).sum(dim=-1))
+            return Pass(chosen, -torch.einsum("kv,kv->k", scores.detach().exp(), scores.detach()))
         decoder, head = self.model.get_decoder(), self.model.get_output_embeddings()
         parts = min(parts, len(decoder.layers)) if self.parted else 1
         cuts: list[tuple[Tensor, Tensor]] = []
@@ -166,15 +167,16 @@ def _packs_rightly(reader: Reader) -> bool:
 
 
 def _parts_rightly(reader: Reader) -> bool:
-    """Whether the layers give the same in parts, which scaled embeddings or shared caches would not."""
-    pieces = pack(_PROBE[:2] if reader.packed else _PROBE[:1])[0].to(next(reader.model.parameters()).device)
-    temperature = torch.ones(len(pieces.target), device=pieces.ids.device)
-    if not reader.fused_head or not hasattr(reader.model.get_decoder(), "layers"):
+    """Whether the layers give the same one by one, which a state beside the hidden one would not."""
+    decoder = reader.model.get_decoder()
+    if not reader.fused_head or not hasattr(decoder, "layers"):
         return False
+    made = pack(_PROBE[:2] if reader.packed else _PROBE[:1])[0].to(next(reader.model.parameters()).device)
+    temperature = torch.ones(len(made.target), device=made.ids.device)
+    whole = reader.token_logprobs(made, temperature)[0]
     try:
-        whole = reader.token_logprobs(pieces, temperature)[0]
-        parted = run_through(replace(reader, parted=True).pieces(pieces, temperature, parts=2)).logprobs
-    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        parted = run_through(replace(reader, parted=True).pieces(made, temperature, len(decoder.layers))).logprobs
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         return False
     return bool((whole - parted).abs().max() < _tolerance(reader.model))
 

@@ -31,7 +31,8 @@ class Learner:
     def __init__(self, model: Any, config: Config, total_updates: int, *, piece: int | None = None) -> None:
         """Train every parameter of `model` that requires a gradient; `total_updates` is for schedules.
 
-        `piece` is the work of one piece, as so many tokens through all layers; without it a pass is one piece.
+        `piece` is the work of one piece, as so many tokens through all layers; the loss head is always one. Without
+        it, or where a model's layers cannot run in parts (`Reader.parted`), a pass is one piece.
         """
         self.model = model
         self.config = config
@@ -142,7 +143,7 @@ class Learner:
         a = self.config.algorithm
         total = sum(len(s.answer_ids) for s in samples) if a.aggregation == "token" else len(samples)
         parts: list[dict[str, float]] = []
-        for piece in self._packs(samples):
+        for piece in self.packs(samples):
             ref = None
             if a.beta != 0:
                 bare = partial(adapter_off, self.model)
@@ -153,6 +154,7 @@ class Learner:
             yield
             yield from within(partial(fast_frozen_linears, self.model), now.backward(loss))
             parts.append(metrics)
+            del now, loss  # before the next pack needs the memory
             yield
         return parts
 
@@ -163,7 +165,8 @@ class Learner:
         passing = self.reader.pieces(piece, _temperatures(piece, samples), parts)
         return within(partial(fast_frozen_linears, self.model), passing)
 
-    def _packs(self, samples: Sequence[Sample]) -> list[Pack]:
+    def packs(self, samples: Sequence[Sample]) -> list[Pack]:
+        """Cut samples into packs of one pass each; without packing every sample is one."""
         train = self.config.train
         if train.no_packing:
             return [replace(pack([s])[0], samples=(i,)) for i, s in enumerate(samples)]

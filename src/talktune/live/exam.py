@@ -20,7 +20,6 @@ from talktune.learner.samples import sample_of
 from talktune.learner.update import Learner
 from talktune.live.asking import answers
 from talktune.policy.tokens import decode_answer, render_prompt
-from talktune.rl.packing import pack
 from talktune.store.policies import Version
 from talktune.types import Sample, Sampled, Turn
 
@@ -181,7 +180,7 @@ class Examiner:
     def _logprobs(self, samples: Sequence[Sample]) -> Pieces:
         """Log-probs of each sample's answer under the weights that are loaded, or the base model where they rest."""
         rows: list[list[float]] = [[] for _ in samples]
-        for piece in pack(samples, self._learner.config.train.microbatch_tokens) if samples else []:
+        for piece in self._learner.packs(samples) if samples else []:
             found = yield from within(torch.no_grad, self._learner.forward(piece, samples))
             for i, row in zip(piece.samples, piece.rows(found.logprobs.cpu()), strict=True):
                 rows[i] = row.tolist()

@@ -85,16 +85,19 @@ def save_adapter(model: PeftModel, path: Path) -> None:
 @contextmanager
 def adapter_off(model: Any) -> Generator[None]:
     """Inside, the model computes without its adapter: the frozen reference, at no extra memory."""
-    # PEFT's own `disable_adapter` first describes every layer, which takes as long as a step of decoding.
     layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer)] if isinstance(model, PeftModel) else []
-    if not layers or any(layer.disable_adapters for layer in layers):
+    if isinstance(model, PeftModel) and not layers:  # another kind of adapter, say a learned prompt
+        with model.disable_adapter():
+            yield
+    elif all(layer.disable_adapters for layer in layers):
         yield
-        return
-    rest_adapter(model)
-    try:
-        yield
-    finally:
-        cast(Any, model).base_model.enable_adapter_layers()
+    else:
+        # What PEFT's `disable_adapter` does after it described every layer, which takes as long as a decode step.
+        rest_adapter(model)
+        try:
+            yield
+        finally:
+            cast(Any, model).base_model.enable_adapter_layers()
 
 
 @contextmanager
