@@ -15,7 +15,7 @@ from talktune.config import AlgorithmConfig, Config
 from talktune.learner.logprobs import Pass, make_reader
 from talktune.learner.pieces import run_through, within
 from talktune.policy.adapter import adapter_off
-from talktune.policy.linear import fast_frozen_linears
+from talktune.policy.linear import fast_frozen_linears, frozen_linears
 from talktune.rl.advantage import RunningBaseline, advantages_for, zero_variance
 from talktune.rl.loss import grpo_tcr_loss, importance_weights
 from talktune.rl.metrics import merge
@@ -42,6 +42,7 @@ class Learner:
         self.update = 0
         self.running = RunningBaseline()
         self.trained: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self._frozen = frozen_linears(model)
         self.optimizer = torch.optim.AdamW(
             self.trained.values(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay
         )
@@ -152,7 +153,7 @@ class Learner:
             now = yield from self.forward(piece, samples)
             loss, metrics = self._loss(piece, samples, now, ref, advantages, eps_high, total)
             yield
-            yield from within(partial(fast_frozen_linears, self.model), now.backward(loss))
+            yield from within(partial(fast_frozen_linears, self._frozen), now.backward(loss))
             parts.append(metrics)
             del now, loss  # before the next pack needs the memory
             yield
@@ -163,7 +164,7 @@ class Learner:
         piece = piece.to(next(self.model.parameters()).device)
         parts = 1 if self.piece is None else ceil(len(piece.ids) / self.piece)
         passing = self.reader.pieces(piece, _temperatures(piece, samples), parts)
-        return within(partial(fast_frozen_linears, self.model), passing)
+        return within(partial(fast_frozen_linears, self._frozen), passing)
 
     def packs(self, samples: Sequence[Sample]) -> list[Pack]:
         """Cut samples into packs of one pass each; without packing every sample is one."""

@@ -29,7 +29,14 @@ from talktune.learner.samples import sample_of
 from talktune.learner.update import Learner
 from talktune.live.asking import answers
 from talktune.live.exam import Examiner
-from talktune.policy.adapter import adapter_on, attach_adapter, copy_adapter, rest_adapter, save_adapter
+from talktune.policy.adapter import (
+    adapter_layers,
+    adapter_on,
+    attach_adapter,
+    copy_adapter,
+    rest_adapter,
+    save_adapter,
+)
 from talktune.policy.load import Policy
 from talktune.policy.tokens import decode_answer
 from talktune.store.learning import LEASE, Learning, LostLeaseError, NewVersion, Scored
@@ -94,7 +101,8 @@ class LiveLearner:
         self._model = attach_adapter(policy.model, config.model, config.train.seed)
         self._learner = Learner(self._model, config, total_updates=1, piece=engine.piece)
         self._start = {name: p.detach().clone() for name, p in self._learner.trained.items()}
-        rest_adapter(self._model)
+        self._layers = adapter_layers(self._model)
+        rest_adapter(self._layers)
         self._examiner = Examiner(self._learner, engine, policy.tokenizer, end_ids, config.gate or GateConfig())
         self._loaded: tuple[str, int | None] | None = None
         """Lineage and version whose weights and optimizer are in place."""
@@ -359,7 +367,7 @@ class LiveLearner:
 
     def _awake(self, pieces: Generator[None, None, T]) -> Generator[None, None, T]:
         """The same pieces, with the adapter on inside each and off between them."""
-        return within(partial(adapter_on, self._model), pieces)
+        return within(partial(adapter_on, self._layers), pieces)
 
 
 def fair(scored: Sequence[Scored], share: float) -> list[Scored]:

@@ -62,10 +62,14 @@ def layout_bytes(layers: Iterable[nn.Linear]) -> int:
     return sum(layer.weight.numel() * layer.weight.element_size() for layer in layers if _can(layer.weight))
 
 
+def frozen_linears(model: Any) -> list[nn.Linear]:
+    """The linear layers that `fast_frozen_linears` can do: frozen, on a CPU, in float32."""
+    return [m for m in model.modules() if type(m) is nn.Linear and _can(m.weight) and not m.weight.requires_grad]
+
+
 @contextmanager
-def fast_frozen_linears(model: Any) -> Generator[None]:
-    """Inside, linear layers whose weight is frozen use oneDNN's product in both directions, on a CPU in float32."""
-    layers = [m for m in model.modules() if type(m) is nn.Linear and _can(m.weight) and not m.weight.requires_grad]
+def fast_frozen_linears(layers: Sequence[nn.Linear]) -> Generator[None]:
+    """Inside, these linear layers (`frozen_linears`) use oneDNN's product in both directions."""
     with forwards_kept(layers):
         for layer in layers:
             layer.forward = partial(_frozen, layer.weight, layer.bias)
