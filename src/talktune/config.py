@@ -313,6 +313,8 @@ class GateConfig:
     """Longest answer to a probe."""
     gate_facts: float = 0.8
     """Share of the facts that the base model knows which must still be right."""
+    gate_ended: float = 0.7
+    """Fewest answers that end by themselves, as a multiple of the base model's, however many versions it took."""
     gate_kl: float = 1.5
     """Largest KL to the base model, in nats a token."""
     gate_length_low: float = 0.1

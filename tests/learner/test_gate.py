@@ -59,6 +59,14 @@ def test_a_few_facts_lost_are_noise_and_many_are_not() -> None:
     assert any("6 lost and 0 gained" in reason for reason in against(worse, live))
 
 
+def test_what_is_lost_little_by_little_is_held_against_the_base_model() -> None:
+    def ending(count: int) -> Measures:
+        return replace(BASE, ended=(True,) * count + (False,) * (8 - count))
+
+    assert against(ending(6), ending(7)) == []
+    assert against(ending(5), ending(6)) == ["5 answers end by themselves, wanted 6 (the base model: 8)"]
+
+
 def test_the_judge_counts_beyond_two_standard_errors() -> None:
     assert against(BASE, judged=Preference(-0.1, 0.06, 20)) == []
     assert any("moves away" in reason for reason in against(BASE, judged=Preference(-0.1, 0.04, 20)))

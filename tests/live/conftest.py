@@ -31,6 +31,7 @@ WIDE = GateConfig(
     real_probes=2,
     probe_tokens=8,
     gate_facts=0.0,
+    gate_ended=0.0,
     gate_kl=100.0,
     gate_length_low=0.0,
     gate_length_high=100.0,

@@ -123,4 +123,5 @@ def test_what_is_worse_never_serves(fault: str, tmp_path: Path, capsys: pytest.C
         assert not worse(now[0], before[0], 2.0), f"{version.name} lost facts"
         assert not worse(now[1], before[1], 3.0), f"{version.name} no longer ends its answers"
         assert sum(map(min, now[0], first[0])) >= 0.8 * sum(first[0]), f"{version.name} knows too little"
+        assert not worse(now[1], first[1], 3.0), f"little by little, {version.name} no longer ends its answers"
         before = now
