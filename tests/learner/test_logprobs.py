@@ -251,13 +251,8 @@ def test_between_two_pieces_the_model_is_as_it_was() -> None:
     config = Config(algorithm=AlgorithmConfig(group="batch", beta=0.05))
     ids = torch.tensor([[1, 2, 3]])
     before = model(ids).logits.detach()
-    pieces = Learner(model, config, 10, piece=6).pieces(SAMPLES)
     count = 0
-    while True:
-        try:
-            next(pieces)
-        except StopIteration:
-            break
+    for _ in Learner(model, config, 10, piece=6).pieces(SAMPLES):
         count += 1
         assert torch.equal(model(ids).logits.detach(), before)
     [made] = pack(SAMPLES)

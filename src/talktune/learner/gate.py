@@ -8,7 +8,7 @@ standard errors for the judge's preference.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import ceil, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -144,9 +144,9 @@ def objections(
         lost, gained = _changes(was, now)
         if lost - gained > NOISE * sqrt(lost + gained):
             found.append(f"{what}: {lost} lost and {gained} gained against the live version")
-    ended, enough = sum(candidate.ended), limits.gate_ended * sum(base.ended)
+    ended, enough = sum(candidate.ended), ceil(limits.gate_ended * sum(base.ended))
     if ended < enough:
-        found.append(f"{ended} answers end by themselves, wanted {enough:.0f} (the base model: {sum(base.ended)})")
+        found.append(f"{ended} answers end by themselves, wanted {enough} (the base model: {sum(base.ended)})")
     if not candidate.kl <= limits.gate_kl:
         found.append(f"KL to the base model {candidate.kl:.2f} nats/token, at most {limits.gate_kl:g}")
     low, high = limits.gate_length_low * base.tokens, limits.gate_length_high * base.tokens

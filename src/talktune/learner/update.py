@@ -144,14 +144,14 @@ class Learner:
         a = self.config.algorithm
         total = sum(len(s.answer_ids) for s in samples) if a.aggregation == "token" else len(samples)
         parts: list[dict[str, float]] = []
-        for piece in self.packs(samples):
+        for packed in self.packs(samples):
             ref = None
             if a.beta != 0:
                 bare = partial(adapter_off, self.model)
-                ref = (yield from within(bare, within(torch.no_grad, self.forward(piece, samples)))).logprobs
+                ref = (yield from within(bare, within(torch.no_grad, self.forward(packed, samples)))).logprobs
                 yield
-            now = yield from self.forward(piece, samples)
-            loss, metrics = self._loss(piece, samples, now, ref, advantages, eps_high, total)
+            now = yield from self.forward(packed, samples)
+            loss, metrics = self._loss(packed, samples, now, ref, advantages, eps_high, total)
             yield
             yield from within(partial(fast_frozen_linears, self._frozen), now.backward(loss))
             parts.append(metrics)
@@ -159,11 +159,11 @@ class Learner:
             yield
         return parts
 
-    def forward(self, piece: Pack, samples: Sequence[Sample]) -> Generator[None, None, Pass]:
+    def forward(self, packed: Pack, samples: Sequence[Sample]) -> Generator[None, None, Pass]:
         """A pass over a pack: its K answer tokens, each at the temperature that its sample was sampled with."""
-        piece = piece.to(next(self.model.parameters()).device)
-        parts = 1 if self.piece is None else ceil(len(piece.ids) / self.piece)
-        passing = self.reader.pieces(piece, _temperatures(piece, samples), parts)
+        packed = packed.to(next(self.model.parameters()).device)
+        parts = 1 if self.piece is None else ceil(len(packed.ids) / self.piece)
+        passing = self.reader.pieces(packed, _temperatures(packed, samples), parts)
         return within(partial(fast_frozen_linears, self._frozen), passing)
 
     def packs(self, samples: Sequence[Sample]) -> list[Pack]:
@@ -175,7 +175,7 @@ class Learner:
 
     def _loss(
         self,
-        piece: Pack,
+        packed: Pack,
         samples: Sequence[Sample],
         now: Pass,
         ref_flat: Tensor | None,
@@ -184,11 +184,11 @@ class Learner:
         total: int,
     ) -> tuple[Tensor, dict[str, float]]:
         a = self.config.algorithm
-        piece = piece.to(next(self.model.parameters()).device)
-        mine = [samples[i] for i in piece.samples]
+        packed = packed.to(next(self.model.parameters()).device)
+        mine = [samples[i] for i in packed.samples]
 
         def padded(flat: Tensor) -> Tensor:  # (K,) -> (B, T)
-            return pad_sequence(piece.rows(flat), batch_first=True)
+            return pad_sequence(packed.rows(flat), batch_first=True)
 
         ref = None if ref_flat is None else padded(ref_flat)
         new = padded(now.logprobs)
@@ -197,7 +197,7 @@ class Learner:
             new,
             old,
             ref,
-            advantages[list(piece.samples)].to(new),
+            advantages[list(packed.samples)].to(new),
             padded(torch.ones_like(now.logprobs)),
             eps_low=a.eps_low,
             eps_high=eps_high,
@@ -231,10 +231,10 @@ def _old(
     return now, importance_weights(now, captured)
 
 
-def _temperatures(piece: Pack, samples: Sequence[Sample]) -> Tensor:
+def _temperatures(packed: Pack, samples: Sequence[Sample]) -> Tensor:
     """(K,)."""
-    rows = [torch.full((len(samples[i].answer_ids),), samples[i].temperature) for i in piece.samples]
-    return torch.cat(rows).to(piece.ids.device)
+    rows = [torch.full((len(samples[i].answer_ids),), samples[i].temperature) for i in packed.samples]
+    return torch.cat(rows).to(packed.ids.device)
 
 
 def _count_groups(samples: Sequence[Sample], skipped: Tensor, algorithm: AlgorithmConfig) -> int:
