@@ -184,7 +184,6 @@ class Learner:
         total: int,
     ) -> tuple[Tensor, dict[str, float]]:
         a = self.config.algorithm
-        packed = packed.to(next(self.model.parameters()).device)
         mine = [samples[i] for i in packed.samples]
 
         def padded(flat: Tensor) -> Tensor:  # (K,) -> (B, T)
