@@ -1,7 +1,7 @@
 """Many requests on one model: every answer is what it would be alone, whatever joins, leaves or waits beside it."""
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from talktune.host.lora import Lora, load_lora
 from talktune.policy.adapter import attach_adapter, load_adapter, save_adapter
 from talktune.policy.load import load_policy
 from talktune.policy.tokens import render_prompt
+from talktune.policy.turnstile import Role
 from talktune.types import Message
 
 LONG = "Why is the sky blue, and what has that to do with sunsets in summer? " * 3
@@ -317,32 +318,19 @@ def test_whatever_comes_and_goes_every_answer_stays_exact(tiny: Any, data: st.Da
             assert_exact(tiny.model, job)
 
 
-def test_other_work_is_done_in_pieces_between_steps(tiny: Any) -> None:
+def test_each_step_is_taken_in_the_turn_of_the_most_urgent_job(tiny: Any) -> None:
     engine = engine_for(tiny)
-    job = Heard(prompt_of(tiny, "Hi"), 60)
-    seen: list[int] = []
-
-    def pieces() -> Generator[None]:
-        for _ in range(4):
-            seen.append(len(job.tokens))
-            assert not torch.is_inference_mode_enabled()
-            yield
-
-    def failing() -> Generator[None]:
-        yield
-        raise RuntimeError("no")
-
-    engine.submit(job.job)
-    engine.add_work(pieces())
-    engine.add_work(failing())
+    asked: list[Role] = []
+    enter = engine.turnstile.enter
+    engine.turnstile.enter = lambda role: (asked.append(role), enter(role))[-1]  # type: ignore[method-assign]
+    probe, person = Heard(prompt_of(tiny, "Hi"), 20), Heard(prompt_of(tiny, "Hello"), 2)
+    probe.job.role = Role.FRESH_ANSWERS
+    engine.submit(probe.job)
+    engine.step()
+    engine.submit(person.job)
     drain(engine)
-    assert len(seen) == 4
-    assert seen == sorted(set(seen)), "an answer never waited for two pieces"
-    assert seen[-1] < 60
-    assert not engine.work
-    engine.add_work(pieces())
-    drain(engine)
-    assert len(seen) == 8
+    assert asked[0] is asked[-1] is Role.FRESH_ANSWERS
+    assert Role.ANSWERS in asked
 
 
 def test_a_failed_step_is_told_to_those_who_wait_and_the_engine_goes_on(tiny: Any) -> None:

@@ -1,7 +1,7 @@
 """Packed and fused, against each sample alone through transformers' own forward pass and full logits."""
 
+import threading
 from collections.abc import Callable
-from math import ceil
 from random import Random
 from typing import Any
 
@@ -17,6 +17,8 @@ from talktune.errors import UserError
 from talktune.learner.logprobs import make_reader
 from talktune.learner.update import Learner
 from talktune.policy.adapter import attach_adapter
+from talktune.policy.turnstile import Role, Turnstile
+from talktune.policy.view import view_of
 from talktune.rl.advantage import advantages_for, zero_variance
 from talktune.rl.loss import grpo_tcr_loss
 from talktune.rl.packing import pack
@@ -144,7 +146,6 @@ def tuned() -> dict[torch.dtype, Any]:
     st.sampled_from(["token", "sequence"]),
     st.sampled_from([8, 40, 4096]),
     st.sampled_from(["prompt", "batch"]),
-    st.sampled_from([None, 3, 20]),
 )
 def test_every_gradient_equals_that_of_turn_by_turn(
     tuned: dict[torch.dtype, Any],
@@ -154,12 +155,11 @@ def test_every_gradient_equals_that_of_turn_by_turn(
     aggregation: Any,
     budget: int,
     group: Any,
-    piece: int | None,
 ) -> None:
     dtype, tolerance = precision
     model = tuned[dtype]
     a = AlgorithmConfig(group=group, beta=beta, aggregation=aggregation)
-    learner = Learner(model, Config(algorithm=a, train=TrainConfig(microbatch_tokens=budget)), 10, piece=piece)
+    learner = Learner(model, Config(algorithm=a, train=TrainConfig(microbatch_tokens=budget)), 10)
     learner.gradient(samples)
     packed = gradients(model)
     plain = turn_by_turn(model, samples, a)
@@ -219,14 +219,12 @@ REFUSED: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("piece", [None, 6])
 @pytest.mark.parametrize("kind", PACKS)
-def test_architectures_that_pack_give_the_plain_gradients(kind: str, piece: int | None) -> None:
+def test_architectures_that_pack_give_the_plain_gradients(kind: str) -> None:
     model = with_adapter(PACKS[kind]())
     a = AlgorithmConfig(group="batch", beta=0.05)
-    learner = Learner(model, Config(algorithm=a), 10, piece=piece)
+    learner = Learner(model, Config(algorithm=a), 10)
     assert learner.reader.packed
-    assert learner.reader.parted
     learner.gradient(SAMPLES)
     packed = gradients(model)
     plain = turn_by_turn(model, SAMPLES, a)
@@ -246,30 +244,39 @@ def test_architectures_that_do_not_pack_say_so_and_train_without(kind: str) -> N
     agree(apart, plain, 1e-5)
 
 
-def test_between_two_pieces_the_model_is_as_it_was() -> None:
-    model = with_adapter(llama(num_hidden_layers=5))
-    config = Config(algorithm=AlgorithmConfig(group="batch", beta=0.05))
+def test_others_compute_between_two_layers_and_the_gradient_stays() -> None:
+    """An engine answers on the same weights while the learner goes forward and back."""
+    bare = llama(num_hidden_layers=5).requires_grad_(False)
+    turnstile = Turnstile()
+    answering, ended = turnstile.lane(Role.ANSWERS), threading.Event()
     ids = torch.tensor([[1, 2, 3]])
-    before = model(ids).logits.detach()
-    count = 0
-    for _ in Learner(model, config, 10, piece=6).pieces(SAMPLES):
-        count += 1
-        assert torch.equal(model(ids).logits.detach(), before)
-    [made] = pack(SAMPLES)
-    parts = ceil(len(made.ids) / 6)
-    assert 1 < parts < 5
-    assert count == 2 * (parts + 1) + parts  # the reference, the pass that trains, the way back
-    assert not torch.equal(model(ids).logits.detach(), before)
+    expected = bare(ids).logits
+    seen: list[bool] = []
 
+    def answer() -> None:
+        while not ended.is_set():
+            with answering, torch.inference_mode():
+                seen.append(torch.equal(bare(ids).logits, expected))
 
-def test_layers_that_take_more_than_hidden_states_run_as_a_whole() -> None:
-    model = _model("Granite", embedding_multiplier=3.0, logits_scaling=1.0)  # a second entry would scale once more
-    reader = make_reader(model)
-    assert reader.fused_head
-    assert not reader.parted
-    a = AlgorithmConfig(group="batch", beta=0.0)
-    Learner(model, Config(algorithm=a), 10, piece=3).gradient(SAMPLES)
-    agree(gradients(model), turn_by_turn(model, SAMPLES, a), 1e-5)
+    model = with_adapter(view_of(bare))
+    a = AlgorithmConfig(group="batch", beta=0.05)
+    learner = Learner(model, Config(algorithm=a), 10, lane=turnstile.lane(Role.LEARNER))
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        learner.step(SAMPLES)
+        before = len(seen)
+        [rows] = [learner.answer_logprobs(SAMPLES)]
+    finally:
+        ended.set()
+        thread.join()
+    assert before > 1
+    assert all(seen), "learning shows in the answers"
+    assert [len(row) for row in rows] == [len(sample.answer_ids) for sample in SAMPLES]
+    alone = with_adapter(llama(num_hidden_layers=5).requires_grad_(False))
+    Learner(alone, Config(algorithm=a), 10).step(SAMPLES)
+    for mine, other in zip(model.parameters(), alone.parameters(), strict=True):
+        assert torch.equal(mine, other)
 
 
 def test_a_head_that_is_more_than_a_product_is_not_fused() -> None:
@@ -281,12 +288,11 @@ def test_a_head_that_is_more_than_a_product_is_not_fused() -> None:
     assert hooked.model is capped
 
 
-@pytest.mark.parametrize("piece", [None, 6])
 @pytest.mark.parametrize("no_packing", [False, True])
-def test_all_weights_train_through_tied_embeddings(piece: int | None, no_packing: bool) -> None:
+def test_all_weights_train_through_tied_embeddings(no_packing: bool) -> None:
     model = llama(tie_word_embeddings=True, num_hidden_layers=4)
     a = AlgorithmConfig(group="batch", beta=0.0)
-    Learner(model, Config(algorithm=a, train=TrainConfig(no_packing=no_packing)), 10, piece=piece).gradient(SAMPLES)
+    Learner(model, Config(algorithm=a, train=TrainConfig(no_packing=no_packing)), 10).gradient(SAMPLES)
     packed = gradients(model)
     plain = turn_by_turn(model, SAMPLES, a)
     assert "model.embed_tokens.weight" in packed

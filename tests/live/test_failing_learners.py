@@ -18,7 +18,7 @@ from talktune.policy.tokens import decode_answer, render_prompt
 from talktune.store.policies import Version
 from talktune.types import Label, Sampled, Turn
 
-from .conftest import World, run
+from .conftest import World
 
 UPDATES = 6
 USERS = [f"user{i}" for i in range(10)]
@@ -60,10 +60,8 @@ def some_hostile(user: str, question: str, answer: str) -> str:
 def ask(w: World, version: Version | None, probes: Sequence[Probe], sample: SampleConfig, copies: int) -> list[Sampled]:
     ids = [render_prompt(w.host.policy.tokenizer, probe.prompt) for probe in probes]
     lora = None if version is None else w.learner.lora(version)
-    return run(
-        w.host,
-        answers(w.host.engine, ids, sample, end_ids=w.host.end_ids, seed=SEED, lora=lora, copies=copies),
-    )
+    seeds = range(SEED, SEED + len(ids))
+    return answers(w.host.engine, ids, sample, end_ids=w.host.end_ids, seeds=seeds, lora=lora, copies=copies)
 
 
 def measured(w: World, version: Version | None) -> tuple[list[bool], list[bool]]:
@@ -101,7 +99,7 @@ def test_what_is_worse_never_serves(fault: str, tmp_path: Path, capsys: pytest.C
     w = World(config, tmp_path / "store.db", loves_length() if fault == "judge that loves length" else reads_words)
     w.temperature = 0.8
     asked = list(QUESTIONS)
-    while len(w.learner.policies.versions()) < UPDATES and not w.learner.trouble:
+    while len(w.learner.policies.versions()) < UPDATES and not w.learner.policies.lineages().get("", (None, ""))[1]:
         react = some_hostile if fault == "hostile users" else honest
         w.talk(20, *USERS, question=lambda i: asked[i % len(asked)], reaction=react, tokens=TOKENS)
         w.judge()
@@ -125,3 +123,4 @@ def test_what_is_worse_never_serves(fault: str, tmp_path: Path, capsys: pytest.C
         assert sum(map(min, now[0], first[0])) >= 0.8 * sum(first[0]), f"{version.name} knows too little"
         assert not worse(now[1], first[1], 3.0), f"little by little, {version.name} no longer ends its answers"
         before = now
+    w.close()

@@ -17,6 +17,8 @@ from talktune.store.store import Store
 
 BARS = "▁▂▃▄▅▆▇█"
 SECONDS = 1.0
+SILENT_SECONDS = 600.0
+"""A role that said nothing for so long is not at work; one that is says so between two steps, which take minutes."""
 
 
 def status(store: str, watch: bool, as_json: bool) -> int:
@@ -70,13 +72,26 @@ def _screen(found: dict[str, Any]) -> Group:
     ):
         counts.add_row(what, str(number))
     lines = [Text(f"live for {name or 'everybody'}: {_name(number)}") for name, number in found["live"].items()]
-    lines += [Text(f"learning of {name or 'everybody'} is stopped: {why}") for name, why in found["stopped"].items()]
+    lines += [Text(line) for line in _roles(found)]
     lines += [Text(f"{one['version']} was rejected: {one['reason']}") for one in found["rejected"]]
     for name, what in (("reward_mean", "reward"), ("response_length", "length"), ("kl_ref", "KL to the base")):
         values = [update[name] for update in found["last_updates"] if name in update]
         if values:
             lines.append(Text(f"{what:>15} {_sparks(values[-60:])}  {values[-1]:+.2f}"))
     return Group(counts, *lines)
+
+
+def _roles(found: dict[str, Any]) -> list[str]:
+    """Why nothing is judged or learned, where that is so."""
+    lines: list[str] = []
+    for role, waits, command in (("judge", "waiting_for_judge", "judge"), ("learner", "waiting_for_learner", "learn")):
+        seen = found["roles"].get(role)
+        if seen is None or time.time() - seen["told"] > SILENT_SECONDS:
+            if found[waits]:
+                lines.append(f"no {role} is at work on this store: start `talktune serve` or `talktune {command}`")
+        elif seen["trouble"]:
+            lines.append(f"{role}: {seen['trouble']}")
+    return lines
 
 
 def _name(number: int | None) -> str:

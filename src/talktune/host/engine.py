@@ -1,16 +1,15 @@
 """Continuous batching: one loop in one thread owns the model; requests join and leave while it runs.
 
 `step()` is the engine: take in what is new, read one piece of the prompts, decode one token for every running
-row, and, between, one piece of other work. The shape (schedule, run, postprocess) is nano-vllm's.
-transformers' own continuous batching knows neither adapters per request nor other work on the same model.
+row. The shape (schedule, run, postprocess) is nano-vllm's. transformers' own continuous batching knows neither
+adapters per request nor others who compute on the same device.
 """
 
 import logging
 import random
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from talktune.host.job import Finish, Job, Row, Token
 from talktune.host.lora import Lora, LoraRows
 from talktune.host.slots import Slots
 from talktune.policy.sample import choose
+from talktune.policy.turnstile import Turnstile
 
 PIECE_TOKENS = {"cpu": 64, "cuda": 2048}
 """Prompt tokens read between two decode steps: a longer prompt is read in pieces, so that it stalls nobody."""
@@ -29,10 +29,10 @@ log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Samples the answers of all jobs at once.
+    """Samples the answers of all jobs at once, each step in its turn.
 
     `context` is the longest prompt plus answer in tokens, `budget` the size of the cache in tokens, `piece` the
-    prompt tokens read between two decode steps.
+    prompt tokens read between two decode steps. Others who compute on the device share `turnstile`.
     """
 
     def __init__(self, model: Any, *, context: int, budget: int, piece: int | None = None) -> None:
@@ -44,12 +44,10 @@ class Engine:
         self.cache = SlotCache(model.config)
         self.slots = Slots(self.cache, budget=budget, spare=self.piece)
         self.waiting: deque[Row] = deque()
-        self.work: deque[Generator[None]] = deque()
+        self.turnstile = Turnstile()
         self.steps = 0
         self.sampled = 0
         """Tokens sampled so far."""
-        self._next_piece = 0.0
-        """When, on the clock of `time.perf_counter`, other work may go on beside answers."""
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._stopping = False
@@ -66,15 +64,6 @@ class Engine:
         """Drop what is left of a job; it hears nothing more."""
         job.cancelled = True
         self.call(lambda: None)
-
-    def add_work(self, pieces: Generator[None]) -> None:
-        """Queue other work on the model, such as judging and learning: one `next()` is one piece.
-
-        Pieces run outside of inference mode, all the time while no answer does, else half of it: after each one
-        answers are sampled for as long as it took, for a step at least. The generator ends when nothing is left to
-        do; who has more work later queues another.
-        """
-        self.call(lambda: self.work.append(pieces))
 
     def call(self, action: Callable[[], None]) -> None:
         """Run `action` in the engine's thread before its next step."""
@@ -120,18 +109,14 @@ class Engine:
     def step(self) -> bool:
         """One round over everything; False when there was nothing to do."""
         self._take_in()
-        with torch.inference_mode():
-            read = self._read()
-            decoded = self._decode()
+        if not self.slots.rows:
+            return False
+        most_urgent = min(row.job.role for row in self.slots.rows)
+        with self.turnstile.lane(most_urgent), torch.inference_mode():
+            self._read()
+            self._decode()
         self.steps += 1
-        busy = read or decoded
-        if self.work and (not busy or time.perf_counter() >= self._next_piece):
-            began = time.perf_counter()
-            self._work()
-            now = time.perf_counter()
-            self._next_piece = now + (now - began)
-            return True
-        return busy
+        return True
 
     def _take_in(self) -> None:
         """Run what other threads asked for, drop what was cancelled, admit rows while there is room."""
@@ -143,7 +128,7 @@ class Engine:
         while self.waiting and self.slots.admit(self.waiting[0]):
             self.waiting.popleft()
 
-    def _read(self) -> bool:
+    def _read(self) -> None:
         """One piece of prompt for the first rows that are not read yet; those that are done start to decode."""
         slots, first = self.slots, self.slots.decoding
         chunks: list[list[int]] = []
@@ -160,21 +145,19 @@ class Engine:
             width = wider
             chunks.append(row.ids[row.cached : row.cached + width])
         if not chunks:
-            return False
+            return
         rows = slots.rows[first : first + len(chunks)]
         logits = self._forward(first, rows, chunks)
         done = [row for row in rows if row.left == 0]  # the first ones: only a row alone in a piece can be unfinished
         slots.decoding += len(done)
         self._sample(done, logits)
-        return True
 
-    def _decode(self) -> bool:
+    def _decode(self) -> None:
         """One token for every row that decodes."""
         self.waiting.extendleft(self.slots.lengthen())
         rows = self.slots.rows[: self.slots.decoding]
         if rows:
             self._sample(rows, self._forward(0, rows, [row.ids[-1:] for row in rows]))
-        return bool(rows)
 
     def _forward(self, first: int, rows: Sequence[Row], chunks: Sequence[Sequence[int]]) -> Tensor:
         """Pass the next ids of neighbouring rows through the model -> logits after each row's last one (rows, V)."""
@@ -239,17 +222,6 @@ class Engine:
             job.cancelled = True
             self._fail([job], "the answer could not be read; send the request again.")
             return True
-
-    def _work(self) -> None:
-        """One piece of other work; a queue of several takes turns."""
-        pieces = self.work.popleft()
-        try:
-            next(pieces)
-            self.work.append(pieces)
-        except StopIteration:
-            pass
-        except Exception:
-            log.exception("a piece of work failed")
 
     def _fail_all(self, reason: str) -> None:
         jobs = list(dict.fromkeys(row.job for row in [*self.slots.rows, *self.waiting]))

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 from talktune.config import SampleConfig
 from talktune.host.lora import Lora
+from talktune.policy.turnstile import Role
 
 Finish = Literal["stop", "length"]
 
@@ -38,6 +39,8 @@ class Job:
     seed: int | None = None
     lora: Lora | None = None
     top: int = 0
+    role: Role = Role.ANSWERS
+    """For whom it is sampled: how urgent it is beside others who compute."""
     cancelled: bool = False
     """Set by anyone at any time: its rows are dropped before the next step."""
 

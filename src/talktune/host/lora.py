@@ -9,11 +9,10 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig
-from peft.tuners.lora import LoraLayer
 from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -87,18 +86,8 @@ def _pair_up(model: nn.Module, config: LoraConfig, weights: dict[str, Tensor]) -
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """The model's own linear layers by name; what an adapter in training has put around them does not show."""
-    found: dict[str, nn.Linear] = {}
-    inside: list[str] = []
-    for name, module in model.named_modules():
-        if isinstance(module, LoraLayer):
-            base = cast(Any, module).get_base_layer()
-            if isinstance(base, nn.Linear):
-                found[name] = base
-            inside.append(f"{name}.")
-        elif isinstance(module, nn.Linear) and not name.startswith(tuple(inside)):
-            found[name] = module
-    return found
+    """The model's linear layers by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
 
 
 class LoraRows:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from talktune.errors import UserError
 from talktune.judge.prompts import Exchange, head_tokens
 from talktune.policy.adapter import adapter_off
+from talktune.policy.view import decoder_layers
 
 BATCH_TOKENS = 1024
 """Padded tokens of one forward pass: about 16 exchanges."""
@@ -60,12 +61,11 @@ def depth(model: Any) -> int:
 
 
 def blocks(model: Any) -> nn.ModuleList:
-    """The model's blocks, found by their number; raises UserError for a model that is built otherwise."""
-    wanted = model.config.get_text_config().num_hidden_layers
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == wanted:
-            return module
-    raise UserError(f"The model {type(model).__name__} has no list of {wanted} blocks: take another judge model.")
+    """The model's blocks; raises UserError for a model that is built otherwise."""
+    found = decoder_layers(model)
+    if found is None:
+        raise UserError(f"The model {type(model).__name__} has no list of its layers: take another judge model.")
+    return found
 
 
 @torch.inference_mode()

@@ -6,7 +6,8 @@ another order of them for each vote), `reasoning` (a sampled text that ends in a
 
 import copy
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -23,7 +24,8 @@ from talktune.judge.prompts import WORDS, Exchange, ask_tokens, encode, exchange
 from talktune.policy.adapter import adapter_off
 from talktune.policy.sample import sample_answers
 from talktune.policy.tokens import decode_answer, end_ids, render_prompt
-from talktune.types import Label, Message, Role, Turn, Vote
+from talktune.policy.turnstile import Lane
+from talktune.types import Label, Message, Role, Sampled, Turn, Vote
 
 LABELS: tuple[Label, ...] = (-1, 0, 1)
 REMEMBERED = 4096
@@ -35,6 +37,8 @@ AT_ONCE = 8
 REASONING = SampleConfig(temperature=0.7, max_new_tokens=256)
 
 Mode = Literal["head", "logprobs", "reasoning"]
+Sampler = Callable[[Sequence[Sequence[int]], SampleConfig, Collection[int], Sequence[int]], Sequence[Sampled]]
+"""Prompts, how to sample, the ids that end an answer, and a seed for each prompt -> an answer to each."""
 
 
 class LocalJudge:
@@ -47,11 +51,21 @@ class LocalJudge:
     name = "local"
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, head: Path | None = None, mode: Mode = "head", seed: int = 0
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        head: Path | None = None,
+        mode: Mode = "head",
+        seed: int = 0,
+        lane: Lane | None = None,
+        sample: Sampler | None = None,
     ) -> None:
         """Make a judge; `head` is the shipped one for `smollm2` by default; `seed` is that of sampled reasoning.
 
-        Raises UserError for a head that cannot be read or was made for another model.
+        With a `lane` it computes in its turn only, and lets others compute first between two layers of `model`; with
+        `sample` its reasoning is sampled by that. Raises UserError for a head that cannot be read or was made for another
+        model.
         """
         if mode not in ("head", "logprobs", "reasoning"):
             raise UserError(f"judge_mode is {mode!r}: choose head, logprobs or reasoning.")
@@ -64,6 +78,10 @@ class LocalJudge:
             path = SHIPPED_HEAD if head is None else Path(head)
             self.head = load_head(path)
             check_model(self.head, model, path)
+        self._lane = nullcontext() if lane is None else lane
+        if lane is not None:
+            lane.stop_between_layers(model)
+        self._sample = sample or self._sample_here
         self._known: OrderedDict[tuple[Exchange, int], tuple[float, ...]] = OrderedDict()
         self._shots: dict[int, _Shots] = {}
 
@@ -73,7 +91,7 @@ class LocalJudge:
         Raises UserError for a vote number that the head has no voter for.
         """
         if self.mode == "reasoning":
-            return [self._reason(turn, k) for turn, k in asks]
+            return self._reason(asks)
         if self.head is not None and asks and (most := max(k for _, k in asks)) >= self.head.voters:
             raise UserError(
                 f"votes is {most + 1} or more, but this verdict head has {self.head.voters} voters: "
@@ -105,7 +123,8 @@ class LocalJudge:
         exchanges = list(dict.fromkeys(exchange for exchange, _ in asked))
         if not exchanges:
             return {}
-        probs = head_probabilities(self.head, self.model, self.tokenizer, exchanges).tolist()
+        with self._lane:
+            probs = head_probabilities(self.head, self.model, self.tokenizer, exchanges).tolist()
         return {
             (exchange, k): tuple(row[k])
             for exchange, row in zip(exchanges, probs, strict=True)
@@ -115,7 +134,7 @@ class LocalJudge:
     def _by_words(self, asked: Sequence[tuple[Exchange, int]]) -> dict[tuple[Exchange, int], tuple[float, ...]]:
         found: dict[tuple[Exchange, int], tuple[float, ...]] = {}
         for k in sorted({k for _, k in asked}):
-            with adapter_off(self.model):
+            with self._lane, adapter_off(self.model):
                 if k not in self._shots:
                     self._shots[k] = _Shots(self.model, self.tokenizer, k)
                 mine = [exchange for exchange, number in asked if number == k]
@@ -125,19 +144,31 @@ class LocalJudge:
                         found[exchange, k] = tuple(row)
         return found
 
-    def _reason(self, turn: Turn, k: int) -> Vote:
-        # One at a time, with a seed of its own: what else is judged does not change a vote.
-        messages = [Message(cast(Role, message["role"]), message["content"]) for message in boxed_messages(turn)]
-        prompt = render_prompt(self.tokenizer, messages)
-        key = f"{self.seed} {k} {' '.join(map(str, prompt))}"
-        seed = int.from_bytes(blake2b(key.encode(), digest_size=7).digest())
+    def _reason(self, asks: Sequence[tuple[Turn, int]]) -> list[Vote]:
+        prompts: list[list[int]] = []
+        seeds: list[int] = []
+        for turn, k in asks:
+            messages = [Message(cast(Role, message["role"]), message["content"]) for message in boxed_messages(turn)]
+            prompts.append(render_prompt(self.tokenizer, messages))
+            key = f"{self.seed} {k} {' '.join(map(str, prompts[-1]))}"  # what else is judged does not change a vote
+            seeds.append(int.from_bytes(blake2b(key.encode(), digest_size=7).digest()))
         ends = end_ids(self.tokenizer, getattr(self.model, "generation_config", None))
-        with adapter_off(self.model):
-            (sampled,) = sample_answers(self.model, [prompt], REASONING, end_ids=ends, seed=seed)
-        text = decode_answer(self.tokenizer, sampled.answer_ids)
-        label = parse_boxed(text)
-        reason = text.strip() if label is not None else "the reasoning did not end in one boxed score"
-        return Vote(label, judge=self.name, reason=reason)
+        votes: list[Vote] = []
+        for sampled in self._sample(prompts, REASONING, ends, seeds):
+            text = decode_answer(self.tokenizer, sampled.answer_ids)
+            label = parse_boxed(text)
+            reason = text.strip() if label is not None else "the reasoning did not end in one boxed score"
+            votes.append(Vote(label, judge=self.name, reason=reason))
+        return votes
+
+    def _sample_here(
+        self, prompts: Sequence[Sequence[int]], how: SampleConfig, ends: Collection[int], seeds: Sequence[int]
+    ) -> list[Sampled]:
+        found: list[Sampled] = []
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            with self._lane, adapter_off(self.model):
+                found += sample_answers(self.model, [prompt], how, end_ids=ends, seed=seed)
+        return found
 
 
 class _Shots:

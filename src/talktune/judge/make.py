@@ -12,22 +12,30 @@ from talktune.judge.panel import Judge
 from talktune.types import Label, Turn
 
 if TYPE_CHECKING:
+    from talktune.judge.local import Sampler
     from talktune.policy.load import Policy
+    from talktune.policy.turnstile import Lane
 
 Truth = Callable[[Turn], Label | None]
 
 
 def make_judge(
-    config: JudgeConfig, *, policy: "Policy | None" = None, truth: Truth | None = None, seed: int = 0
+    config: JudgeConfig,
+    *,
+    policy: "Policy | None" = None,
+    truth: Truth | None = None,
+    seed: int = 0,
+    lane: "Lane | None" = None,
+    sample: "Sampler | None" = None,
 ) -> Judge:
     """The judge named by `config.judge`: local, oracle, endpoint, or a `package.module:function`.
 
-    The local judge uses the model of `policy` when that is the one it needs (one copy in memory), else it
-    loads its own. The oracle needs `truth`, and `seed` decides its errors. Raises UserError for an unknown
+    The local judge uses a view of the model of `policy` when that is the one it needs (one copy in memory), else it
+    loads its own; it computes in its turn at `lane`, and `sample` samples the reasoning of that model, where given. The oracle needs `truth`, and `seed` decides its errors. Raises UserError for an unknown
     name and for an oracle without truth.
     """
     if config.judge == "local":
-        return _local(config, policy)
+        return _local(config, policy, seed, lane, sample)
     if config.judge == "oracle":
         if truth is None:
             raise UserError("The oracle judge needs the truth, which these turns lack: take another judge.")
@@ -47,11 +55,19 @@ def make_judge(
     raise UserError(f"There is no judge {config.judge!r}: choose {choices}.")
 
 
-def _local(config: JudgeConfig, policy: "Policy | None") -> Judge:
+def _local(
+    config: JudgeConfig,
+    policy: "Policy | None",
+    seed: int,
+    lane: "Lane | None",
+    sample: "Sampler | None",
+) -> Judge:
     # Imported here, since torch is slow to load and the other judges do without.
     from talktune.judge.local import LocalJudge
     from talktune.policy.load import load_policy
+    from talktune.policy.view import view_of
 
     if policy is None or policy.name != config.judge_model:
-        policy = load_policy(ModelConfig(model=config.judge_model))
-    return LocalJudge(policy.model, policy.tokenizer, head=config.judge_head, mode=config.judge_mode)
+        policy, sample = load_policy(ModelConfig(model=config.judge_model)), None
+    model, how = view_of(policy.model), config.judge_mode
+    return LocalJudge(model, policy.tokenizer, head=config.judge_head, mode=how, seed=seed, lane=lane, sample=sample)

@@ -10,8 +10,8 @@ from talktune.judge.panel import Judge, judge_turns
 from talktune.store.queues import Judging
 from talktune.store.store import Store
 
-AT_ONCE = 4
-"""Turns of one piece of work."""
+AT_ONCE = 16
+"""Turns that are judged together."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds before a judge that is down is asked again."""
 
@@ -41,13 +41,11 @@ class JudgeWorker:
         self._pause = FIRST_PAUSE
         self._not_before = 0.0
 
-    def ready(self) -> bool:
-        """Whether something waits and the judge is not being left alone."""
-        return self._clock() >= self._not_before and self.queue.waiting() > 0
-
     def step(self, limit: int = AT_ONCE) -> bool:
         """Judge up to `limit` turns; False when there was nothing to do, or the judge gave nothing."""
         if self._clock() < self._not_before:
+            return False
+        if not self.queue.waiting():
             return False
         claimed = self.queue.claim(limit, self._clock())
         if self.trouble:  # is the judge down, or are just these turns beyond it? the newest one tells

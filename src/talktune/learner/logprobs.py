@@ -1,8 +1,7 @@
 """Log-probs of given answer tokens under a policy: one forward pass over a pack of samples, and no (K, V) logits."""
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,31 +10,12 @@ from torch import Tensor, nn
 
 from talktune.errors import UserError
 from talktune.learner.attention import Trees, over_trees
-from talktune.learner.pieces import run_through
-from talktune.policy.linear import forwards_kept
-from talktune.rl.head import chosen_logprobs
+from talktune.rl.head import CHUNK, chosen_logprobs
 from talktune.rl.packing import Pack, pack
 from talktune.types import Sample
 
-
-@dataclass(frozen=True)
-class Pass:
-    """What one forward pass found, and the way back through it."""
-
-    logprobs: Tensor
-    """(K,), in nats."""
-    entropy: Tensor
-    """(K,), in nats; a metric, which carries no gradient."""
-    cuts: list[tuple[Tensor, Tensor]] = field(default_factory=list[tuple[Tensor, Tensor]])
-    """Hidden states between two parts of the layers: as the one gave them, and, detached, as the next took them."""
-
-    def backward(self, loss: Tensor) -> Generator[None]:
-        """Add the gradient of `loss` to the parameters; one part of the layers is one piece."""
-        loss.backward()
-        while self.cuts:  # what lies above is freed on the way
-            yield
-            given, taken = self.cuts.pop()
-            given.backward(taken.grad)
+SHORT_CHUNK = 2**21
+"""Logits of one chunk of the loss head on a CPU where others may wait: as much work as a few layers."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +28,8 @@ class Reader:
     """Samples of a pack share one pass as trees; otherwise every pack holds one sample."""
     fused_head: bool
     """The logits are hidden·weightᵀ + bias and nothing else, so that they need not exist."""
-    parted: bool = False
-    """The layers may run in parts: each takes what the one before gave, and nothing else."""
+    pass_by: Callable[[], None] | None = None
+    """Called, where given, before each chunk of the loss head: others may compute first."""
 
     def token_logprobs(self, pack: Pack, temperature: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probs (K,) of a pack's answer tokens under softmax(logits / temperature), and the entropy (K,).
@@ -57,37 +37,21 @@ class Reader:
         `temperature` is (K,). The head runs on the scored positions only. Units: nats. The entropy is a metric
         and carries no gradient.
         """
-        found = run_through(self.pieces(pack, temperature))
-        return found.logprobs, found.entropy
-
-    def pieces(self, pack: Pack, temperature: Tensor, parts: int = 1) -> Generator[None, None, Pass]:
-        """The same pass, piece by piece: `parts` equal parts of the layers, and the head; in one if not `parted`."""
         run = self._runner(pack)
         if not self.fused_head:
             logits = run(self.model, input_ids=pack.ids[None], logits_to_keep=pack.source).logits[0]
             scores = torch.log_softmax(logits.float() / temperature[:, None], dim=-1)  # (K, V)
             chosen = scores.gather(1, pack.target[:, None]).squeeze(1)
-            return Pass(chosen, -torch.einsum("kv,kv->k", scores.detach().exp(), scores.detach()))
-        decoder, head = self.model.get_decoder(), self.model.get_output_embeddings()
-        parts = min(parts, len(decoder.layers)) if self.parted else 1
-        cuts: list[tuple[Tensor, Tensor]] = []
-        taken = {"input_ids": pack.ids[None]}
-        for i in range(parts - 1):
-            with _part(decoder, i, parts):
-                given: Tensor = run(decoder, **taken).last_hidden_state
-            hidden = given.detach().requires_grad_(given.requires_grad)
-            taken = {"inputs_embeds": hidden}
-            if given.requires_grad:
-                cuts.append((given, hidden))
-            yield
-        with _part(decoder, parts - 1, parts):
-            scored = run(decoder, **taken).last_hidden_state[0, pack.source]
-        if parts > 1:
-            yield
-        return Pass(*chosen_logprobs(scored, head.weight, pack.target, temperature, bias=head.bias), cuts)
+            return chosen, -torch.einsum("kv,kv->k", scores.detach().exp(), scores.detach())
+        hidden = run(self.model.get_decoder(), input_ids=pack.ids[None]).last_hidden_state[0, pack.source]
+        head = self.model.get_output_embeddings()
+        chunk = SHORT_CHUNK if self.pass_by is not None and not hidden.is_cuda else CHUNK
+        return chosen_logprobs(
+            hidden, head.weight, pack.target, temperature, bias=head.bias, chunk=chunk, between=self.pass_by
+        )
 
     def _runner(self, pack: Pack) -> Callable[..., Any]:
-        """How to call the model, or a part of it, on a pack."""
+        """How to call the model, or its decoder, on a pack."""
         if not self.packed:
             return lambda module, **more: module(use_cache=False, **more)
         trees = Trees(pack)
@@ -99,26 +63,7 @@ class Reader:
         return run
 
 
-@contextmanager
-def _part(decoder: Any, index: int, parts: int) -> Generator[None]:
-    """Inside, only the `index`-th part of the decoder's layers computes; the others, and the norm, hand on."""
-    if parts == 1:
-        yield
-        return
-    layers = list(decoder.layers)
-    begin, end = len(layers) * index // parts, len(layers) * (index + 1) // parts
-    idle = [*layers[:begin], *layers[end:], *([] if index == parts - 1 else [decoder.norm])]
-    with forwards_kept(idle):
-        for module in idle:
-            module.forward = _same
-        yield
-
-
-def _same(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
-    return hidden_states
-
-
-def make_reader(model: Any, *, packing: bool = True) -> Reader:
+def make_reader(model: Any, *, packing: bool = True, pass_by: Callable[[], None] | None = None) -> Reader:
     """Find out, with a few tokens, what is valid for this model; a UserError when packing is wanted and is not.
 
     Packing holds where a token depends on the tokens that it attends to and on its position alone: not for a
@@ -127,13 +72,13 @@ def make_reader(model: Any, *, packing: bool = True) -> Reader:
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     with torch.no_grad():
         fused_head = _has_plain_head(base)
-        reader = Reader(base, packing, fused_head)
+        reader = Reader(base, packing, fused_head, pass_by)
         if packing and not _packs_rightly(reader):
             raise UserError(
                 f"{type(base).__name__}: samples cannot share a forward pass under this architecture "
                 "(recurrent state, or attention that is computed in another way); add --no-packing."
             )
-        return replace(reader, parted=_parts_rightly(reader))
+        return reader
 
 
 _PROBE = (
@@ -164,21 +109,6 @@ def _packs_rightly(reader: Reader) -> bool:
     [made] = pack(_PROBE)
     apart = torch.cat([logprobs(alone, (_PROBE[i],)) for i in made.samples])
     return bool((together - apart).abs().max() < _tolerance(reader.model))
-
-
-def _parts_rightly(reader: Reader) -> bool:
-    """Whether the layers give the same one by one, which a state beside the hidden one would not."""
-    decoder = reader.model.get_decoder()
-    if not reader.fused_head or not hasattr(decoder, "layers"):
-        return False
-    made = pack(_PROBE[:2] if reader.packed else _PROBE[:1])[0].to(next(reader.model.parameters()).device)
-    temperature = torch.ones(len(made.target), device=made.ids.device)
-    whole = reader.token_logprobs(made, temperature)[0]
-    try:
-        parted = run_through(replace(reader, parted=True).pieces(made, temperature, len(decoder.layers))).logprobs
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-        return False
-    return bool((whole - parted).abs().max() < _tolerance(reader.model))
 
 
 def _has_plain_head(model: Any) -> bool:

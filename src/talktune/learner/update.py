@@ -1,10 +1,9 @@
 """One update of the policy: samples -> shaped rewards -> advantages -> packs -> loss -> AdamW step."""
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
-from math import ceil
 from typing import Any
 
 import torch
@@ -12,10 +11,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from talktune.config import AlgorithmConfig, Config
-from talktune.learner.logprobs import Pass, make_reader
-from talktune.learner.pieces import run_through, within
+from talktune.learner.logprobs import make_reader
 from talktune.policy.adapter import adapter_off
 from talktune.policy.linear import fast_frozen_linears, frozen_linears
+from talktune.policy.turnstile import Lane
 from talktune.rl.advantage import RunningBaseline, advantages_for, zero_variance
 from talktune.rl.loss import grpo_tcr_loss, importance_weights
 from talktune.rl.metrics import merge
@@ -28,17 +27,20 @@ from talktune.types import Sample
 class Learner:
     """The policy in training: its weights, the optimizer's state, the running baseline, the update count."""
 
-    def __init__(self, model: Any, config: Config, total_updates: int, *, piece: int | None = None) -> None:
+    def __init__(self, model: Any, config: Config, total_updates: int, *, lane: Lane | None = None) -> None:
         """Train every parameter of `model` that requires a gradient; `total_updates` is for schedules.
 
-        `piece` is the work of one piece, as so many tokens through all layers; the loss head is always one. Without
-        it, or where a model's layers cannot run in parts (`Reader.parted`), a pass is one piece.
+        With a `lane` it computes in its turn only, and lets others compute first between two layers.
         """
         self.model = model
         self.config = config
-        self.reader = make_reader(model, packing=not config.train.no_packing)
+        self.reader = make_reader(
+            model, packing=not config.train.no_packing, pass_by=None if lane is None else lane.pass_by
+        )
         self.total_updates = total_updates
-        self.piece = piece
+        self._lane = nullcontext() if lane is None else lane
+        if lane is not None:
+            lane.stop_between_layers(model)
         self.update = 0
         self.running = RunningBaseline()
         self.trained: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -63,17 +65,14 @@ class Learner:
         Samples that are too stale are left out. Groups without variance carry no gradient and are skipped
         before any forward pass; when none is left the weights stay as they are.
         """
-        return run_through(self.pieces(samples))
-
-    def pieces(self, samples: Sequence[Sample]) -> Generator[None, None, dict[str, float]]:
-        """The same update, one forward or backward pass, or a part of it, a piece."""
         seconds = -time.perf_counter()
-        metrics = yield from self._gradient(samples)
-        if "tokens" in metrics:
-            norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.config.train.max_grad_norm)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            metrics["grad_norm"] = norm.item()
+        with self._lane:
+            metrics = self.gradient(samples)
+            if "tokens" in metrics:
+                norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.config.train.max_grad_norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad(set_to_none=True)
+                metrics["grad_norm"] = norm.item()
         self.update += 1
         seconds += time.perf_counter()
         metrics |= {"learning_rate": self.config.train.learning_rate, "seconds": seconds}
@@ -85,9 +84,6 @@ class Learner:
 
         Returns the metrics so far; `tokens` is among them when some group had variance.
         """
-        return run_through(self._gradient(samples))
-
-    def _gradient(self, samples: Sequence[Sample]) -> Generator[None, None, dict[str, float]]:
         algorithm = self.config.algorithm
         eps_high = eps_high_at(
             self.update, self.total_updates, algorithm.eps_high, algorithm.eps_high_end, algorithm.eps_high_schedule
@@ -103,9 +99,19 @@ class Learner:
                 "skipped_groups": float(_count_groups(fresh, skipped, algorithm)),
             }
             if keep:
-                parts = yield from self._gradients([fresh[i] for i in keep], advantages[keep], eps_high)
-                metrics |= merge(parts)
+                metrics |= merge(self._gradients([fresh[i] for i in keep], advantages[keep], eps_high))
         return metrics
+
+    @torch.no_grad()
+    def answer_logprobs(self, samples: Sequence[Sample], *, bare: bool = False) -> list[list[float]]:
+        """Log-probs of each sample's answer under the weights as they are; `bare` is without the adapter."""
+        rows: list[list[float]] = [[] for _ in samples]
+        with self._lane, adapter_off(self.model) if bare else nullcontext(), fast_frozen_linears(self._frozen):
+            for packed in self.packs(samples) if samples else ():
+                logprobs, _ = self._forward(packed, samples)
+                for i, row in zip(packed.samples, packed.rows(logprobs.cpu()), strict=True):
+                    rows[i] = row.tolist()
+        return rows
 
     def _staleness(self, sample: Sample) -> int:
         return 0 if sample.policy_version is None else self.update - sample.policy_version
@@ -137,34 +143,28 @@ class Learner:
             skipped = zero_variance(shaped, None if a.group == "batch" else groups)
         return advantages, skipped, sum(map(float, penalties)) / len(penalties)
 
-    def _gradients(
-        self, samples: Sequence[Sample], advantages: Tensor, eps_high: float
-    ) -> Generator[None, None, list[dict[str, float]]]:
+    def _gradients(self, samples: Sequence[Sample], advantages: Tensor, eps_high: float) -> list[dict[str, float]]:
         """Add the gradient of the whole update, pack by pack; returns the metrics of each pack."""
         a = self.config.algorithm
         total = sum(len(s.answer_ids) for s in samples) if a.aggregation == "token" else len(samples)
         parts: list[dict[str, float]] = []
-        for packed in self.packs(samples):
-            ref = None
-            if a.beta != 0:
-                bare = partial(adapter_off, self.model)
-                ref = (yield from within(bare, within(torch.no_grad, self.forward(packed, samples)))).logprobs
-                yield
-            now = yield from self.forward(packed, samples)
-            loss, metrics = self._loss(packed, samples, now, ref, advantages, eps_high, total)
-            yield
-            yield from within(partial(fast_frozen_linears, self._frozen), now.backward(loss))
-            parts.append(metrics)
-            del now, loss  # before the next pack needs the memory
-            yield
+        with fast_frozen_linears(self._frozen):
+            for packed in self.packs(samples):
+                ref = None
+                if a.beta != 0:
+                    with adapter_off(self.model), torch.no_grad():
+                        ref, _ = self._forward(packed, samples)
+                new, entropy = self._forward(packed, samples)
+                loss, metrics = self._loss(packed, samples, new, entropy, ref, advantages, eps_high, total)
+                loss.backward()
+                parts.append(metrics)
+                del new, loss  # before the next pack needs the memory
         return parts
 
-    def forward(self, packed: Pack, samples: Sequence[Sample]) -> Generator[None, None, Pass]:
-        """A pass over a pack: its K answer tokens, each at the temperature that its sample was sampled with."""
+    def _forward(self, packed: Pack, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+        """Log-probs and entropy (K,) of a pack's answers, each at the temperature that its sample was sampled with."""
         packed = packed.to(next(self.model.parameters()).device)
-        parts = 1 if self.piece is None else ceil(len(packed.ids) / self.piece)
-        passing = self.reader.pieces(packed, _temperatures(packed, samples), parts)
-        return within(partial(fast_frozen_linears, self._frozen), passing)
+        return self.reader.token_logprobs(packed, _temperatures(packed, samples))
 
     def packs(self, samples: Sequence[Sample]) -> list[Pack]:
         """Cut samples into packs of one pass each; without packing every sample is one."""
@@ -177,7 +177,8 @@ class Learner:
         self,
         packed: Pack,
         samples: Sequence[Sample],
-        now: Pass,
+        new_flat: Tensor,
+        entropy: Tensor,
         ref_flat: Tensor | None,
         advantages: Tensor,
         eps_high: float,
@@ -190,14 +191,14 @@ class Learner:
             return pad_sequence(packed.rows(flat), batch_first=True)
 
         ref = None if ref_flat is None else padded(ref_flat)
-        new = padded(now.logprobs)
+        new = padded(new_flat)
         old, weights = _old(new.detach(), [s.rollout_logprobs for s in mine], a)
         return grpo_tcr_loss(
             new,
             old,
             ref,
             advantages[list(packed.samples)].to(new),
-            padded(torch.ones_like(now.logprobs)),
+            padded(torch.ones_like(new_flat)),
             eps_low=a.eps_low,
             eps_high=eps_high,
             beta=a.beta,
@@ -206,7 +207,7 @@ class Learner:
             dual_clip=a.dual_clip,
             weights=weights,
             total=total,
-            entropy=padded(now.entropy),
+            entropy=padded(entropy),
         )
 
 

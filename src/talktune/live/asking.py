@@ -1,11 +1,13 @@
 """Answers from the engine for other work: sampled beside the users' own, in the same batches."""
 
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Sequence
+from queue import SimpleQueue
 
 from talktune.config import SampleConfig
 from talktune.host.engine import Engine
 from talktune.host.job import Job, Token
 from talktune.host.lora import Lora
+from talktune.policy.turnstile import Role
 from talktune.types import Sampled
 
 AT_ONCE = 16
@@ -22,44 +24,43 @@ def answers(
     sample: SampleConfig | Sequence[SampleConfig],
     *,
     end_ids: Collection[int],
-    seed: int,
+    seeds: Sequence[int],
     lora: Lora | None,
+    role: Role = Role.FRESH_ANSWERS,
     copies: int = 1,
     policy_version: int | None = None,
-) -> Generator[None, None, list[Sampled]]:
-    """`copies` answers to each prompt, answer i·copies + j to prompt i; yields while they are being sampled.
+) -> list[Sampled]:
+    """Sample `copies` answers to each prompt, answer i·copies + j to prompt i, and wait for them.
 
-    `sample` says how, for all prompts or for each. Must be driven from the engine's thread, where it tells of tokens.
-    Raises EngineGaveUpError.
+    `sample` says how, for all prompts or for each; prompt i draws from `seeds[i]` alone. The engine must run in another
+    thread. Raises EngineGaveUpError.
     """
     samples = [sample] * len(prompts) if isinstance(sample, SampleConfig) else sample
     rows: list[list[Token]] = [[] for _ in range(len(prompts) * copies)]
-    ended: set[int] = set()
-    failures: list[str] = []
+    ended: SimpleQueue[str] = SimpleQueue()
+    """Hears of every row that is finished, with the reason where it failed."""
 
-    def listen(first: int) -> Job:
+    def job(i: int) -> Job:
         def on_token(token: Token) -> bool:
-            rows[first + token.choice].append(token)
+            rows[i * copies + token.choice].append(token)
             if token.finish is not None:
-                ended.add(first + token.choice)
+                ended.put("")
             return False
 
-        ids, how = tuple(prompts[first // copies]), samples[first // copies]
-        ends = frozenset(end_ids)
-        return Job(ids, how, ends, on_token, failures.append, copies=copies, seed=seed + first, lora=lora)
+        ends, mine = frozenset(end_ids), tuple(prompts[i])
+        return Job(mine, samples[i], ends, on_token, ended.put, copies=copies, seed=seeds[i], lora=lora, role=role)
 
     jobs: list[Job] = []
     try:
-        while len(ended) < len(rows):
-            while len(jobs) < len(prompts) and len(jobs) * copies - len(ended) < AT_ONCE:
-                jobs.append(listen(len(jobs) * copies))
+        for done in range(len(rows)):
+            while len(jobs) < len(prompts) and len(jobs) * copies - done < AT_ONCE:
+                jobs.append(job(len(jobs)))
                 engine.submit(jobs[-1])
-            yield
-            if failures:
-                raise EngineGaveUpError(failures[0])
+            if failure := ended.get():
+                raise EngineGaveUpError(failure)
     finally:
-        for job in jobs:
-            job.cancelled = True
+        for one in jobs:
+            one.cancelled = True
     return [
         Sampled(
             tuple(prompts[i // copies]),

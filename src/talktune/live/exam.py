@@ -4,7 +4,7 @@ Answers come from the engine, in batches with the users' own. Those of the live 
 from gate to gate.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +15,6 @@ from talktune.errors import UserError
 from talktune.host.engine import Engine
 from talktune.host.lora import Lora
 from talktune.learner.gate import Measures, Preference, Probe, measure, objections, preference, read_probes
-from talktune.learner.pieces import within
 from talktune.learner.samples import sample_of
 from talktune.learner.update import Learner
 from talktune.live.asking import answers
@@ -26,9 +25,6 @@ from talktune.types import Sample, Sampled, Turn
 FACT_TOKENS = 32
 """Room for an answer in one sentence to end by itself: one that does not has grown long."""
 TEMPERATURE = 0.8
-Awake = Callable[[Generator[None, None, Any]], Generator[None, None, Any]]
-"""Runs pieces with the adapter on."""
-Pieces = Generator[None, None, list[list[float]]]
 
 
 class Examiner:
@@ -59,9 +55,8 @@ class Examiner:
         held: Sequence[Turn],
         *,
         lora: Callable[[Version], Lora],
-        weights: Callable[[Version | None], None],
-        awake: Awake,
-    ) -> Generator[None, None, tuple[list[str], dict[str, Any]]]:
+        weights: Callable[[Version], None],
+    ) -> tuple[list[str], dict[str, Any]]:
         """Why the candidate must not go live (nothing: it may), and what was measured.
 
         `held` are judged turns that were kept from training; `weights` loads a version into the learner.
@@ -70,10 +65,10 @@ class Examiner:
         facts = self._asked(self._facts)
         asked = self._asked([*self._open, *(Probe(turn.prompt) for turn in real)])
         opened = [ids for ids in asked if ids not in facts]
-        base = yield from self._measure(None, facts, opened, lora)
-        now = base if live is None else (yield from self._measure(live, facts, opened, lora))
-        new = yield from self._measure(candidate, facts, opened, lora)
-        judged = yield from self._preference(candidate, live, held, weights, awake)
+        base = self._measure(None, facts, opened, lora)
+        now = base if live is None else self._measure(live, facts, opened, lora)
+        new = self._measure(candidate, facts, opened, lora)
+        judged = self._preference(candidate, live, held, weights)
         reasons = objections(new, now, base, judged, self.limits)
         measures = {"candidate": new.as_dict(), "live": now.as_dict(), "base": base.as_dict()}
         if judged is not None:
@@ -95,10 +90,10 @@ class Examiner:
         facts: Mapping[tuple[int, ...], Probe],
         opened: Sequence[tuple[int, ...]],
         lora: Callable[[Version], Lora],
-    ) -> Generator[None, None, Measures]:
-        answered = yield from self._answers(version, facts, opened, lora)
+    ) -> Measures:
+        answered = self._answers(version, facts, opened, lora)
         said, told = answered[: len(opened)], answered[len(opened) :]
-        kl = 0.0 if version is None else (yield from self._kl(said))
+        kl = 0.0 if version is None else self._kl(said)
         return measure(
             list(facts.values()),
             [self._text(answer) for answer in told],
@@ -114,7 +109,7 @@ class Examiner:
         facts: Mapping[tuple[int, ...], Probe],
         opened: Sequence[tuple[int, ...]],
         lora: Callable[[Version], Lora],
-    ) -> Generator[None, None, list[Sampled]]:
+    ) -> list[Sampled]:
         """Answers to the open probes, drawn, then to the facts, greedily, in one go."""
         number = None if version is None else version.number
         drawn = SampleConfig(temperature=TEMPERATURE, max_new_tokens=self.limits.probe_tokens)
@@ -124,11 +119,11 @@ class Examiner:
         if new:
             how = [prompts[prompt] for prompt in new]
             adapter = None if version is None else lora(version)
-            made = yield from answers(self._engine, new, how, end_ids=self._ends, seed=0, lora=adapter)
+            made = answers(self._engine, new, how, end_ids=self._ends, seeds=range(len(new)), lora=adapter)
             self._answered |= {(number, prompt): answer for prompt, answer in zip(new, made, strict=True)}
         return [self._answered[number, prompt] for prompt in prompts]
 
-    def _kl(self, said: Sequence[Sampled]) -> Generator[None, None, float]:
+    def _kl(self, said: Sequence[Sampled]) -> float:
         """Mean over tokens of the k3 estimate e^(−d) − 1 + d, d = log-prob under the version − under the base model."""
         samples = [
             Sample(str(i), one.prompt_ids, one.answer_ids, 0.0, "", one.logprobs, one.temperature)
@@ -136,7 +131,7 @@ class Examiner:
         ]
         keys = [sample.prompt_ids + sample.answer_ids for sample in samples]
         new = [i for i, key in enumerate(keys) if key not in self._base]
-        rows = yield from self._logprobs([samples[i] for i in new])
+        rows = self._learner.answer_logprobs([samples[i] for i in new], bare=True)
         self._base = {key: self._base[key] for key in keys if key in self._base}
         self._base |= {keys[i]: row for i, row in zip(new, rows, strict=True)}
         d = torch.cat(
@@ -149,9 +144,8 @@ class Examiner:
         candidate: Version,
         live: Version | None,
         held: Sequence[Turn],
-        weights: Callable[[Version | None], None],
-        awake: Awake,
-    ) -> Generator[None, None, Preference | None]:
+        weights: Callable[[Version], None],
+    ) -> Preference | None:
         samples: list[Sample] = []
         for turn in held:
             try:
@@ -170,22 +164,11 @@ class Examiner:
             if new:
                 if version is not None:
                     weights(version)
-                pieces = self._logprobs(new)
-                rows = yield from (pieces if version is None else awake(pieces))
+                rows = self._learner.answer_logprobs(new, bare=version is None)
                 self._judged |= {(number, s.id): sum(row) / len(row) for s, row in zip(new, rows, strict=True)}
             means.append([self._judged[number, s.id] for s in samples])
         gains = [now - before for now, before in zip(*means, strict=True)]
         return preference([s.reward for s in samples], gains)
-
-    def _logprobs(self, samples: Sequence[Sample]) -> Pieces:
-        """Log-probs of each sample's answer under the weights that are loaded, or the base model where they rest."""
-        rows: list[list[float]] = [[] for _ in samples]
-        for piece in self._learner.packs(samples) if samples else []:
-            found = yield from within(torch.no_grad, self._learner.forward(piece, samples))
-            for i, row in zip(piece.samples, piece.rows(found.logprobs.cpu()), strict=True):
-                rows[i] = row.tolist()
-            yield
-        return rows
 
     def _text(self, answer: Sampled) -> str:
         return decode_answer(self._tokenizer, list(answer.answer_ids)).strip()

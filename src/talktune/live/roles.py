@@ -3,10 +3,10 @@
 They share the store and the versions' directory, nothing else; each can be killed, restarted or moved on its own.
 """
 
-import logging
 import signal
 import threading
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable
 from typing import Any
 
 from talktune.config import Config, LiveConfig, SampleConfig, ServeConfig
@@ -14,36 +14,42 @@ from talktune.host.process import load_host, serve
 from talktune.host.web import Host
 from talktune.judge.make import make_judge
 from talktune.judge.panel import Judge
-from talktune.judge.worker import JudgeWorker
+from talktune.judge.worker import AT_ONCE, JudgeWorker
 from talktune.live.adopt import adopt
-from talktune.live.learner import LiveLearner
-from talktune.live.work import Work, states, watch
+from talktune.live.asking import answers
+from talktune.live.learn import LiveLearner
+from talktune.live.worker import Worker
+from talktune.policy.turnstile import Role
 from talktune.store.policies import Policies
 from talktune.store.store import Store
 
-log = logging.getLogger(__name__)
-IDLE_SECONDS = 0.5
+LOCAL_AT_ONCE = 4
+"""Turns that a model here judges together: answers wait for a layer of it, which must not be long."""
+ENDING_SECONDS = 5.0
+"""How long a role may take to end; what it was at is done again by the next process."""
 
 
 def run_host(config: Config) -> None:
-    """The host of `talktune serve`: samples, and, if it may, judges and learns in small pieces between decode steps."""
+    """The host of `talktune serve`: samples, and, if it may, judges and learns, each in a thread of its own."""
     live, server = config.live or LiveConfig(), config.serve or ServeConfig()
     host = load_host(config.model)
-    works: list[Work] = []
+    workers: list[Worker] = []
+    store = Store(server.store)
     if config.model.adapter is not None:
-        store = Store(server.store)
         adopt(Policies(store), live.policies, config.model.adapter)
+    if not live.no_judge:
+        workers.append(_judging(_judge(config, host), config, store))
+    if not live.no_learn:
+        judge = _judge(config, host) if config.algorithm.group == "prompt" and not live.no_judge else None
+        workers.append(_learning(config, host, store, judge))
+    host.roles = lambda: {worker.name: worker.state() for worker in workers}
+    for worker in workers:
+        worker.start()
+    try:
+        serve(host, "127.0.0.1", 0)
+    finally:
+        _end(host, workers)
         store.close()
-    if not (live.no_judge and live.no_learn):
-        store = Store(server.store)
-        judge = None if live.no_judge and config.algorithm.group != "prompt" else _judge(config, host)
-        if judge is not None and not live.no_judge:
-            works += _judging(JudgeWorker(store, judge, config.judge.votes, exact=config.judge.exact), config)
-        if not live.no_learn:
-            works.append(_learning(_learner(config, host, store, judge)))
-    host.roles = states(works)
-    watch(host.engine, works)
-    serve(host, "127.0.0.1", 0)
 
 
 def run_learner(config: Config, say: Callable[[str], None]) -> None:
@@ -52,11 +58,16 @@ def run_learner(config: Config, say: Callable[[str], None]) -> None:
     host = load_host(config.model)
     store = Store(server.store)
     judge = _judge(config, host) if config.algorithm.group == "prompt" else None
-    works = [_learning(_learner(config, host, store, judge))]
-    stop_on_signals(host.engine.stop)
-    watch(host.engine, works)
+    worker = _learning(config, host, store, judge)
+    sampling = threading.Thread(target=host.engine.run, name="engine", daemon=True)
+    stopped = stop_on_signals()
+    sampling.start()
+    worker.start()
     say(f"learning from {server.store}")
-    host.engine.run()
+    stopped.wait()
+    host.engine.stop()
+    sampling.join(ENDING_SECONDS)
+    _end(host, [worker])
     store.close()
 
 
@@ -64,62 +75,62 @@ def run_judge(config: Config, say: Callable[[str], None]) -> None:
     """`talktune judge`: the judge alone, until SIGTERM or Ctrl-C."""
     server = config.serve or ServeConfig()
     store = Store(server.store)
-    worker = JudgeWorker(store, make_judge(config.judge), config.judge.votes, exact=config.judge.exact)
-    stopped = threading.Event()
-    stop_on_signals(stopped.set)
+    said = ""
+
+    def tell(name: str, trouble: str) -> None:
+        nonlocal said
+        if trouble != said:
+            said = trouble
+            say(f"the judge gives no votes: {said}" if said else "the judge is back")
+        store.tell(name, trouble, time.time())
+
+    worker = _judging(make_judge(config.judge), config, store, tell)
+    stopped = stop_on_signals()
+    worker.start()
     say(f"judging {server.store}")
-    _judge_until(worker, stopped, say)
+    stopped.wait()
+    worker.stop()
+    worker.join(ENDING_SECONDS)
     store.close()
 
 
-def stop_on_signals(stop: Callable[[], None]) -> None:
-    """Call `stop` at SIGTERM and SIGINT."""
+def stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop())
+        signal.signal(number, lambda *_: stopped.set())
+    return stopped
+
+
+def _end(host: Host, workers: list[Worker]) -> None:
+    """Let the workers end between two layers: a thread that computes must not outlive the interpreter."""
+    for worker in workers:
+        worker.stop()
+    host.engine.turnstile.close()
+    for worker in workers:
+        worker.join(ENDING_SECONDS)
 
 
 def _judge(config: Config, host: Host) -> Judge:
-    return make_judge(config.judge, policy=host.policy, seed=config.train.seed)
+    def sample(prompts: Any, how: SampleConfig, ends: Any, seeds: Any) -> Any:
+        return answers(host.engine, prompts, how, end_ids=ends, seeds=seeds, lora=None, role=Role.JUDGE)
+
+    lane = host.engine.turnstile.lane(Role.JUDGE)
+    return make_judge(config.judge, policy=host.policy, lane=lane, sample=sample, seed=config.train.seed)
 
 
-def _learner(config: Config, host: Host, store: Store, judge: Judge | None) -> LiveLearner:
+def _judging(judge: Judge, config: Config, store: Store, tell: Callable[[str, str], None] | None = None) -> Worker:
+    judging = JudgeWorker(store, judge, config.judge.votes, exact=config.judge.exact)
+    at_once = LOCAL_AT_ONCE if config.judge.judge == "local" else AT_ONCE
+    return Worker("judge", lambda: judging.step(at_once), lambda: judging.trouble, tell or _teller(store))
+
+
+def _learning(config: Config, host: Host, store: Store, judge: Judge | None) -> Worker:
     server = config.serve or ServeConfig()
     sample = SampleConfig(temperature=server.temperature)
-    return LiveLearner(store, host.policy, host.engine, host.end_ids, config, judge=judge, sample=sample)
+    learner = LiveLearner(store, host.policy, host.engine, host.end_ids, config, judge=judge, sample=sample)
+    return Worker("learner", learner.step, lambda: learner.trouble, _teller(store))
 
 
-def _judging(worker: JudgeWorker, config: Config) -> list[Work]:
-    """Local judges work on the engine's model, in pieces; others wait for a server or a function, in a thread."""
-
-    def pieces() -> Generator[None]:
-        while worker.step():
-            yield
-
-    if config.judge.judge == "local":
-        return [Work("judge", worker.ready, pieces, lambda: worker.trouble)]
-    thread = threading.Thread(target=_judge_until, args=(worker, threading.Event(), log.warning), daemon=True)
-    thread.start()
-    return [Work("judge", lambda: False, pieces, lambda: worker.trouble)]
-
-
-def _judge_until(worker: JudgeWorker, stopped: threading.Event, say: Callable[[str], Any]) -> None:
-    said = ""
-    while not stopped.is_set():
-        try:
-            if worker.step(limit=16):
-                continue
-        except Exception as error:  # the store is locked, say: the next round tries again
-            log.exception("judging failed")
-            worker.trouble = f"{type(error).__name__}: {error}"
-        if worker.trouble != said:
-            said = worker.trouble
-            say(f"the judge gives no votes: {said}" if said else "the judge is back")
-        stopped.wait(IDLE_SECONDS)
-
-
-def _learning(learner: LiveLearner) -> Work:
-    def pieces() -> Generator[None]:
-        while (yield from learner.step()):
-            pass
-
-    return Work("learner", learner.ready, pieces, lambda: learner.trouble)
+def _teller(store: Store) -> Callable[[str, str], None]:
+    return lambda name, trouble: store.tell(name, trouble, time.time())

@@ -3,8 +3,8 @@
 LoRA: arXiv 2106.09685. Rank 0 means full fine-tuning: the model itself is trained.
 """
 
-from collections.abc import Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -82,40 +82,18 @@ def save_adapter(model: PeftModel, path: Path) -> None:
     (path / "README.md").unlink(missing_ok=True)  # PEFT's unfilled model card
 
 
-def adapter_layers(model: Any) -> list[BaseTunerLayer]:
-    """The layers that an adapter sits on."""
-    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-
-
 @contextmanager
 def adapter_off(model: Any) -> Generator[None]:
     """Inside, the model computes without its adapter: the frozen reference, at no extra memory."""
-    layers = adapter_layers(model)
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     if isinstance(model, PeftModel) and not layers:  # another kind of adapter, say a learned prompt
         with model.disable_adapter():
             yield
-    else:
-        with _switched(layers, on=False):
-            yield
-
-
-def adapter_on(layers: Sequence[BaseTunerLayer]) -> AbstractContextManager[None]:
-    """Inside, layers whose adapter rests (`rest_adapter`) compute with it."""
-    return _switched(layers, on=True)
-
-
-def rest_adapter(layers: Sequence[BaseTunerLayer]) -> None:
-    """Switch the adapter off until `adapter_on`: others use the bare model meanwhile."""
-    for layer in layers:
-        layer._disable_adapters = True  # pyright: ignore[reportPrivateUsage]
-
-
-@contextmanager
-def _switched(layers: Sequence[BaseTunerLayer], *, on: bool) -> Generator[None]:
-    # PEFT's own switches go through every module and parameter, a tenth of the time of a piece of learning.
+        return
+    # PEFT's own switch goes through every module and parameter, a tenth of the time of a short pass.
     before = [layer.disable_adapters for layer in layers]
     for layer in layers:
-        layer._disable_adapters = not on  # pyright: ignore[reportPrivateUsage]
+        layer._disable_adapters = True  # pyright: ignore[reportPrivateUsage]
     try:
         yield
     finally:

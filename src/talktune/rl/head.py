@@ -8,6 +8,7 @@ naive way takes. (Fused heads that learn from a loss known in advance do so too:
 2410.10989; here the loss comes afterwards, and the chain rule through log p is all that it needs.)
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,15 +26,16 @@ def chosen_logprobs(
     *,
     bias: Tensor | None = None,
     chunk: int = CHUNK,
+    between: Callable[[], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probs (K,) of `target` under softmax((hidden·weightᵀ + bias) / temperature), and the entropy (K,), in nats.
 
     hidden: (K, H). weight: (V, H). bias: (V,) or None. target: (K,) token ids. temperature: (K,).
-    chunk: logits held at a time. Both results are float32 (float64 for float64 input); sums are taken in that
+    chunk: logits held at a time. between: called before each chunk, if given. Both results are float32 (float64 for float64 input); sums are taken in that
     precision. Gradients flow to hidden, weight and bias; the entropy is a metric and carries none.
     """
     follow = hidden.requires_grad and torch.is_grad_enabled()
-    return _Head.apply(hidden, weight, bias, target, temperature, max(chunk // len(weight), 1), follow)  # type: ignore[no-any-return]
+    return _Head.apply(hidden, weight, bias, target, temperature, max(chunk // len(weight), 1), follow, between)  # type: ignore[no-any-return]
 
 
 class _Head(torch.autograd.Function):
@@ -47,12 +49,15 @@ class _Head(torch.autograd.Function):
         temperature: Tensor,
         rows: int,
         follow: bool,
+        between: Callable[[], None] | None,
     ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         logprob = torch.empty(len(target), dtype=wide, device=hidden.device)
         entropy = torch.empty_like(logprob)
         slope = torch.empty_like(hidden) if follow else None
         for i in range(0, len(target), rows):
+            if between is not None:
+                between()
             part = slice(i, i + rows)
             probs, logprob[part], entropy[part] = _softmax(hidden[part], weight, bias, target[part], temperature[part])
             if slope is not None:
@@ -80,7 +85,7 @@ class _Head(torch.autograd.Function):
                 for_weight.addmm_(error.T.to(weight.dtype), hidden[part])
                 if for_bias is not None:
                     for_bias += error.sum(0)
-        return for_hidden, for_weight, for_bias, None, None, None, None
+        return for_hidden, for_weight, for_bias, None, None, None, None, None
 
 
 def _softmax(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import case, delete, func, insert, select, update
 
 from talktune.store import schema
 from talktune.store.queues import CLAIM_SECONDS
@@ -26,6 +26,17 @@ class Scored:
     created: float
     """When its verdict was given."""
     turn: Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What of one user waits for updates."""
+
+    count: int
+    since: float
+    """Since when the oldest of them does."""
+    held_out: int
+    """Turns with a verdict that are kept from training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +61,28 @@ class Learning:
         self._store = store
         self._holdout = holdout
 
-    def waiting(self) -> dict[str, tuple[int, float]]:
-        """How many turns of each user wait, and since when the oldest does."""
+    def waiting(self) -> dict[str, Waiting]:
+        """What waits of each user who has a turn that waits or is held out."""
         q = schema.learning.c
-        query = select(q.user, func.count().label("waiting"), func.min(q.created).label("since"))
+        free = q.bucket >= self._holdout
+        query = select(
+            q.user,
+            func.count(case((free, 1))).label("waiting"),
+            func.count(case((~free, 1))).label("held_out"),
+            func.min(case((free, q.created))).label("since"),
+        )
         with self._store.reading() as c:
-            rows = c.execute(query.where(q.bucket >= self._holdout).group_by(q.user))
-            return {row.user: (row.waiting, row.since) for row in rows}
+            rows = c.execute(query.group_by(q.user))
+            return {row.user: Waiting(row.waiting, row.since or 0.0, row.held_out) for row in rows}
 
-    def oldest(self, users: Sequence[str], limit: int, most: int) -> list[Scored]:
-        """The first `limit` turns of these users by their verdicts, at most `most` of each user."""
+    def oldest(self, users: Mapping[str, int], limit: int) -> list[Scored]:
+        """The first `limit` turns by their verdicts, at most so many of each user."""
         q = schema.learning.c
         with self._store.reading() as c:
             rows: list[Any] = []
-            for user in users:
+            for user, most in users.items():
                 query = select(q.turn, q.user, q.created).where(q.user == user, q.bucket >= self._holdout)
-                rows += c.execute(query.order_by(q.created, q.turn).limit(min(most, limit)))
+                rows += c.execute(query.order_by(q.created, q.turn).limit(most))
         rows.sort(key=lambda row: (row.created, row.turn))
         return self._with_turns(rows[:limit])
 

@@ -42,4 +42,5 @@ def overview(store: "Store", updates: int = 200) -> dict[str, Any]:
             "learned": c.execute(select(func.count(schema.update_turns.c.turn.distinct()))).scalar() or 0,
             "updates": count(schema.updates),
             "last_updates": list(reversed(learned)),
+            "roles": {row.name: {"trouble": row.trouble, "told": row.told} for row in c.execute(select(schema.roles))},
         }

@@ -43,6 +43,15 @@ def version_name(number: int) -> str:
     return f"policy-{number:06d}"
 
 
+def ancestry(number: int | None, parents: Mapping[int, int | None]) -> list[int]:
+    """A version and its ancestors, newest first."""
+    chain: list[int] = []
+    while number is not None:
+        chain.append(number)
+        number = parents[number]
+    return chain
+
+
 class Policies:
     """The versions of a store and the live one of each lineage."""
 

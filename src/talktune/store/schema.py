@@ -171,6 +171,13 @@ leases = Table(
     Column("owner", String(80), nullable=False),
     Column("until", Float, nullable=False),
 )
+roles = Table(
+    "roles",
+    metadata,
+    Column("name", String(80), primary_key=True, comment="judge or learner"),
+    Column("trouble", Text, nullable=False, comment="why it does nothing right now; empty where it does"),
+    Column("told", Float, nullable=False, comment="when it was last seen at work"),
+)
 
 
 def _first(connection: Connection) -> None:
@@ -195,7 +202,12 @@ def _live(connection: Connection) -> None:
     connection.execute(insert(judging).from_select(["turn", "created", "after", "tries", "until"], waiting))
 
 
-STEPS: Sequence[Callable[[Connection], None]] = (_first, _live)
+def _roles(connection: Connection) -> None:
+    """What the roles say of themselves."""
+    metadata.create_all(connection)
+
+
+STEPS: Sequence[Callable[[Connection], None]] = (_first, _live, _roles)
 """Step n brings a database from n to n + 1; a step that was released is never changed."""
 
 

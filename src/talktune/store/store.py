@@ -179,6 +179,13 @@ class Store:
                 query = query.where(or_(s.c.created < last, and_(s.c.created == last, s.c.id < after)))
             return [ConversationRow(r.id, r.session, r.created, r.touched, r.closed, r.turns) for r in c.execute(query)]
 
+    def tell(self, role: str, trouble: str, at: float) -> None:
+        """A role says that it is at work, and why it does nothing right now (empty where it does)."""
+        r = schema.roles
+        with self.engine.begin() as c:
+            c.execute(delete(r).where(r.c.name == role))
+            c.execute(insert(r).values(name=role, trouble=trouble, told=at))
+
     def users(self) -> set[str]:
         """Everybody who ever said something that is still here."""
         with self._reading.connect() as c:

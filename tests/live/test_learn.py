@@ -7,17 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy import select
 
 from talktune.config import Config
 from talktune.errors import UserError
+from talktune.live.batches import quotas
 from talktune.live.exam import FACT_TOKENS
-from talktune.policy.load import load_policy
+from talktune.policy.turnstile import Role
 from talktune.store import schema
 from talktune.store.learning import LostLeaseError
 from talktune.store.policies import Policies
 
-from .conftest import World, run
+from .conftest import World
 
 Make = Callable[..., World]
 
@@ -68,55 +71,51 @@ def test_the_next_answers_come_from_the_version_that_is_live(world: Make) -> Non
     assert second.metrics["ratio_mean"] == pytest.approx(1.0, abs=1e-4)
 
 
-def test_the_base_model_is_as_it_was_between_pieces(world: Make, tiny_model: Any) -> None:
-    w = world()
-    before = load_policy(w.config.model).model(torch.tensor([[5, 6, 7]])).logits
-    w.talk(8)
-    w.judge()
-    pieces = w.learner.step()
-    seen = 0
-    for _ in pieces:
-        w.host.engine.step()
-        with torch.no_grad():
-            assert torch.equal(w.host.policy.model(torch.tensor([[5, 6, 7]])).logits, before.detach())
-        seen += 1
-    assert seen > 4
+class KilledError(BaseException):
+    """The process is gone."""
 
 
-def killed(w: World, piece: int) -> bool:
-    """Begin a step and leave it at a piece; False when it ended before."""
-    pieces = w.learner.step()
-    for _ in range(piece):
-        try:
-            next(pieces)
-        except StopIteration:
-            return False
-        w.host.engine.step()
-    pieces.close()
-    return True
+def killed(w: World, stop: int) -> bool:
+    """Begin a step and leave it at a place between two layers; False when it ended before."""
+    turnstile, count = w.host.engine.turnstile, iter(range(stop))
+    pass_by = turnstile.pass_by
+
+    def or_die(role: Role) -> None:
+        if next(count, None) is None:
+            raise KilledError
+        pass_by(role)
+
+    turnstile.pass_by = or_die  # type: ignore[method-assign]
+    try:
+        w.learn()
+    except KilledError:
+        return True
+    finally:
+        turnstile.pass_by = pass_by  # type: ignore[method-assign]
+    return False
 
 
-@pytest.mark.parametrize("piece", [1, 2, 3, 5, 8, 13, 21, 34])
-def test_killed_and_started_again_it_ends_with_the_same_weights(world: Make, piece: int) -> None:
+@pytest.mark.parametrize("stop", [1, 2, 3, 5, 8, 13])
+def test_killed_and_started_again_it_ends_with_the_same_weights(world: Make, stop: int) -> None:
     plain, broken = world(), world()
     for w in (plain, broken):
         w.talk(8)
         w.judge()
     while plain.learn():
         pass
-    at = piece
+    at, kills = stop, 0
     while killed(broken, at):
         # A process that is gone takes its model with it: what goes on is a new one over the same store.
         again = World(broken.config, broken.store.engine.url.database)  # type: ignore[arg-type]
-        broken.store.close()
-        broken, at = again, at + 40
+        broken.close()
+        broken, at, kills = again, at + 5, kills + 1
         broken.learner._owner = f"other:{at}"
         with broken.store.engine.begin() as c:
             c.execute(schema.leases.delete())
-        if at > 400:
-            break
     while broken.learn():
         pass
+    broken.close()
+    assert kills
     assert used(broken) == used(plain)
     for number in (1, 2):
         a, b = adapter(plain, number), adapter(broken, number)
@@ -163,12 +162,14 @@ def test_a_candidate_whose_parent_was_rolled_back_does_not_go_live(world: Make) 
     w.talk(8)
     w.judge()
     w.learn()
-    pieces = w.learner.step()
-    while not w.learner.policies.candidates():
-        next(pieces)
-        w.host.engine.step()
-    Policies(w.store).rollback()
-    run(w.host, pieces)
+    examine = w.learner.examiner.examine
+
+    def meanwhile(*args: Any, **more: Any) -> Any:
+        Policies(w.store).rollback()
+        return examine(*args, **more)
+
+    w.learner.examiner.examine = meanwhile  # type: ignore[method-assign]
+    w.learn()
     assert w.learner.policies.version(2).state == "rejected"
     assert "not live any more" in w.learner.policies.version(2).reason
     assert w.learner.policies.live() is None
@@ -182,6 +183,53 @@ def test_one_user_fills_no_more_than_their_share(world: Make) -> None:
     assert w.learn()
     assert used(w) == [(1, id) for id in sorted(hostile[:2] + others[:2])]
     assert not w.learn(), "the hostile user alone must not make an update"
+
+
+def test_a_user_who_is_alone_by_now_is_everybody(world: Make) -> None:
+    w = world()
+    w.talk(1, "ann")
+    w.talk(1, "eve")
+    w.judge()
+    w.learner.learning.drop(["t00001", "t00002"])
+    w.talk(9, "ann")
+    w.judge()
+    assert w.learn(), "a user who said something long ago must not keep another from being learned from"
+
+
+def test_what_is_missing_until_the_next_update_is_said(world: Make) -> None:
+    w = world(holdout=0.3)
+    assert not w.learn()
+    assert w.learner.trouble == ""
+    w.talk(3, "ann")
+    w.talk(8, "eve")
+    w.judge()
+    while w.learn():
+        pass
+    held = sum(one.held_out for one in w.learner.learning.waiting().values())
+    assert held
+    assert f"of 4 verdicts until the next update, {held} more are held out" in w.learner.trouble
+    w = world()
+    w.talk(9, "eve")
+    w.talk(1, "ann")
+    w.judge()
+    assert not w.learn()
+    assert w.learner.trouble.startswith("2 of 4 verdicts until the next update; 9 of the 10 that wait are from eve,")
+    assert "are from eve, who may fill 50% of an update while others wait too (--user-share)" in w.learner.trouble
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcde"), st.integers(1, 30), min_size=1),
+    st.integers(1, 20),
+    st.floats(0.1, 1.0),
+)
+def test_nobody_has_more_than_their_share(counts: dict[str, int], n: int, share: float) -> None:
+    found = quotas(counts, n, share)
+    taken = min(n, sum(found.values()))
+    assert all(0 <= found[user] <= counts[user] for user in counts)
+    if len(counts) > 1 and n * share >= 1:
+        assert all(number <= share * taken + 1e-9 for number in found.values())
+    else:
+        assert taken == min(n, sum(counts.values()))
 
 
 def test_nor_when_the_timer_is_up(world: Make) -> None:
@@ -260,12 +308,16 @@ def test_only_one_learner_at_a_time(world: Make) -> None:
     w = world()
     w.talk(4)
     w.judge()
-    first = w.learner.step()
-    next(first)
-    with w.store.engine.begin() as c:
-        c.execute(schema.leases.update().values(owner="elsewhere:1", until=1e12))
+    step = w.learner.weights.learner.step
+
+    def while_another_begins(samples: Any) -> Any:
+        with w.store.engine.begin() as c:
+            c.execute(schema.leases.update().values(owner="elsewhere:1", until=1e12))
+        return step(samples)
+
+    w.learner.weights.learner.step = while_another_begins  # type: ignore[method-assign]
     with pytest.raises(LostLeaseError):
-        run(w.host, first)
+        w.learn()
     with pytest.raises(LostLeaseError):
         w.learn()
     assert used(w) == []
@@ -323,7 +375,7 @@ def test_each_fact_is_held_against_its_own_words(world: Make, tmp_path: Any) -> 
     lines.append({"prompt": "B?", "answer": "b"})
     path = tmp_path / "probes.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    examiner = world(lambda c: replace(c, gate=replace(c.gate, probes=path))).learner._examiner
+    examiner = world(lambda c: replace(c, gate=replace(c.gate, probes=path))).learner.examiner
     asked = examiner._asked(examiner._facts)
     assert [(probe.prompt[0].content, probe.accepted) for probe in asked.values()] == [("A?", ("a",)), ("B?", ("b",))]
 
@@ -333,12 +385,12 @@ def test_the_gate_asks_open_probes_and_facts_in_one_go(world: Make, tmp_path: An
     path = tmp_path / "probes.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     w = world(lambda c: replace(c, gate=replace(c.gate, probes=path, probe_tokens=5)))
-    examiner = w.learner._examiner
+    examiner = w.learner.examiner
     facts = examiner._asked(examiner._facts)
     opened = [ids for ids in examiner._asked(examiner._open) if ids not in facts]
-    open_answer, fact_answer = run(w.host, examiner._answers(None, facts, opened, w.learner.lora))
+    open_answer, fact_answer = examiner._answers(None, facts, opened, w.learner.lora)
     assert (open_answer.prompt_ids, fact_answer.prompt_ids) == (*opened, *facts)
     assert len(open_answer.answer_ids) <= 5 < FACT_TOKENS
     assert len(fact_answer.answer_ids) == FACT_TOKENS or fact_answer.answer_ids[-1] in w.host.end_ids
-    measures = run(w.host, examiner._measure(None, facts, opened, w.learner.lora))
+    measures = examiner._measure(None, facts, opened, w.learner.lora)
     assert measures.ended == tuple(one.answer_ids[-1] in w.host.end_ids for one in (open_answer, fact_answer))

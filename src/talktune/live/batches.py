@@ -1,0 +1,146 @@
+"""Which turns make the next update, and why there is none where there is none."""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from transformers import PreTrainedTokenizerBase
+
+from talktune.config import Config, LiveConfig
+from talktune.conversations.turns import skip_reason
+from talktune.errors import UserError
+from talktune.learner.samples import sample_of
+from talktune.store.learning import Learning, Scored, Waiting
+from talktune.store.policies import EVERYBODY, Policies, Version, ancestry
+from talktune.types import Sample
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The turns of one update, as samples."""
+
+    lineage: str
+    live: Version | None
+    scored: tuple[Scored, ...]
+    samples: tuple[Sample, ...]
+
+
+class Batches:
+    """Takes waiting turns, the oldest verdicts first; where several users wait, nobody fills more than their share."""
+
+    def __init__(
+        self, learning: Learning, policies: Policies, tokenizer: PreTrainedTokenizerBase, config: Config
+    ) -> None:
+        """Of this queue, for the versions of `policies`."""
+        self.learning = learning
+        self.policies = policies
+        self.trouble = ""
+        """Why nothing is learned right now, in sentences; empty while nothing waits."""
+        self._tokenizer = tokenizer
+        self._config = config
+        self._live = config.live or LiveConfig()
+
+    def due(self, now: float) -> str | None:
+        """The lineage whose turns are enough for an update, from counts alone; None, and `trouble`, where none are."""
+        stopped = {name: why for name, (_, why) in self.policies.lineages().items() if why}
+        reasons = [f"learning of {name or 'everybody'} is stopped: {why}" for name, why in stopped.items()]
+        ready: list[str] = []
+        for lineage, waiting in self._lineages().items():
+            if lineage not in stopped:
+                missing = self._missing(waiting, now)
+                reasons += [missing] if missing else []
+                ready += [] if missing else [lineage]
+        self.trouble = "" if ready else "; ".join(reasons)
+        return min(ready, default=None)
+
+    def take(self, lineage: str, now: float) -> Batch | None:
+        """The turns of the next update, if there are enough; those that no update can use leave the queue."""
+        live, parents = self.policies.live(lineage), self.policies.parents()
+        while (waiting := self._lineages().get(lineage)) and not self._missing(waiting, now):
+            n = self._config.train.batch_turns
+            found = self.learning.oldest(quotas(_counts(waiting), n, self._live.user_share), n)
+            samples: list[Sample] = []
+            useless: Counter[str] = Counter()
+            gone: list[str] = []
+            for one in found:
+                try:
+                    samples.append(self._sample_of(one, live, parents))
+                except UserError as why:
+                    useless[str(why)] += 1
+                    gone.append(one.id)
+            if not gone:
+                return Batch(lineage, live, tuple(found), tuple(samples))
+            log.warning("%d turns cannot be learned from: %s", len(gone), dict(useless))
+            self.learning.drop(gone)
+        return None
+
+    def _lineages(self) -> dict[str, dict[str, Waiting]]:
+        """What waits, by user, for each lineage: everybody's one, or each user's."""
+        waiting = self.learning.waiting()
+        if self._live.per_user:
+            return {user: {user: mine} for user, mine in waiting.items()}
+        return {EVERYBODY: waiting} if waiting else {}
+
+    def _missing(self, waiting: Mapping[str, Waiting], now: float) -> str:
+        """What is missing until these turns make an update, in a sentence; empty when nothing is."""
+        n, minutes = self._config.train.batch_turns, self._live.timer_minutes
+        counts = _counts(waiting)
+        held = sum(mine.held_out for mine in waiting.values())
+        usable = min(n, sum(quotas(counts, n, self._live.user_share).values()))
+        late = bool(counts) and now - min(waiting[user].since for user in counts) > minutes * 60
+        if usable >= (2 if late else n):
+            return ""
+        sentence = f"{usable} of {n} verdicts until the next update"
+        if held:
+            sentence += f", {held} more are held out"
+        if usable < min(n, total := sum(counts.values())):
+            user, most = max(counts.items(), key=lambda item: item[1])
+            share = f"{self._live.user_share:.0%} of an update while others wait too (--user-share)"
+            sentence += f"; {most} of the {total} that wait are from {user or 'one user'}, who may fill {share}"
+        if usable >= 2:
+            sentence += f"; with fewer it begins {minutes:g} minutes after the oldest (--timer-minutes)"
+        return sentence
+
+    def _sample_of(self, one: Scored, live: Version | None, parents: Mapping[int, int | None]) -> Sample:
+        """A waiting turn as a sample; UserError says why it cannot be one."""
+        turn, train = one.turn, self._config.train
+        reason = skip_reason(turn)
+        if reason is not None:
+            raise UserError(reason)
+        if turn.verdict is None or turn.verdict.reward is None:
+            raise UserError("unscored")
+        made = sample_of(turn, turn.verdict.reward, self._tokenizer, self._config.algorithm.group)
+        if len(made.prompt_ids) + len(made.answer_ids) > train.max_tokens:
+            raise UserError(f"longer than {train.max_tokens} tokens")
+        ours = ancestry(None if live is None else live.number, parents)
+        if made.policy_version is not None and made.policy_version not in parents:
+            raise UserError(f"from version {made.policy_version}, which this store does not know")
+        # Updates back and forth over the common ancestor: a version that was rolled back may have answered.
+        staleness = len(set(ours) ^ set(ancestry(made.policy_version, parents)))
+        if staleness > self._config.algorithm.max_staleness:
+            raise UserError(f"more than {self._config.algorithm.max_staleness} versions old")
+        return replace(made, id=one.id, policy_version=len(ours) - staleness)
+
+
+def _counts(waiting: Mapping[str, Waiting]) -> dict[str, int]:
+    """Turns that wait, of each user who has some."""
+    return {user: mine.count for user, mine in waiting.items() if mine.count}
+
+
+def quotas(counts: Mapping[str, int], n: int, share: float) -> dict[str, int]:
+    """How many of each user's waiting turns the next update of at most `n` may take.
+
+    Where several users wait, nobody has more than `share` of what it takes; a user alone is everybody.
+    """
+    if len(counts) < 2 or n * share < 1:
+        return {user: min(n, count) for user, count in counts.items()}
+    most = {user: min(int(n * share), count) for user, count in counts.items()}
+    while (total := sum(most.values())) < n:
+        user = max(most, key=lambda one: most[one])
+        if most[user] <= share * total:
+            break
+        most[user] -= 1
+    return most

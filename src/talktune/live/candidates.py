@@ -1,0 +1,140 @@
+"""One update from the live version: turns in, a candidate for the gate out."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from random import Random
+
+from talktune.config import Config, LiveConfig, SampleConfig
+from talktune.errors import UserError
+from talktune.host.engine import Engine
+from talktune.host.lora import Lora
+from talktune.judge.panel import Judge, judge_turns
+from talktune.live.asking import answers
+from talktune.live.batches import Batch
+from talktune.live.weights import Weights
+from talktune.policy.load import Policy
+from talktune.policy.tokens import decode_answer
+from talktune.store.learning import Learning, NewVersion, Scored
+from talktune.store.policies import Policies, Version, ancestry
+from talktune.types import Message, Sample
+
+log = logging.getLogger(__name__)
+
+
+class Candidates:
+    """Makes candidates; what was computed counts from the transaction on that names its turns and its version."""
+
+    def __init__(
+        self,
+        weights: Weights,
+        learning: Learning,
+        policies: Policies,
+        engine: Engine,
+        policy: Policy,
+        end_ids: frozenset[int],
+        config: Config,
+        *,
+        lora: Callable[[Version], Lora],
+        judge: Judge | None,
+        sample: SampleConfig,
+    ) -> None:
+        """`judge` and `sample` are those of the fresh answers of `--group prompt`; `lora` loads a version to sample."""
+        self._weights, self._learning, self._policies, self._lora = weights, learning, policies, lora
+        self._engine, self._policy, self._ends = engine, policy, end_ids
+        self._config, self._live = config, config.live or LiveConfig()
+        self._judge, self._sample = judge, sample
+
+    def make(self, batch: Batch, owner: str, now: float) -> Version | None:
+        """One update from the live version's weights: the candidate, or None where nothing was to be learned."""
+        live, learner = batch.live, self._weights.learner
+        number = None if live is None else live.number
+        self._weights.load(batch.lineage, live, len(ancestry(number, self._policies.parents())))
+        samples = self._with_fresh_answers(batch) if self._config.algorithm.group == "prompt" else batch.samples
+        if self._live.shuffle_rewards:
+            samples = _shuffled(samples, self._config.train.seed)
+        self._weights.changed()
+        metrics = learner.step(samples) | {"votes_agreement": _agreement(batch.scored)}
+        made = None
+        if "tokens" in metrics:
+            new = self._policies.last_number() + 1
+            made = NewVersion(new, number, batch.lineage, str(self._weights.write(new, metrics)))
+        else:
+            learner.update -= 1  # nothing was learned: the weights are those of the live version
+        used = [one.id for one in batch.scored]
+        self._learning.commit(owner, made, metrics, used, self._config.train.epochs, now)
+        for reason in brakes(metrics, self._live):
+            self._policies.stop(batch.lineage, reason)
+            log.warning("learning stops: %s", reason)
+        self._weights.now_of(batch.lineage, number if made is None else made.number)
+        return None if made is None else self._policies.version(made.number)
+
+    def _with_fresh_answers(self, batch: Batch) -> list[Sample]:
+        """Each turn beside fresh answers of the live policy to its prompt, judged against the same next state."""
+        if self._judge is None:
+            raise UserError("--group prompt needs the judge in the same process; leave out --no-judge.")
+        copies = self._live.answers - 1
+        seed = batch.scored[0].turn.index + (batch.live.number if batch.live else 0)
+        fresh = answers(
+            self._engine,
+            [sample.prompt_ids for sample in batch.samples],
+            replace(self._sample, max_new_tokens=max(len(s.answer_ids) for s in batch.samples)),
+            end_ids=self._ends,
+            seeds=[seed + i * copies for i in range(len(batch.samples))],
+            lora=None if batch.live is None else self._lora(batch.live),
+            copies=copies,
+            policy_version=self._weights.learner.update,
+        )
+        texts = [decode_answer(self._policy.tokenizer, list(answer.answer_ids)).strip() for answer in fresh]
+        turns = [one.turn for one in batch.scored for _ in range(copies)]
+        asked = [replace(t, answer=Message("assistant", s), verdict=None) for t, s in zip(turns, texts, strict=True)]
+        verdicts = judge_turns(self._judge, asked, self._config.judge.votes, exact=self._config.judge.exact)
+        found: list[Sample] = []
+        for i, sample in enumerate(batch.samples):
+            group = replace(sample, group=sample.id)
+            found.append(group)
+            for k in range(copies):
+                answer, verdict = fresh[i * copies + k], verdicts[i * copies + k]
+                if verdict.reward is not None:
+                    found.append(
+                        replace(
+                            group,
+                            id=f"{group.id}/{k}",
+                            answer_ids=answer.answer_ids,
+                            reward=verdict.reward,
+                            rollout_logprobs=answer.logprobs,
+                            temperature=answer.temperature,
+                            policy_version=answer.policy_version,
+                        )
+                    )
+        return found
+
+
+def brakes(metrics: Mapping[str, float], live: LiveConfig) -> list[str]:
+    """Why learning has to stop after an update, each in a few words; empty where it may go on."""
+    low, high = live.brake_judge
+    bounds = (
+        ("KL to the base model", "kl_ref", float("-inf"), live.brake_kl),
+        ("entropy", "entropy", live.brake_entropy, float("inf")),
+        ("mean answer length", "response_length", live.brake_length, float("inf")),
+        ("mean reward", "reward_mean", low, high),
+    )
+    return [
+        f"{what} is {metrics[name]:.2f}, wanted {least:g} to {most:g}"
+        for what, name, least, most in bounds
+        if name in metrics and not least <= metrics[name] <= most
+    ]
+
+
+def _shuffled(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """The same samples with their rewards dealt out anew."""
+    rewards = [sample.reward for sample in samples]
+    Random(f"{seed}/{samples[0].id}").shuffle(rewards)
+    return [replace(s, reward=reward) for s, reward in zip(samples, rewards, strict=True)]
+
+
+def _agreement(scored: Sequence[Scored]) -> float:
+    """The share of valid votes that equal the reward of their turn."""
+    pairs = [(v.label, s.turn.verdict.reward) for s in scored if s.turn.verdict for v in s.turn.verdict.votes]
+    valid = [label == reward for label, reward in pairs if label is not None]
+    return sum(valid) / len(valid) if valid else 1.0

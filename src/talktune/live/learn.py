@@ -1,0 +1,121 @@
+"""The learner beside a server: new verdicts → update → candidate → gate → live; `step` is the pipeline.
+
+What was computed counts from the transaction that names its turns and its version on; a learner that is killed before
+computes the same again from the same turns.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from talktune.config import Config, GateConfig, LiveConfig, SampleConfig
+from talktune.errors import UserError
+from talktune.host.engine import Engine
+from talktune.host.lora import Lora, load_lora
+from talktune.judge.panel import Judge
+from talktune.live.batches import Batches
+from talktune.live.candidates import Candidates
+from talktune.live.exam import Examiner
+from talktune.live.weights import Weights
+from talktune.policy.load import Policy
+from talktune.policy.turnstile import Role
+from talktune.store.learning import LEASE, Learning, LostLeaseError
+from talktune.store.policies import Policies, Version, ancestry
+from talktune.store.queues import BUCKETS, lease, owner_name
+from talktune.store.store import Store
+
+log = logging.getLogger(__name__)
+
+
+class LiveLearner:
+    """One adapter in training beside a model that others use too."""
+
+    def __init__(
+        self,
+        store: Store,
+        policy: Policy,
+        engine: Engine,
+        end_ids: frozenset[int],
+        config: Config,
+        *,
+        judge: Judge | None = None,
+        sample: SampleConfig | None = None,
+        owner: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Learn on a view of `policy.model`, whose answers `engine` samples in another thread.
+
+        `judge` is needed with `--group prompt` only, `sample` says how its answers are sampled. UserError for rank 0.
+        """
+        if config.model.lora_rank == 0:
+            raise UserError("--lora-rank is 0: versions are adapters; use 1 or more, or --no-learn.")
+        self.live = config.live or LiveConfig()
+        self.store = store
+        self.policies = Policies(store)
+        self.learning = Learning(store, round(self.live.holdout * BUCKETS))
+        self._model, self._engine = policy.model, engine
+        self._owner = owner or owner_name()
+        self._clock = clock
+        self._loras: dict[int, Lora] = {}
+        lane = engine.turnstile.lane(Role.LEARNER)
+        self.weights = Weights(policy, config, self.live.policies.absolute(), lane)
+        self.batches = Batches(self.learning, self.policies, policy.tokenizer, config)
+        self.candidates = Candidates(
+            self.weights, self.learning, self.policies, engine, policy, end_ids, config,
+            lora=self.lora, judge=judge, sample=sample or SampleConfig(),
+        )  # fmt: skip
+        self.examiner = Examiner(self.weights.learner, engine, policy.tokenizer, end_ids, config.gate or GateConfig())
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing is learned right now, in sentences."""
+        return self.batches.trouble
+
+    def step(self) -> bool:
+        """One update and its gate, or the gate of a candidate that was left without; False when nothing was due.
+
+        Raises LostLeaseError when another process learns from this store.
+        """
+        waiting = self.policies.candidates()
+        lineage = None if waiting else self.batches.due(self._clock())
+        if not waiting and lineage is None:
+            return False
+        if not lease(self.store, LEASE, self._owner, self._clock()):
+            raise LostLeaseError
+        if lineage is not None:
+            batch = self.batches.take(lineage, self._clock())
+            if batch is None:
+                return False
+            candidate = self.candidates.make(batch, self._owner, self._clock())
+        else:
+            candidate = waiting[0]
+        if candidate is not None:
+            self._gate(candidate)
+        return True
+
+    def _gate(self, candidate: Version) -> None:
+        """Hold a candidate against the live version; then it is live, or rejected with the reasons."""
+        live = self.policies.live(candidate.lineage)
+        reasons: list[str] = []
+        measures: dict[str, Any] = {}
+        if not self.examiner.limits.no_gate:
+            users = [candidate.lineage] if self.live.per_user else sorted(self.store.users())
+            held = self.learning.held_out(users, candidate.created, 4 * self.examiner.limits.real_probes)
+            turns = [one.turn for one in held]
+            reasons, measures = self.examiner.examine(candidate, live, turns, lora=self.lora, weights=self._load)
+        if not self.policies.decide(candidate.number, reasons, measures):
+            log.warning("%s is rejected: %s", candidate.name, self.policies.version(candidate.number).reason)
+        serving = self.policies.live(candidate.lineage)
+        for number in [n for n in self._loras if serving is None or n != serving.number]:
+            self._engine.forget(self._loras.pop(number))
+
+    def lora(self, version: Version) -> Lora:
+        """A version as the engine takes it."""
+        if version.number not in self._loras:
+            self._loras[version.number] = load_lora(self._model, version.name, version.path)
+        return self._loras[version.number]
+
+    def _load(self, version: Version) -> None:
+        updates = len(ancestry(version.number, self.policies.parents()))
+        self.weights.load(version.lineage, version, updates)

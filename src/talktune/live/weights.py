@@ -1,0 +1,70 @@
+"""The adapter in training: a version's weights in place, and a new version on disk."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from talktune.config import Config
+from talktune.learner.checkpoint import load_checkpoint, whole_folder, write_checkpoint
+from talktune.learner.update import Learner
+from talktune.policy.adapter import attach_adapter, copy_adapter, save_adapter
+from talktune.policy.load import Policy
+from talktune.policy.turnstile import Lane
+from talktune.policy.view import view_of
+from talktune.store.policies import Version, version_name
+
+KEPT = 8
+"""Checkpoints that stay on disk; a version without one goes on with a fresh optimizer."""
+
+
+class Weights:
+    """A learner with an adapter on a view of its own of the policy's model."""
+
+    def __init__(self, policy: Policy, config: Config, folder: Path, lane: Lane) -> None:
+        """Versions are written to `folder`; it computes in its turn at `lane`."""
+        self.folder = folder
+        self._model = attach_adapter(view_of(policy.model), config.model, config.train.seed)
+        self.learner = Learner(self._model, config, total_updates=1, lane=lane)
+        self._start = {name: p.detach().clone() for name, p in self.learner.trained.items()}
+        self._loaded: tuple[str, int | None] | None = None
+        """Lineage and version whose weights and optimizer are in place."""
+
+    def load(self, lineage: str, version: Version | None, updates: int) -> None:
+        """Put a version's weights, optimizer and baseline in place; a lineage starts from the fresh adapter.
+
+        `updates` is how many it took to make this version.
+        """
+        wanted = (lineage, None if version is None else version.number)
+        if self._loaded == wanted:
+            return
+        self._loaded = None
+        self.learner.reset(self._start)
+        if version is not None:
+            path = self._checkpoint(version.number)
+            if path.exists():
+                load_checkpoint(self.learner, path)
+            else:
+                copy_adapter(self._model, version.path)
+                self.learner.update = updates
+        self._loaded = wanted
+
+    def changed(self) -> None:
+        """The weights are those of no version any more, until `now_of` says of which."""
+        self._loaded = None
+
+    def now_of(self, lineage: str, number: int | None) -> None:
+        """The weights are those of this version."""
+        self._loaded = (lineage, number)
+
+    def write(self, number: int, metrics: Mapping[str, float]) -> Path:
+        """Put the weights on disk as version `number`, adapter and checkpoint, before any row names them."""
+        path = self.folder / version_name(number)
+        write_checkpoint(self.learner, self._checkpoint(number), dict(metrics))
+        with whole_folder(path) as partial:
+            save_adapter(self._model, partial)
+        for old in sorted((self.folder / "checkpoints").glob("policy-*"))[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+        return path
+
+    def _checkpoint(self, number: int) -> Path:
+        return self.folder / "checkpoints" / version_name(number)
