@@ -17,7 +17,6 @@ from talktune.config import (
     SampleConfig,
 )
 from talktune.host.process import load_host
-from talktune.host.web import Host
 from talktune.judge.call import CallJudge
 from talktune.judge.worker import JudgeWorker
 from talktune.live.asking import answers

@@ -73,7 +73,7 @@ def test_answers_and_learning_get_the_same_time(answer: float, layer: float) -> 
     clock = Clock()
     counts = {Role.ANSWERS: (int(12 / answer), answer), Role.LEARNER: (int(12 / layer), layer)}
     order = race(Turnstile(clock), counts, clock)
-    spent = {role: 0.0 for role in counts}
+    spent = dict.fromkeys(counts, 0.0)
     for role in order[: len(order) * 2 // 3]:
         spent[role] += counts[role][1]
         assert abs(spent[Role.ANSWERS] - spent[Role.LEARNER]) <= 2 * max(answer, layer)
@@ -160,10 +160,11 @@ def test_a_closed_turnstile_lets_nobody_through() -> None:
 
     learning = turnstile.lane(Role.LEARNER)
     thread = threading.Thread(target=wait)
-    with pytest.raises(ClosedError), learning:
+    with learning:
         thread.start()
         until(lambda: waiting(turnstile, Role.JUDGE))
         turnstile.close()
-        learning.pass_by()
+        with pytest.raises(ClosedError):
+            learning.pass_by()
     thread.join(20)
     assert heard == ["closed"]

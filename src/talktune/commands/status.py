@@ -72,6 +72,7 @@ def _screen(found: dict[str, Any]) -> Group:
     ):
         counts.add_row(what, str(number))
     lines = [Text(f"live for {name or 'everybody'}: {_name(number)}") for name, number in found["live"].items()]
+    lines += [Text(f"learning of {name or 'everybody'} is stopped: {why}") for name, why in found["stopped"].items()]
     lines += [Text(line) for line in _roles(found)]
     lines += [Text(f"{one['version']} was rejected: {one['reason']}") for one in found["rejected"]]
     for name, what in (("reward_mean", "reward"), ("response_length", "length"), ("kl_ref", "KL to the base")):
@@ -89,7 +90,7 @@ def _roles(found: dict[str, Any]) -> list[str]:
         if seen is None or time.time() - seen["told"] > SILENT_SECONDS:
             if found[waits]:
                 lines.append(f"no {role} is at work on this store: start `talktune serve` or `talktune {command}`")
-        elif seen["trouble"]:
+        elif seen["trouble"] and not found["stopped"]:
             lines.append(f"{role}: {seen['trouble']}")
     return lines
 

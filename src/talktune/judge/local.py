@@ -64,8 +64,8 @@ class LocalJudge:
         """Make a judge; `head` is the shipped one for `smollm2` by default; `seed` is that of sampled reasoning.
 
         With a `lane` it computes in its turn only, and lets others compute first between two layers of `model`; with
-        `sample` its reasoning is sampled by that. Raises UserError for a head that cannot be read or was made for another
-        model.
+        `sample` its reasoning is sampled by that. Raises UserError for a head that cannot be read or was made for
+        another model.
         """
         if mode not in ("head", "logprobs", "reasoning"):
             raise UserError(f"judge_mode is {mode!r}: choose head, logprobs or reasoning.")

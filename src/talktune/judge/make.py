@@ -31,8 +31,9 @@ def make_judge(
     """The judge named by `config.judge`: local, oracle, endpoint, or a `package.module:function`.
 
     The local judge uses a view of the model of `policy` when that is the one it needs (one copy in memory), else it
-    loads its own; it computes in its turn at `lane`, and `sample` samples the reasoning of that model, where given. The oracle needs `truth`, and `seed` decides its errors. Raises UserError for an unknown
-    name and for an oracle without truth.
+    loads its own; it computes in its turn at `lane`, and `sample` samples the reasoning of that model, where
+    given. The oracle needs `truth`, and `seed` decides its errors. Raises UserError for an unknown name and for an
+    oracle without truth.
     """
     if config.judge == "local":
         return _local(config, policy, seed, lane, sample)
