@@ -32,7 +32,8 @@ def chosen_logprobs(
 
     hidden: (K, H). weight: (V, H). bias: (V,) or None. target: (K,) token ids. temperature: (K,).
     chunk: logits held at a time. between: called before each chunk, if given. Both results are float32 (float64
-    for float64 input); sums are taken in that precision. Gradients flow to hidden, weight and bias; the entropy is a metric and carries none.
+    for float64 input); sums are taken in that precision. Gradients flow to hidden, weight and bias; the entropy is a
+    metric and carries none.
     """
     follow = hidden.requires_grad and torch.is_grad_enabled()
     return _Head.apply(hidden, weight, bias, target, temperature, max(chunk // len(weight), 1), follow, between)  # type: ignore[no-any-return]
