@@ -14,6 +14,8 @@ from talktune.policy.view import decoder_layers
 
 SHARE = 0.5
 """Share of the time that judging and learning may take while answers are sampled."""
+HOLD = 0.1
+"""Seconds that an answer waits at most, and the rest of a layer, before it goes on for a step."""
 
 
 class Role(IntEnum):
@@ -49,7 +51,9 @@ class Turnstile:
         self._asked = 0.0
         """Since when answers wait."""
         self._debt = 0.0
-        """Seconds that the other roles owe to answers; less than 0 is what they have left."""
+        """Seconds that the other roles owe to answers; less than 0 is what answers owe to them."""
+        self._answers_next = False
+        """True when others have just had their turn while answers waited."""
 
     def lane(self, role: Role) -> "Lane":
         """The way through for this role."""
@@ -93,9 +97,10 @@ class Turnstile:
 
     def _leave(self) -> None:
         now = self._clock()
+        self._answers_next = self._holder is not Role.ANSWERS
         if self._holder is Role.ANSWERS:
             earned = (now - self._began) * SHARE / (1 - SHARE)
-            self._debt = max(self._debt - earned, -earned if self._others_wait() else 0.0)
+            self._debt = self._debt - earned if self._others_wait() else max(self._debt - earned, 0.0)
         elif self._waiting[Role.ANSWERS]:
             self._debt += now - max(self._began, self._asked)
         else:
@@ -106,9 +111,10 @@ class Turnstile:
     def _goes_first(self, role: Role) -> bool:
         """Whether nobody else who waits goes before `role`."""
         if role is Role.ANSWERS:
-            return self._debt > 0 or not self._others_wait()
+            return self._answers_next or self._debt > 0 or not self._others_wait()
         urgent = any(self._waiting[other] for other in Role if Role.ANSWERS < other < role)
-        return not urgent and (self._debt <= 0 or not self._waiting[Role.ANSWERS])
+        answers = self._waiting[Role.ANSWERS] and (self._answers_next or self._debt > 0)
+        return not (urgent or answers)
 
     def _must_yield(self, role: Role) -> bool:
         """Whether somebody who waits goes before the role whose turn it is."""
@@ -117,7 +123,7 @@ class Turnstile:
         if any(self._waiting[other] for other in Role if Role.ANSWERS < other < role):
             return True
         had = self._clock() - max(self._began, self._asked)
-        return bool(self._waiting[Role.ANSWERS]) and self._debt + had > 0
+        return bool(self._waiting[Role.ANSWERS]) and (self._debt + had > 0 or had > HOLD)
 
     def _others_wait(self) -> bool:
         return any(self._waiting[role] for role in Role if role is not Role.ANSWERS)
