@@ -5,7 +5,6 @@ lines, so that voters differ. p = softmax(W x + b) over (−1, 0, +1), x = mean 
 """
 
 import json
-import os
 import random
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from talktune.errors import UserError
+from talktune.files import whole_file
 from talktune.judge.hidden import Progress, depth, pooled_states
 from talktune.judge.prompts import ORDERS, Exchange, JudgeLine
 
@@ -167,15 +167,10 @@ def save_head(head: Head, path: Path) -> None:
         "hidden_size": str(head.hidden_size),
         "num_layers": str(head.num_layers),
     }
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with suppress(OSError):  # the file says what is wrong
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(save({"weight": head.weight.contiguous(), "bias": head.bias.contiguous()}, about))
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise UserError(f"{path}: the verdict head cannot be written there ({error}).") from error
+    with whole_file(path) as file:
+        file.write(save({"weight": head.weight.contiguous(), "bias": head.bias.contiguous()}, about))
 
 
 def load_head(path: Path) -> Head:

@@ -13,6 +13,7 @@ from talktune.lab.picture import draw_band, finish, mean_and_range, new_figure
 from talktune.lab.policy import fresh_policy
 from talktune.lab.task import END_ID, WORDS, Question, opinion
 from talktune.lab.trainer import Job, by_label, run_jobs, seeds_of
+from talktune.learner.samples import sample_of_answer
 from talktune.learner.update import Learner
 from talktune.policy.sample import sample_answers
 from talktune.report.plots import BLUE, GREEN, GREY, ORANGE, VERMILLION
@@ -58,17 +59,11 @@ def gradient_variance(config: LabConfig, pool: int = GRADIENTS) -> dict[int, flo
     gradients: dict[int, list[NDArray[np.float64]]] = {size: [] for size in SIZES}
     for number in range(pool):
         answers = sample(seed=config.seed * 100_003 + number)
+        rewards = [float(opinion(question, [WORDS[t] for t in answer.answer_ids])) for answer in answers]
         for size, learner in learners.items():
             samples = [
-                Sample(
-                    id=str(i),
-                    prompt_ids=answer.prompt_ids,
-                    answer_ids=answer.answer_ids,
-                    reward=float(opinion(question, [WORDS[t] for t in answer.answer_ids])),
-                    group=str(i // size),
-                    rollout_logprobs=answer.logprobs,
-                )
-                for i, answer in enumerate(answers)
+                sample_of_answer(answer, id=str(i), reward=reward, group=str(i // size))
+                for i, (answer, reward) in enumerate(zip(answers, rewards, strict=True))
             ]
             learner.gradient(samples)
             flat = torch.cat([p.grad.flatten() for p in learner.trained.values() if p.grad is not None])

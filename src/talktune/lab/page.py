@@ -6,8 +6,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from talktune.files import whole_file
 from talktune.lab.course import NAMES, find_experiment
-from talktune.report.page import STYLE, write_whole
+from talktune.report.page import STYLE
 
 QUESTIONS: Mapping[str, tuple[str, ...]] = {
     "What does a very large ε_high do?": ("clip", "dynamic-clip"),
@@ -49,7 +50,8 @@ def write_page(results: Mapping[str, Mapping[str, Any]], output: Path) -> Path:
         + "\n</body>\n</html>\n"
     )
     page = output / "index.html"
-    write_whole(page, html.encode())
+    with whole_file(page) as file:
+        file.write(html.encode())
     return page
 
 

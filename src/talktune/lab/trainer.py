@@ -21,6 +21,7 @@ from talktune.judge.oracle import OracleJudge
 from talktune.judge.panel import Judge, judge_turns
 from talktune.lab.policy import fresh_policy
 from talktune.lab.task import END_ID, WORDS, Kind, Question, opinion, questions, react, truth
+from talktune.learner.samples import sample_of_answer
 from talktune.learner.update import Learner
 from talktune.policy.sample import sample_answers
 from talktune.types import Label, Message, Sample, Sampled, Turn
@@ -189,17 +190,8 @@ def _fresh_samples(
     if job.shuffle:
         rewards = [r for at in range(0, len(rewards), job.answers) for r in _dealt(rewards[at : at + job.answers], rng)]
     samples = [
-        Sample(
-            id=turn.conversation_id,
-            prompt_ids=answer.prompt_ids,
-            answer_ids=answer.answer_ids,
-            reward=reward,
-            group=str(i // job.answers),
-            rollout_logprobs=answer.logprobs,
-            temperature=answer.temperature,
-            policy_version=answer.policy_version,
-        )
-        for i, (turn, answer, reward) in enumerate(zip(turns, answers, rewards, strict=True))
+        sample_of_answer(answer, id=f"{update}-{i}", reward=reward, group=str(i // job.answers))
+        for i, (answer, reward) in enumerate(zip(answers, rewards, strict=True))
     ]
     return samples, measures
 
