@@ -25,9 +25,14 @@ def test_a_file_is_replaced_and_keeps_its_mode_and_its_link(tmp_path: Path) -> N
 def test_an_exception_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("old")
-    with pytest.raises(ZeroDivisionError), whole_file(file) as out:
-        out.write(b"half")
-        raise ZeroDivisionError
+
+    def interrupted() -> None:
+        with whole_file(file) as out:
+            out.write(b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        interrupted()
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "old")]
 
 

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 
 from talktune.config import LabConfig
 from talktune.lab.experiment import Experiment, Finding
-from talktune.lab.picture import finish, new_figure
-from talktune.report.plots import BLUE, GREY, VERMILLION
+from talktune.lab.picture import finish
+from talktune.report.plots import BLUE, GREY, VERMILLION, new_figure
 from talktune.rl.loss import grpo_tcr_loss
 
 EPS_LOW = 0.2
@@ -139,7 +139,6 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
 
 
 EXPERIMENT = Experiment(
-    name="clip",
     title="Clip-higher",
     idea=(
         "The ratio of new to old probability says how far a token has moved since it was sampled. Clipping stops the "

@@ -11,7 +11,7 @@ from talktune.config import LabConfig
 from talktune.errors import UserError
 from talktune.files import whole_file
 from talktune.lab.experiment import Experiment, Finding
-from talktune.lab.picture import png
+from talktune.report.plots import png
 
 NAMES = (
     "voting",

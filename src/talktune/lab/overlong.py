@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 
 from talktune.config import LabConfig
 from talktune.lab.experiment import Experiment, Finding
-from talktune.lab.picture import finish, new_figure
-from talktune.report.plots import BLUE, GREEN, ORANGE, VERMILLION
+from talktune.lab.picture import finish
+from talktune.report.plots import BLUE, GREEN, ORANGE, VERMILLION, new_figure
 from talktune.rl.advantage import compute_grpo_advantages
 from talktune.rl.reward import overlong_reward
 
@@ -148,7 +148,6 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
 
 
 EXPERIMENT = Experiment(
-    name="overlong",
     title="Long answers cost, softly",
     idea=(
         "An answer that is cut off at the length limit is punished for what it never got to say, and the policy "

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,7 +16,7 @@ from random import Random
 
 import torch
 
-from talktune.config import AlgorithmConfig, Config, SampleConfig, TrainConfig
+from talktune.config import AlgorithmConfig, Config, LabConfig, SampleConfig, TrainConfig
 from talktune.judge.oracle import OracleJudge
 from talktune.judge.panel import Judge, judge_turns
 from talktune.lab.policy import fresh_policy
@@ -39,8 +39,9 @@ class Job:
 
     label: str
     """Which variant of the experiment this is; the runs of one variant differ in their seed."""
-    seed: int
-    updates: int
+    seed: int = 0
+    updates: int = 0
+    """At most; 0 takes as many as the experiment does."""
     algorithm: AlgorithmConfig = field(default_factory=lambda: AlgorithmConfig(group="prompt"))
     kinds: tuple[Kind, ...] = ("plain",)
     asked: int = 8
@@ -223,9 +224,18 @@ def _dealt(rewards: list[float], rng: Random) -> list[float]:
     return rng.sample(rewards, len(rewards))
 
 
-def seeds_of(job: Job, first: int, n: int) -> list[Job]:
-    """The same job with n seeds from `first` on."""
-    return [replace(job, seed=first + i) for i in range(n)]
+def with_seeds(config: LabConfig, jobs: Iterable[Job]) -> list[Job]:
+    """Each job with every seed of the experiment, and no more updates than it may have."""
+    return [
+        replace(job, seed=config.seed + i, updates=min(config.updates, job.updates or config.updates))
+        for job in jobs
+        for i in range(config.seeds)
+    ]
+
+
+def exams(histories: Iterable[History], measure: str) -> list[float]:
+    """A measure of the exam that each run ended with."""
+    return [history.exam[measure] for history in histories]
 
 
 def by_label(histories: Sequence[History]) -> dict[str, list[History]]:

@@ -121,14 +121,17 @@ def _page(run: Run, images: Mapping[str, bytes], plots: Iterable[str]) -> str:
         _turns(run.summary.get("turns")),
         _settings(run),
     ]
+    return document(title, "\n".join(section for section in sections if section))
+
+
+def document(title: str, body: str, style: str = "") -> str:
+    """Return a whole page that loads nothing; `style` is added to the report's own."""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
 
