@@ -19,7 +19,7 @@ from torch import Tensor
 
 from talktune.errors import UserError
 from talktune.files import whole_file
-from talktune.judge.hidden import Progress, depth, pooled_states
+from talktune.judge.hidden import Progress, blocks, pooled_states
 from talktune.judge.prompts import ORDERS, Exchange, JudgeLine
 
 VOTERS = 7
@@ -62,7 +62,7 @@ def fit_head(
     result. `progress(done, total)` is told of lines read. Raises UserError for too few lines or a single label.
     """
     check_lines(lines)
-    deep = depth(model)
+    deep = len(blocks(model))
     layers = tuple(min(deep, max(1, round(share * deep))) for share in DEPTHS)
     lines = [*lines, *with_orders(lines, seed)]
     features = pooled_states(model, tokenizer, [line.exchange for line in lines], layers, progress).double()
@@ -70,16 +70,8 @@ def fit_head(
     part = torch.tensor([i % VOTERS for i in range(len(lines))])
     part = part[torch.randperm(len(lines), generator=torch.Generator().manual_seed(seed))]
     voters = [fit_voter(features[part != v, v], target[part != v]) for v in range(VOTERS)]
-    name, kind, size, deep = identity(model)
-    return Head(
-        weight=torch.stack([weight for weight, _ in voters]).float(),
-        bias=torch.stack([bias for _, bias in voters]).float(),
-        layers=layers,
-        model_name=name,
-        model_type=kind,
-        hidden_size=size,
-        num_layers=deep,
-    )
+    weights, biases = (torch.stack(parts).float() for parts in zip(*voters, strict=True))
+    return Head(weights, biases, layers, *identity(model))
 
 
 def check_lines(lines: Sequence[JudgeLine]) -> None:

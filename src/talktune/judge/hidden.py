@@ -54,11 +54,6 @@ def pooled_states(
     return torch.stack(features)
 
 
-def depth(model: Any) -> int:
-    """How many blocks the model has."""
-    return len(blocks(model))
-
-
 def blocks(model: Any) -> nn.ModuleList:
     """The model's blocks, found by their number; raises UserError for a model that is built otherwise."""
     wanted = model.config.get_text_config().num_hidden_layers

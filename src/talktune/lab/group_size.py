@@ -1,7 +1,6 @@
 """`group-size`: few questions with many answers each, or many with few, at equal sampled tokens."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from talktune.lab.experiment import Experiment, Finding
 from talktune.lab.picture import draw_band, draw_runs, finish, mean_and_range
 from talktune.lab.policy import fresh_policy
 from talktune.lab.task import END_ID, WORDS, Question, opinion
-from talktune.lab.trainer import Job, by_label, exams, run_jobs, with_seeds
+from talktune.lab.trainer import Job, by_label, exams, one_thread, run_jobs, with_seeds
 from talktune.learner.samples import sample_of_answer
 from talktune.learner.update import Learner
 from talktune.policy.sample import sample_answers
@@ -43,18 +42,12 @@ def gradient_variance(config: LabConfig, pool: int = GRADIENTS) -> dict[int, flo
     """
     model = fresh_policy(config.seed)
     question = Question("plain", 0)
-    sample = partial(
-        sample_answers,
-        model,
-        [question.ids()],
-        SampleConfig(temperature=1.0, max_new_tokens=40),
-        end_ids=[END_ID],
-        copies=ANSWERS,
-    )
+    sample = SampleConfig(temperature=1.0, max_new_tokens=40)
     learners = {size: _unscaled(model) for size in SIZES}
     gradients: dict[int, list[NDArray[np.float64]]] = {size: [] for size in SIZES}
     for number in range(pool):
-        answers = sample(seed=config.seed * 100_003 + number)
+        seed = config.seed * 100_003 + number
+        answers = sample_answers(model, [question.ids()], sample, end_ids=[END_ID], seed=seed, copies=ANSWERS)
         rewards = [float(opinion(question, [WORDS[t] for t in answer.answer_ids])) for answer in answers]
         for size, learner in learners.items():
             samples = [
@@ -91,10 +84,8 @@ def _varies(samples: list[Sample], group: str) -> bool:
 def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
     found = by_label(run_jobs(jobs(config), say))
     say(f"group-size: {GRADIENTS} gradients of each size")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    variance = gradient_variance(config)
-    torch.set_num_threads(before)
+    with one_thread():
+        variance = gradient_variance(config)
     known = variance[SIZES[-1]] / expected_variance(SIZES[-1])
     relative = {size: variance[size] / known for size in SIZES}
     figure = new_figure(width=9.6)

@@ -119,7 +119,7 @@ def run_jobs(jobs: Sequence[Job], say: Callable[[str], None]) -> list[History]:
 
 def train(job: Job) -> History:
     """One run. Everything random comes from the job's seed."""
-    with _one_thread():
+    with one_thread():
         model = fresh_policy(job.seed)
         config = Config(
             algorithm=job.algorithm,
@@ -189,7 +189,11 @@ def _fresh_samples(
             mine = [o for i, o in enumerate(opinions) if asked[i // job.answers].kind == kind]
             measures[f"quality {kind}"] = sum(mine) / len(mine)
     if job.shuffle:
-        rewards = [r for at in range(0, len(rewards), job.answers) for r in _dealt(rewards[at : at + job.answers], rng)]
+        rewards = [
+            reward
+            for at in range(0, len(rewards), job.answers)
+            for reward in rng.sample(rewards[at : at + job.answers], job.answers)
+        ]
     samples = [
         sample_of_answer(answer, id=f"{update}-{i}", reward=reward, group=str(i // job.answers))
         for i, (answer, reward) in enumerate(zip(answers, rewards, strict=True))
@@ -218,10 +222,6 @@ def _exam(model: object, job: Job, config: SampleConfig) -> dict[str, float]:
 
 def _words(answer: Sampled) -> list[str]:
     return [WORDS[i] for i in answer.answer_ids]
-
-
-def _dealt(rewards: list[float], rng: Random) -> list[float]:
-    return rng.sample(rewards, len(rewards))
 
 
 def with_seeds(config: LabConfig, jobs: Iterable[Job]) -> list[Job]:
@@ -270,7 +270,7 @@ def _silence() -> None:
 
 
 @contextmanager
-def _one_thread() -> Generator[None]:
+def one_thread() -> Generator[None]:
     """Inside, torch uses one thread: the matrices are small, and the sums then do not depend on the machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
