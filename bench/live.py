@@ -31,7 +31,7 @@ from rich.table import Table
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from talktune.config import ModelConfig
-from talktune.demo.characters import Character
+from talktune.demo.user import User
 from talktune.policy.adapter import attach_adapter, save_adapter
 from talktune.policy.load import load_policy, shipped_model
 from talktune.store.policies import Policies, version_name
@@ -271,7 +271,7 @@ def measure_updates(turns: int, learn: bool) -> dict[str, Any]:
 
 async def _talking(url: str, turns: int, store: Store | None) -> list[Answer]:
     """So many questions with their reactions, and, with a store, talk until what was said is learned and live."""
-    character, rng = Character("plain"), random.Random(0)
+    character, rng = User("plain"), random.Random(0)
     questions = character.questions["train"]
     answers: list[Answer] = []
     count = iter(range(10**9))

@@ -35,9 +35,8 @@ from rich.progress import track
 from rich.table import Table
 
 from talktune.config import JudgeConfig
-from talktune.demo.characters import NAMES, Character, Name
 from talktune.demo.run import SHORTLY
-from talktune.demo.user import Question, is_right
+from talktune.demo.user import NAMES, Name, Question, User, is_right
 from talktune.judge.make import make_judge
 from talktune.judge.panel import judge_turns
 from talktune.types import Message, Turn
@@ -148,7 +147,7 @@ def said(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
 
-def exam(client: Client, character: Character) -> Exam:
+def exam(client: Client, character: User) -> Exam:
     """Side turns: stored, never judged, never learned from."""
 
     def held_out(i: int) -> tuple[Question, str, bool]:
@@ -175,7 +174,7 @@ def exam(client: Client, character: Character) -> Exam:
 class Talks:
     """Sessions side by side: a question, its answer, a reaction in words; the user waits when learning lags."""
 
-    def __init__(self, client: Client, character: Character, seed: int, store: Path, ahead: int | None) -> None:
+    def __init__(self, client: Client, character: User, seed: int, store: Path, ahead: int | None) -> None:
         """At most `ahead` turns wait to be learned from; None does not wait."""
         self.client, self.character, self.store, self.ahead = client, character, store, ahead
         self.heard: list[Heard] = []
@@ -283,7 +282,7 @@ def server(folder: Path, seed: int, options: Sequence[str]) -> Generator[str]:
 def measure(run: Run, args: argparse.Namespace, console: Console) -> Run:
     """One run: a fresh server, exam, talk, exam."""
     began = time.monotonic()
-    character = Character(run.character)
+    character = User(run.character)
     folder = Path(args.keep or tempfile.mkdtemp(prefix="personalize-")) / run.folder
     store = folder / "store.db"
     if store.exists():

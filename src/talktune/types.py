@@ -1,11 +1,10 @@
 """The nouns of talktune, frozen. Everything else is a function from some of these to others.
 
-Conversation -> Turn -> Vote -> Verdict -> Sample -> (update) -> PolicyVersion
+Conversation -> Turn -> Vote -> Verdict -> Sample -> (update)
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -101,18 +100,9 @@ class Sample:
     reward: float
     """From the votes, before length shaping."""
     group: str
-    """Samples of one group share a baseline (spec: what is a group)."""
+    """Samples of one group share a baseline."""
     rollout_logprobs: tuple[float, ...] | None = None
     temperature: float = 1.0
     policy_version: int | None = None
     retokenised: bool = False
     """True when the log had no token ids and the chat template rendered them again."""
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyVersion:
-    """One published set of weights (a LoRA adapter, normally), never changed once published."""
-
-    number: int
-    path: Path
-    parent: int | None = None

@@ -11,7 +11,7 @@ import pytest
 
 from talktune.config import AlgorithmConfig, Config, DemoConfig, ModelConfig, SampleConfig, TrainConfig
 from talktune.demo.run import Demo, Exam, first_exam, write_results
-from talktune.demo.user import load_questions
+from talktune.demo.user import User
 from talktune.judge.panel import Ask
 from talktune.types import Label, Sampled, Turn, Vote
 
@@ -22,7 +22,7 @@ CONFIG = Config(
     sample=SampleConfig(max_new_tokens=8),
     demo=DemoConfig(questions=3, answers=4),
 )
-SPLIT = {question.text: split for split, questions in load_questions().items() for question in questions}
+SPLIT = {question.text: split for split, questions in User().questions.items() for question in questions}
 
 
 class Listener:
@@ -138,6 +138,6 @@ def test_facts_kept_are_those_known_before() -> None:
 
 
 def test_no_held_out_question_is_trained_on() -> None:
-    texts: dict[str, Any] = {split: [q.text for q in questions] for split, questions in load_questions().items()}
+    texts: dict[str, Any] = {split: [q.text for q in questions] for split, questions in User().questions.items()}
     assert len(SPLIT) == sum(map(len, texts.values()))
     assert set(texts) == {"train", "held-out", "fact"}

@@ -97,21 +97,12 @@ def test_a_turn_without_a_next_state_is_never_shown_to_the_judge() -> None:
     assert judge_turns(judge, [], 1) == []
 
 
-def test_each_verdict_is_told_once_and_before_a_long_file_is_through() -> None:
+def test_a_long_file_is_judged_in_handfuls_and_each_turn_keeps_its_place() -> None:
     n = 2 * TURNS_AT_ONCE + 3
     script: list[Labels] = [OUTCOMES[i % 3 : i % 3 + 1] * 3 for i in range(n)]
-    judge = Scripted(script)
-    told: dict[int, Verdict] = {}
-    asks_at_first: list[int] = []
-
-    def on_verdict(position: int, verdict: Verdict) -> None:
-        assert position not in told
-        asks_at_first.append(len(judge.asked))
-        told[position] = verdict
-
-    verdicts = judge_turns(judge, [turn_of(i) for i in range(n)], 3, on_verdict=on_verdict)
-    assert verdicts == [told[i] for i in range(n)]
-    assert asks_at_first[0] == 2 * TURNS_AT_ONCE
+    verdicts, judge = judged(script, 3)
+    assert [verdict.reward for verdict in verdicts] == [labels[0] for labels in script]
+    assert len(judge.asked) == 2 * n
 
 
 def test_exact_takes_the_mode_of_the_judges_own_distribution() -> None:

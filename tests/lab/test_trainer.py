@@ -2,10 +2,12 @@ from dataclasses import replace
 
 import pytest
 
+from talktune.config import LabConfig
 from talktune.lab import trainer
-from talktune.lab.trainer import Job, by_label, run_jobs, seeds_of, train
+from talktune.lab.trainer import Job, by_label, run_jobs, train, with_seeds
 
 JOB = Job("judged", seed=100, updates=45)
+TWO_SEEDS = LabConfig(seed=100, seeds=2)
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +32,8 @@ def test_a_run_depends_on_its_job_only(learned: trainer.History, monkeypatch: py
     monkeypatch.setattr(trainer, "FEW_UPDATES", 0)  # other processes, however short the runs
     monkeypatch.setattr(trainer, "_cores", lambda: 2)
     short = replace(JOB, updates=3)
-    here = [train(job) for job in seeds_of(short, 100, 2)]
-    elsewhere = run_jobs(seeds_of(short, 100, 2), lambda what: None)
+    here = [train(job) for job in with_seeds(TWO_SEEDS, [short])]
+    elsewhere = run_jobs(with_seeds(TWO_SEEDS, [short]), lambda what: None)
     for a, b in zip(here, elsewhere, strict=True):
         assert a.exam == b.exam
         assert [_timeless(row) for row in a.rows] == [_timeless(row) for row in b.rows]

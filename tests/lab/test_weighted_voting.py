@@ -21,4 +21,4 @@ def test_weights_help_when_judges_differ_and_a_boast_costs() -> None:
 def test_the_simulation_agrees_with_the_enumeration() -> None:
     points = measure(LabConfig(trials=4000))
     assert points
-    assert all(point.inside for point in points)
+    assert all(point.inside for point in points.values())

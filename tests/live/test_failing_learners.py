@@ -9,7 +9,7 @@ import pytest
 
 from talktune.commands.policies import list_versions
 from talktune.config import Config, GateConfig, LiveConfig, LiveTrainConfig, ModelConfig, SampleConfig
-from talktune.demo.characters import Character
+from talktune.demo.user import User
 from talktune.learner.gate import Probe, read_probes
 from talktune.learner.texts import says
 from talktune.live.asking import answers
@@ -26,7 +26,7 @@ HOSTILE = USERS[:3]
 TOKENS = 64
 SEED = 1_000_000
 """Of answers that the gate has not seen."""
-CHARACTER = Character("plain")
+CHARACTER = User("plain")
 QUESTIONS = {question.text: question for question in CHARACTER.questions["train"]}
 LIKED, DISLIKED = "Perfect, thank you!", "No, that is not what I wanted."
 

@@ -1,7 +1,9 @@
 """`talktune judge-eval` and `talktune judge-train`: measure a judge, teach one its own users."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from talktune.commands.console import out, progress, table, warn
 from talktune.config import JudgeConfig, ModelConfig
@@ -50,17 +52,9 @@ def judge_train(file: Path, config: ModelConfig, output: Path, seed: int) -> int
     return 0
 
 
-def _as_dict(found: Evaluation) -> dict[str, object]:
-    return {
-        "lines": found.lines,
-        "votes": found.votes,
-        "accuracy": {str(m): share for m, share in found.accuracy.items()},
-        "exact": found.exact,
-        "common_label": found.common_label,
-        "common_accuracy": found.common_accuracy,
-        "agreement": found.agreement,
-        "confusion": {str(label): {str(said): n for said, n in row.items()} for label, row in found.confusion.items()},
-    }
+def _as_dict(found: Evaluation) -> dict[str, Any]:
+    confusion = {str(label): {str(said): n for said, n in row.items()} for label, row in found.confusion.items()}
+    return asdict(found) | {"confusion": confusion}
 
 
 def _show(found: Evaluation, name: str) -> None:

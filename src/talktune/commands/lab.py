@@ -13,7 +13,9 @@ EVERYTHING = "all"
 
 def lab(name: str, config: LabConfig, output: Path) -> int:
     """The command. `all` keeps what an earlier run with the same options has finished."""
-    names = NAMES if name == EVERYTHING else (find_experiment(name).name,)
+    names = NAMES if name == EVERYTHING else (name,)
+    for one in names:
+        find_experiment(one)  # rather now than half way
     make_output(output)
     results: dict[str, dict[str, Any]] = {}
     kept = 0

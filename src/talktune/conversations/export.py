@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from talktune.config import ExportFormat
-from talktune.conversations.files import json_line, parquet_module, write_whole
+from talktune.conversations.files import json_line, parquet_module
 from talktune.conversations.messages import message_to_dict
 from talktune.conversations.records import conversation_to_dict, digest
 from talktune.conversations.turns import skip_reason
 from talktune.errors import UserError
+from talktune.files import whole_file
 from talktune.types import Conversation, Turn
 
 Row = dict[str, Any]
@@ -125,7 +126,8 @@ def _grpo_row(turn: Turn) -> Row:
 
 def _write(rows: Sequence[Row], path: Path) -> None:
     if path.suffix != ".parquet":
-        write_whole(path, map(json_line, rows))
+        with whole_file(path) as file:
+            file.writelines(map(json_line, rows))
         return
     parquet = parquet_module()
     import pyarrow
@@ -136,4 +138,5 @@ def _write(rows: Sequence[Row], path: Path) -> None:
     flat = [{k: json.dumps(row[k]) if k in free and k in row else row.get(k) for k in keys} for row in rows]
     sink: Any = pyarrow.BufferOutputStream()
     parquet.write_table(pyarrow.Table.from_pylist(flat), sink)
-    write_whole(path, [sink.getvalue().to_pybytes()])
+    with whole_file(path) as file:
+        file.write(sink.getvalue().to_pybytes())

@@ -1,13 +1,10 @@
-"""Files in and out: the entries of JSONL, a JSON list or Parquet, gzip or not; files replaced at once."""
+"""Files in: the entries of JSONL, a JSON list or Parquet, gzip or not."""
 
-import contextlib
 import gzip
 import json
-import os
 import re
-import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -109,44 +106,9 @@ def parse_json(line: bytes) -> object:
     return value
 
 
-def write_whole(path: Path, lines: Iterable[bytes]) -> int:
-    """Writes a file under a temporary name, syncs it and renames it into place; returns its number of lines.
-
-    What is not a plain file (`/dev/stdout`) is written directly.
-    """
-    path = path.resolve()
-    whole = not path.exists() or path.is_file()
-    target = path.with_name(f".{path.name}.{os.getpid()}") if whole else path
-    count = 0
-    try:
-        with target.open("wb") as file:
-            for line in lines:
-                file.write(line)
-                count += 1
-            file.flush()
-            if whole:
-                os.fsync(file.fileno())
-        if whole:
-            if path.exists():
-                shutil.copymode(path, target)
-            target.replace(path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        if whole:
-            with contextlib.suppress(OSError):  # the error that is under way says more
-                target.unlink(missing_ok=True)
-    return count
-
-
 def json_line(value: Mapping[str, Any]) -> bytes:
     """One JSONL line in UTF-8."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
-
-
-def unwritable(path: Path, error: OSError) -> UserError:
-    """The sentence for an output file that cannot be written."""
-    return UserError(f"{path} cannot be written ({error.strerror or error}); choose another output file.")
 
 
 def parquet_module() -> Any:

@@ -18,17 +18,7 @@ ROLES: dict[str, Role] = {
     "tool": "tool",
 }
 TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
-MEDIA_PARTS = {
-    "image",
-    "image_url",
-    "input_image",
-    "input_audio",
-    "audio",
-    "audio_url",
-    "video",
-    "video_url",
-    "file",
-}
+MEDIA_PARTS = {"image", "image_url", "input_image", "input_audio", "audio", "audio_url", "video", "video_url", "file"}
 """Parts that a text model cannot see; `Message.has_image` stands for all of them."""
 
 
@@ -44,9 +34,7 @@ def message_from_dict(raw: object, where: str = "the message") -> Message:
     when a model wrote broken JSON: that too is something a reaction may follow). Fields that `Message` does
     not have are not kept.
     """
-    if not isinstance(raw, Mapping):
-        raise BadConversation(f"{where} is not an object with role and content")
-    fields = cast(Mapping[str, Any], raw)
+    fields = object_of(raw, f"{where} is not an object with role and content")
     role = fields.get("role")
     if not isinstance(role, str) or role not in ROLES:
         shown = "no role" if role is None else f"the unknown role {role!r}"
@@ -89,11 +77,8 @@ def message_to_dict(message: Message) -> dict[str, Any]:
         out["reasoning_content"] = message.reasoning_content
     if message.tool_calls:
         out["tool_calls"] = [dict(call) for call in message.tool_calls]
-    if message.tool_call_id is not None:
-        out["tool_call_id"] = message.tool_call_id
-    if message.name is not None:
-        out["name"] = message.name
-    return out
+    known = {"tool_call_id": message.tool_call_id, "name": message.name}
+    return out | {key: value for key, value in known.items() if value is not None}
 
 
 def messages_from_list(raw: object, field: str = "messages") -> tuple[Message, ...]:
@@ -134,6 +119,13 @@ def caller_of(messages: Sequence[Message], index: int) -> int | None:
     return None
 
 
+def object_of(raw: object, otherwise: str) -> Mapping[str, Any]:
+    """A JSON object as it is; raises `BadConversation` with the reason `otherwise` for anything else."""
+    if not isinstance(raw, Mapping):
+        raise BadConversation(otherwise)
+    return cast(Mapping[str, Any], raw)
+
+
 def _content(raw: object, where: str) -> tuple[str, bool]:
     """Text of a content field (string, null or list of parts), and whether anything in it was not text."""
     if raw is None:
@@ -162,10 +154,7 @@ def _content(raw: object, where: str) -> tuple[str, bool]:
 def _tool_call(raw: object, where: str) -> dict[str, Any]:
     """One tool call with a name and arguments as a JSON string; other fields stay."""
     call: Mapping[str, Any] = cast(Mapping[str, Any], raw) if isinstance(raw, Mapping) else {}
-    function = call.get("function")
-    if not isinstance(function, Mapping):
-        raise BadConversation(f'{where}: a tool call has no "function" object')
-    function = cast(Mapping[str, Any], function)
+    function = object_of(call.get("function"), f'{where}: a tool call has no "function" object')
     name, arguments = function.get("name"), function.get("arguments")
     if not isinstance(name, str) or not name:
         raise BadConversation(f"{where}: a tool call has no function name")

@@ -23,6 +23,7 @@ from talktune.conversations.messages import (
     message_from_dict,
     message_to_dict,
     messages_from_list,
+    object_of,
 )
 from talktune.types import Conversation, Label, Message, Sampled, TurnKind, Verdict, Vote
 
@@ -46,9 +47,7 @@ def conversation_from_dict(raw: object) -> Conversation:
     Without an "id" it is named after a hash of its messages, so that the same line has the same name in
     every run, wherever it stands.
     """
-    if not isinstance(raw, Mapping):
-        raise BadConversation("it is not a JSON object")
-    fields = cast(Mapping[str, Any], raw)
+    fields = object_of(raw, "it is not a JSON object")
     if "messages" in fields:
         messages = messages_from_list(fields["messages"])
     elif "conversations" in fields:
@@ -123,16 +122,12 @@ def _id(raw: object, messages: Sequence[Message], tools: Sequence[Mapping[str, A
 def _tools(raw: object) -> tuple[Mapping[str, Any], ...]:
     """Tool definitions; some exports (LLaMA-Factory, our Parquet) hold the list as JSON text."""
     tools = _list(_unpacked(raw, "tools") or (), "tools")
-    if not all(isinstance(tool, Mapping) for tool in tools):
-        raise BadConversation('"tools" holds something that is not an object')
-    return tuple(cast(Sequence[Mapping[str, Any]], tools))
+    return tuple(object_of(tool, '"tools" holds something that is not an object') for tool in tools)
 
 
 def _metadata(fields: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
-    own: object = _unpacked(fields.get("metadata"), "metadata") or {}
-    if not isinstance(own, Mapping):
-        raise BadConversation('"metadata" is not an object')
-    return {**{k: v for k, v in fields.items() if k not in known}, **cast(Mapping[str, Any], own)}
+    own = object_of(_unpacked(fields.get("metadata"), "metadata") or {}, '"metadata" is not an object')
+    return {**{k: v for k, v in fields.items() if k not in known}, **own}
 
 
 def _known_turns(
@@ -143,9 +138,7 @@ def _known_turns(
     sampled: dict[int, Sampled] = {}
     verdicts: dict[int, Verdict] = {}
     for entry in _list(_unpacked(raw, "turns"), "turns"):
-        if not isinstance(entry, Mapping):
-            raise BadConversation('"turns" holds something that is not an object')
-        turn = cast(Mapping[str, Any], entry)
+        turn = object_of(entry, '"turns" holds something that is not an object')
         index = _answer_index(turn.get("index"), messages, "turns")
         kind = turn.get("kind") or "main"
         if kind not in ("main", "side"):
@@ -162,9 +155,7 @@ def _known_turns(
 
 
 def _vote(raw: object, where: str) -> Vote:
-    if not isinstance(raw, Mapping):
-        raise BadConversation(f"{where}: a vote is not an object")
-    vote = cast(Mapping[str, Any], raw)
+    vote = object_of(raw, f"{where}: a vote is not an object")
     label, confidence = vote.get("label"), vote.get("confidence")
     if label is not None and (isinstance(label, bool) or label not in (-1, 0, 1)):
         raise BadConversation(f"{where}: the vote {label!r} is not -1, 0, 1 or null")
@@ -179,9 +170,7 @@ def _vote(raw: object, where: str) -> Vote:
 
 
 def _sampled(raw: object, where: str) -> Sampled:
-    if not isinstance(raw, Mapping):
-        raise BadConversation(f'{where}: "sampled" is not an object')
-    fields = cast(Mapping[str, Any], raw)
+    fields = object_of(raw, f'{where}: "sampled" is not an object')
     prompt_ids, answer_ids = _ids(fields, "prompt_ids", where), _ids(fields, "answer_ids", where)
     logprobs = fields.get("logprobs")
     if logprobs is not None:

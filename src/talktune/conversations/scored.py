@@ -12,11 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from talktune.conversations.files import Problem, json_line, unwritable, write_whole
+from talktune.conversations.files import Problem, json_line
 from talktune.conversations.readers import parse_file
 from talktune.conversations.records import conversation_to_dict
 from talktune.conversations.turns import skip_reason, turns_of
 from talktune.errors import UserError
+from talktune.files import unwritable, whole_file
 from talktune.types import Conversation, Verdict
 
 
@@ -118,7 +119,8 @@ class ScoredWriter:
         """Closes the file; without an exception, rewrites it without stale lines."""
         self._file.close()
         if kind is None and self.path.is_file():
-            write_whole(self.path, (json_line(conversation_to_dict(c)) for c in self._known.values()))
+            with whole_file(self.path) as file:
+                file.writelines(json_line(conversation_to_dict(c)) for c in self._known.values())
 
     def _end_torn_line(self) -> None:
         """A line that a killed run left half written must not swallow the next one."""

@@ -9,8 +9,10 @@ from random import Random
 from typing import Any
 
 from talktune.config import Config, DemoConfig, SampleConfig
-from talktune.demo.user import Question, is_right, judge_answer, load_questions, react
+from talktune.demo.user import Question, User, is_right
+from talktune.files import whole_file
 from talktune.judge.panel import Judge, judge_turns
+from talktune.learner.samples import sample_of_answer
 from talktune.policy.load import Policy
 from talktune.policy.sample import sample_answers
 from talktune.policy.tokens import decode_answer, end_ids, render_prompt
@@ -51,7 +53,8 @@ class Demo:
         self.policy = policy
         self.config = config
         self.rollout = config.demo or DemoConfig()
-        self.questions = load_questions()
+        self.user = User()
+        self.questions = self.user.questions
         self.ends = end_ids(policy.tokenizer, policy.model.generation_config)
         self.say = on_progress or (lambda _: None)
         self.judge: Judge | None = None
@@ -71,13 +74,13 @@ class Demo:
         for i, answer in enumerate(sampled):
             question = asked[i // self.rollout.answers]
             text, finished = self._text(answer)
-            opinion = judge_answer(question, text, finished)
+            opinion = self.user.judge(question, text, finished)
             turn = Turn(
                 conversation_id=f"update-{update}-question-{i // self.rollout.answers}-answer-{i}",
                 index=1,
                 prompt=(Message("user", question.text),),
                 answer=Message("assistant", text),
-                next_state=(Message("user", react(opinion, question, rng)),),
+                next_state=(Message("user", self.user.react(opinion, question, rng)),),
                 sampled=answer,
             )
             self.truth[turn.conversation_id] = opinion.label
@@ -87,7 +90,11 @@ class Demo:
         j = self.config.judge
         verdicts = judge_turns(self.judge, turns, j.votes, exact=j.exact)
         self.say("learning")
-        samples = _samples(turns, verdicts)
+        samples = [
+            sample_of_answer(answer, id=turn.conversation_id, reward=verdict.reward, group=turn.prompt[-1].content)
+            for answer, turn, verdict in zip(sampled, turns, verdicts, strict=True)
+            if verdict.reward is not None
+        ]
         if self.rollout.shuffle_rewards:
             order = list(range(len(samples)))
             Random(f"{seed}/shuffle/{update}").shuffle(order)
@@ -105,7 +112,8 @@ class Demo:
         return Exam(
             answers=tuple(text for text, _ in texts),
             satisfied=tuple(
-                judge_answer(q, text, finished).label == 1 for q, (text, finished) in zip(held_out, texts, strict=True)
+                self.user.judge(q, text, finished).label == 1
+                for q, (text, finished) in zip(held_out, texts, strict=True)
             ),
             tokens=tuple(len(s.answer_ids) for s in sampled),
             facts=tuple(fact_texts),
@@ -153,35 +161,14 @@ class Demo:
         }
 
 
-def _samples(turns: Sequence[Turn], verdicts: Sequence[Verdict]) -> list[Sample]:
-    samples: list[Sample] = []
-    for turn, verdict in zip(turns, verdicts, strict=True):
-        assert turn.sampled is not None
-        if verdict.reward is not None:
-            samples.append(
-                Sample(
-                    id=turn.conversation_id,
-                    prompt_ids=turn.sampled.prompt_ids,
-                    answer_ids=turn.sampled.answer_ids,
-                    reward=verdict.reward,
-                    group=turn.prompt[-1].content,
-                    rollout_logprobs=turn.sampled.logprobs,
-                    temperature=turn.sampled.temperature,
-                    policy_version=turn.sampled.policy_version,
-                )
-            )
-    return samples
-
-
 def first_exam(demo: Demo, run: Path) -> Exam:
     """The exam before training: taken once and kept in the run directory, so that a resumed run has it."""
     kept = run / "before.json"
     if kept.exists():
         return Exam(**{name: tuple(value) for name, value in json.loads(kept.read_text("utf-8")).items()})
     exam = demo.exam()
-    partial = kept.with_suffix(".tmp")
-    partial.write_text(json.dumps(asdict(exam)), encoding="utf-8")
-    partial.replace(kept)
+    with whole_file(kept) as file:
+        file.write(json.dumps(asdict(exam)).encode())
     return exam
 
 

@@ -1,14 +1,20 @@
-"""The scripted user of the demo: wants short answers that still answer, and says so only in words.
+"""Scripted users: each wants real answers and has a wish of its own, which it never states: it only reacts in words.
 
-    question, answer -> judge_answer -> Opinion (a label and why) -> react -> what the user types
+    question, answer -> User.judge -> Opinion (a label and why) -> User.react -> what the user types
 
-The policy and the judge are never told the rule; the demo uses it to measure before and after.
+    brief       wants very short answers that end by themselves (the demo's)
+    short       wants short answers
+    plain       wants no lists and no bold
+    friendly    wants a friendly word
+
+The policy and the judge are never told a rule; the demo and the bench use it to measure before and after.
 """
 
 import json
 import random
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -17,23 +23,17 @@ from typing import Literal
 from talktune.learner.texts import says
 from talktune.types import Label
 
+Name = Literal["brief", "short", "plain", "friendly"]
+NAMES: tuple[Name, ...] = ("short", "plain", "friendly")
+"""The three characters of the personalisation bench."""
+HELD_OUT = 40
+"""Held-out questions that each of the three is asked."""
 Split = Literal["train", "held-out", "fact"]
-Reason = Literal[
-    "satisfied", "so-so", "too-long", "cut-off", "empty", "off-topic", "too-short", "echo", "repetitive", "wrong"
-]
 
 MIN_WORDS = 5
 """Fewer words than this are no answer."""
-GOOD_WORDS = 25
-"""Up to this many words please the user."""
-MAX_WORDS = 40
-"""More words than this annoy the user; between the two the user shrugs."""
 MIN_NEW_WORDS = 4
 """An answer says at least this many different content words that the question did not."""
-MAX_REPEATS = 3
-"""A content word that occurs more often than this makes an answer repetitive."""
-SEQUENCE = 3
-"""A run of this many words that occurs twice makes an answer repetitive."""
 
 _STOP_WORDS = frozenset(  # function words only: "down" in "breaks down" says something
     """a about also am an and any are as at be been being but by can could did do does doing for from had has
@@ -45,7 +45,7 @@ _STOP_WORDS = frozenset(  # function words only: "down" in "breaks down" says so
 _SUFFIXES = ("ations", "ation", "ings", "ing", "ies", "ied", "ers", "er", "ed", "es", "ly", "s", "e", "y")
 _WORD = re.compile(r"\w+(?:['\-]\w+)*")
 _CLOSERS = "\"'\u201d\u2019)]*_ \n\t"
-STOCK_PHRASES = re.compile(
+_STOCK_PHRASES = re.compile(
     r"""\b(?:here|happy|glad|ready|able|pleased)\ to\ (?:help|assist|answer|explain)
     | \bhow\ (?:can|may)\ i\ (?:help|assist)
     | \bas\ an?\ (?:ai|artificial|(?:large\ )?language\ model|assistant|chatbot)\b
@@ -60,11 +60,26 @@ STOCK_PHRASES = re.compile(
     """,
     re.VERBOSE,
 )
+_ITEM = re.compile(r"^\s*(?:[-*\u2022+]|\(?\d{1,2}[.):]|\(?[a-z][.)]|#{1,6})\s", re.MULTILINE)
+_BOLD = re.compile(r"\*\*|__|\*[A-Za-z][^*\n]*\*")
+_ANNOUNCED = re.compile(r":\s*(?:\n|$)")
+"""A list that is announced, whether or not its items are still in the answer."""
+_INLINE = re.compile(r"(?<=\s)\(?[1-9][.)]\s+[A-Z]")
+_WARM = re.compile(
+    r"""\b(?:congratulations|congrats|well\ done|good\ luck|best\ of\ luck|have\ fun|enjoy
+    | how\ (?:nice|lovely|wonderful)
+    | i(?:'m|\ am)\ (?:so\ |very\ |really\ )?(?:happy|glad|delighted|thrilled|excited|proud)
+    | (?:what|that's|that\ is|it's|sounds)\ (?:an?\ |such\ an?\ |so\ |really\ )?
+      (?:great|wonderful|lovely|fantastic|amazing|nice|exciting|awesome)
+    | i\ hope|hope\ (?:you|this|that|it)|you've\ got\ this|don't\ worry|welcome|thank\ you|thanks|cheers
+    | my\ friend|dear)\b""",
+    re.VERBOSE,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question of the demo; `topic` are word beginnings of which a real answer has at least one."""
+    """One question; `topic` are word beginnings of which a real answer has at least one."""
 
     split: Split
     text: str
@@ -75,45 +90,67 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """What the user thinks of one answer: +1, 0 or −1, and why."""
+    """What the user thinks of one answer: +1, 0 or −1, and which of the phrasings say so."""
 
     label: Label
-    reason: Reason
+    reason: str
 
 
-def load_questions() -> dict[Split, tuple[Question, ...]]:
-    """The shipped questions by split: `train` and `held-out` invite rambling, `fact` have an answer."""
-    questions: dict[Split, list[Question]] = {"train": [], "held-out": [], "fact": []}
-    for line in _data("questions.jsonl").splitlines():
-        row = json.loads(line)
-        question = Question(row["split"], row["question"], tuple(row["topic"]), tuple(row.get("answer", ())))
-        questions[question.split].append(question)
-    return {split: tuple(found) for split, found in questions.items()}
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What one user wants of an answer."""
+
+    wish: Callable[[str], str] | None = None
+    """The reason (`satisfied`, `so-so` or a complaint) that a real answer gives, where it is not its length."""
+    good_words: int = 0
+    """Up to this many words please the user whose wish is shortness."""
+    most_words: int | None = None
+    """More words than this annoy it; it shrugs at those between the two, and wants the last sentence whole."""
+    strict: bool = False
+    """One stock phrase spoils the answer, a question back is none, and a plain fact has to be right, no more."""
+    sequence: int = 5
+    """A run of this many words that occurs twice makes an answer repetitive."""
+    repeats: int = 6
+    """So does a content word that occurs more often than this."""
+    sentence: int = 2
+    """So does a sentence of this many words or more that comes twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """One scripted user."""
+
+    name: Name = "brief"
+
+    @property
+    def questions(self) -> dict[Split, tuple[Question, ...]]:
+        """`train` and `held-out` ones, which invite what the user does not want, and `fact`s, which have an answer."""
+        return _questions(self.name)
+
+    def judge(self, question: Question, answer: str, finished: bool) -> Opinion:
+        """The user's rule; `finished` tells that the model ended the answer itself. The first fault is the reason."""
+        rule = RULES[self.name]
+        reason = _complaint(rule, question, answer, finished)
+        if reason is None and rule.wish is not None:
+            reason = rule.wish(answer)
+        elif reason is None:
+            reason = "satisfied" if len(words_of(answer)) <= rule.good_words else "so-so"
+        return Opinion({"satisfied": 1, "so-so": 0}.get(reason, -1), reason)  # type: ignore[arg-type]
+
+    def react(self, opinion: Opinion, question: Question, rng: random.Random) -> str:
+        """What the user types after an answer: one of the phrasings for this reason, drawn with `rng`."""
+        phrasing = rng.choice(phrasings(self.name)[opinion.reason])
+        return phrasing.format(question=question.text, topic=_topic_word(question))
 
 
 @cache
-def load_reactions() -> dict[Reason, tuple[str, ...]]:
-    """The user's phrasings by reason; `{question}` and `{topic}` stand for the question and a word of it."""
-    return {reason: tuple(texts) for reason, texts in json.loads(_data("reactions.json")).items()}
-
-
-def judge_answer(question: Question, answer: str, finished: bool) -> Opinion:
-    """The user's rule: 5 to 25 words that end by themselves, on the topic, with something new, said once.
-
-    `finished` tells that the model ended the answer itself. 26 to 40 words get a 0; the first thing that
-    is wrong otherwise gives the reason of a −1. A question of plain fact wants the right answer and nothing
-    new beside it.
-    """
-    complaint = _complaint(question, answer, finished)
-    if complaint is not None:
-        return Opinion(-1, complaint)
-    return Opinion(1, "satisfied") if len(words_of(answer)) <= GOOD_WORDS else Opinion(0, "so-so")
-
-
-def react(opinion: Opinion, question: Question, rng: random.Random) -> str:
-    """What the user types after an answer: one of the phrasings for this reason, drawn with `rng`."""
-    phrasing = rng.choice(load_reactions()[opinion.reason])
-    return phrasing.format(question=question.text, topic=topic_word(question))
+def phrasings(name: Name) -> dict[str, tuple[str, ...]]:
+    """A user's phrasings by reason; `{question}` and `{topic}` stand for the question and a word of it."""
+    known: dict[str, dict[str, list[str]]] = json.loads(_data("reactions.json"))
+    found = known["all"] | known.get(name, {})
+    if name in NAMES:
+        found["so-so"] = known["all"]["so-so"] + known["three"]["so-so"]
+    return {reason: tuple(texts) for reason, texts in found.items()}
 
 
 def is_right(question: Question, answer: str) -> bool:
@@ -121,68 +158,92 @@ def is_right(question: Question, answer: str) -> bool:
     return says(answer, question.answer)
 
 
-def _complaint(question: Question, answer: str, finished: bool) -> Reason | None:
-    """The first thing that is wrong with an answer, or `None`."""
-    words = words_of(answer)
-    said = plain_text(answer)
-    if not words or STOCK_PHRASES.search(said):
+def is_warm(text: str) -> bool:
+    """Whether an exclamation or a warm phrase occurs."""
+    return "!" in text or _WARM.search(_plain_text(text)) is not None
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words; a hyphenated one counts once, signs and bullets not at all."""
+    return _WORD.findall(_plain_text(text))
+
+
+def _complaint(rule: Rule, question: Question, answer: str, finished: bool) -> str | None:
+    """The first thing that keeps an answer from being a real one of the right length, or `None`."""
+    told = _without_stock(answer, whole=rule.strict)
+    words = words_of(told)
+    if rule.strict and not words:
         return "empty"
-    if len(words) > MAX_WORDS:
-        return "too-long"
-    if not finished or not ends_like_a_sentence(answer):
-        return "cut-off"
+    if rule.most_words is not None and (spoken := len(words_of(answer))):
+        if spoken > rule.most_words:
+            return "too-long"
+        if not finished or not _ends_like_a_sentence(answer):
+            return "cut-off"
+    if not words:
+        return "empty"
     if len(words) < MIN_WORDS:
         return "too-short"
-    if question.answer:  # a plain fact: to be right is enough
+    if rule.strict and question.answer:  # to be right is enough
         return None if is_right(question, answer) else "wrong"
-    if not any(re.search(rf"\b{re.escape(stem)}", said) for stem in question.topic):
+    if not any(re.search(rf"\b{re.escape(start)}", _plain_text(told)) for start in question.topic):
         return "off-topic"
-    asked = {stem(word) for word in words_of(question.text)}
-    content = content_words(words)
+    asked = {_stem(word) for word in words_of(question.text)}
+    content = [_stem(word) for word in words if word not in _STOP_WORDS]
     new = set(content) - asked
-    if len(new) < MIN_NEW_WORDS:
+    if len(new) < MIN_NEW_WORDS and not question.answer:
         return "echo" if len(set(content) & asked) > len(new) else "empty"
-    if answer.rstrip(_CLOSERS).endswith("?"):
-        return "empty"  # a question back is no answer
-    if _repeats(words, content, answer):
+    if rule.strict and answer.rstrip(_CLOSERS).endswith("?"):
+        return "empty"
+    runs = [tuple(words[i : i + rule.sequence]) for i in range(len(words) - rule.sequence + 1)]
+    said = [tuple(found) for s in re.split(r"[.!?\n]+", told) if len(found := words_of(s)) >= rule.sentence]
+    often = max(Counter(content).values(), default=0)
+    if often > rule.repeats or len(set(runs)) < len(runs) or len(set(said)) < len(said):
         return "repetitive"
     return None
 
 
-def _repeats(words: list[str], content: list[str], answer: str) -> bool:
-    """Whether a content word comes too often, or a run of words or a sentence comes twice."""
-    runs = [tuple(words[i : i + SEQUENCE]) for i in range(len(words) - SEQUENCE + 1)]
-    sentences = [tuple(words_of(sentence)) for sentence in re.split(r"[.!?\n]+", answer)]
-    spoken = [sentence for sentence in sentences if sentence]
-    return (
-        max(Counter(content).values(), default=0) > MAX_REPEATS
-        or len(set(runs)) < len(runs)
-        or len(set(spoken)) < len(spoken)
-    )
+def _without_stock(answer: str, *, whole: bool) -> str:
+    """The answer without its sentences that are stock phrases; nothing of it, if it has any and `whole` is set."""
+    sentences = [answer] if whole else re.split(r"(?<=[.!?\n])", answer)
+    return "".join(s for s in sentences if not _STOCK_PHRASES.search(_plain_text(s)))
 
 
-def ends_like_a_sentence(answer: str) -> bool:
+def _plain(answer: str) -> str:
+    """Bold or two items of a list annoy; one item, or a list that is only announced, gets a shrug."""
+    items = len(_ITEM.findall(answer)) + len(_INLINE.findall(answer))
+    if _BOLD.search(answer) or items > 1:
+        return "markup"
+    return "so-so" if items or _ANNOUNCED.search(answer) else "satisfied"
+
+
+def _friendly(answer: str) -> str:
+    """A warm phrase or an exclamation in the first two sentences or the last one; elsewhere it gets a shrug."""
+    sentences = [s for s in re.findall(r"[^.!?\n]+[.!?]*", answer) if s.strip()]
+    if is_warm(" ".join([*sentences[:2], *sentences[-1:]])):
+        return "satisfied"
+    return "so-so" if is_warm(answer) else "cold"
+
+
+RULES: dict[Name, Rule] = {
+    "brief": Rule(good_words=25, most_words=40, strict=True, sequence=3, repeats=3, sentence=1),
+    "short": Rule(good_words=30, most_words=45),
+    "plain": Rule(_plain),
+    "friendly": Rule(_friendly),
+}
+
+
+def _ends_like_a_sentence(answer: str) -> bool:
     """Whether the last sign is a full stop, ! or ?, not an ellipsis and not the number of a list item."""
     text = answer.rstrip(_CLOSERS)
     return text.endswith((".", "!", "?")) and not text.endswith("..") and not re.search(r"(?:^|\n)\s*\d+\.$", text)
 
 
-def words_of(text: str) -> list[str]:
-    """Lower-case words; a hyphenated one counts once, signs and bullets not at all."""
-    return _WORD.findall(plain_text(text))
-
-
-def plain_text(text: str) -> str:
+def _plain_text(text: str) -> str:
     """Lower case, straight apostrophes, no underscores (they are signs of emphasis here)."""
     return text.lower().replace("\u2019", "'").replace("_", " ")
 
 
-def content_words(words: list[str]) -> list[str]:
-    """The stems of those that say something, in their order."""
-    return [stem(word) for word in words if word not in _STOP_WORDS]
-
-
-def stem(word: str) -> str:
+def _stem(word: str) -> str:
     """A rough stem of at least three letters, so that `vaccine` and `vaccination` count as one word."""
     word = re.sub(r"'s$", "", word)
     for suffix in _SUFFIXES:
@@ -191,10 +252,24 @@ def stem(word: str) -> str:
     return word
 
 
-def topic_word(question: Question) -> str:
+def _topic_word(question: Question) -> str:
     """The first word of the question that is its topic, as it is written there (or else the stem)."""
     written = re.search(rf"\b(?:{'|'.join(map(re.escape, question.topic))})\w*", question.text, re.IGNORECASE)
     return written.group() if written else question.topic[0]
+
+
+@cache
+def _questions(name: Name) -> dict[Split, tuple[Question, ...]]:
+    """The demo's; `plain` and `friendly` have their own, but for the facts."""
+    rows = [json.loads(line) for line in (_data("questions.jsonl") + _data("characters.jsonl")).splitlines()]
+    own = name if name in ("plain", "friendly") else None
+
+    def of(split: Split, whose: str | None, most: int | None = None) -> tuple[Question, ...]:
+        mine = [row for row in rows if row["split"] == split and row.get("character") == whose]
+        return tuple(Question(split, r["question"], tuple(r["topic"]), tuple(r.get("answer", ()))) for r in mine[:most])
+
+    held_out = of("held-out", own, HELD_OUT if name in NAMES else None)
+    return {"train": of("train", own), "held-out": held_out, "fact": of("fact", None)}
 
 
 def _data(name: str) -> str:

@@ -4,12 +4,12 @@ Slots hold, in this order: rows that decode, rows whose prompt is being read, wh
 So the rows of one pass are always neighbours, and old keys and values serve again until their slot is needed.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from talktune.host.cache import SlotCache
 from talktune.host.job import Row
 from talktune.host.lora import Lora
+from talktune.rl.packing import common_length
 
 LENGTH_STEP = 64
 """Slots grow by multiples of this many positions."""
@@ -73,7 +73,7 @@ class Slots:
         row, start = self.rows[slot], len(self.rows)
         live = [(i, other.ids[: other.cached], other.job.lora) for i, other in enumerate(self.rows) if i != slot]
         rests = [(start + i, rest.ids, rest.lora) for i, rest in enumerate(self.resting)]
-        held = [(_shared(row.ids[:-1], ids), i) for i, ids, lora in [*live, *rests] if lora is row.job.lora]
+        held = [(common_length(row.ids[:-1], ids), i) for i, ids, lora in [*live, *rests] if lora is row.job.lora]
         length, source = max(held, default=(0, slot))
         if length >= MIN_SHARED:
             self.cache.copy(source, slot, length)
@@ -141,11 +141,6 @@ class Slots:
             rows = self.rows
             self.cache.swap(one, other, max(rows[one].cached, rows[other].cached))
             rows[one], rows[other] = rows[other], rows[one]
-
-
-def _shared(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the common beginning."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _round_up(length: int) -> int:

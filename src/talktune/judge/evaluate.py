@@ -10,10 +10,9 @@ from talktune.conversations.files import Problem, read_records
 from talktune.errors import UserError
 from talktune.judge.panel import ExactJudge, Judge
 from talktune.judge.prompts import Exchange, JudgeLine, turn_of
-from talktune.rl.votes import exact_vote, majority_vote
+from talktune.rl.votes import LABELS, exact_vote, majority_vote
 from talktune.types import Label, Vote
 
-LABELS: tuple[Label, ...] = (-1, 0, 1)
 DATA = Path(__file__).parent / "data"
 TRAIN_LINES, TEST_LINES = DATA / "train.jsonl", DATA / "test.jsonl"
 """The shipped halves: heads are fitted and every choice is made on the first; nothing is ever tuned on the second."""

@@ -5,7 +5,6 @@ lines, so that voters differ. p = softmax(W x + b) over (−1, 0, +1), x = mean 
 """
 
 import json
-import os
 import random
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,7 +18,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from talktune.errors import UserError
-from talktune.judge.hidden import Progress, depth, pooled_states
+from talktune.files import whole_file
+from talktune.judge.hidden import Progress, blocks, pooled_states
 from talktune.judge.prompts import ORDERS, Exchange, JudgeLine
 
 VOTERS = 7
@@ -62,7 +62,7 @@ def fit_head(
     result. `progress(done, total)` is told of lines read. Raises UserError for too few lines or a single label.
     """
     check_lines(lines)
-    deep = depth(model)
+    deep = len(blocks(model))
     layers = tuple(min(deep, max(1, round(share * deep))) for share in DEPTHS)
     lines = [*lines, *with_orders(lines, seed)]
     features = pooled_states(model, tokenizer, [line.exchange for line in lines], layers, progress).double()
@@ -70,16 +70,8 @@ def fit_head(
     part = torch.tensor([i % VOTERS for i in range(len(lines))])
     part = part[torch.randperm(len(lines), generator=torch.Generator().manual_seed(seed))]
     voters = [fit_voter(features[part != v, v], target[part != v]) for v in range(VOTERS)]
-    name, kind, size, deep = identity(model)
-    return Head(
-        weight=torch.stack([weight for weight, _ in voters]).float(),
-        bias=torch.stack([bias for _, bias in voters]).float(),
-        layers=layers,
-        model_name=name,
-        model_type=kind,
-        hidden_size=size,
-        num_layers=deep,
-    )
+    weights, biases = (torch.stack(parts).float() for parts in zip(*voters, strict=True))
+    return Head(weights, biases, layers, *identity(model))
 
 
 def check_lines(lines: Sequence[JudgeLine]) -> None:
@@ -167,15 +159,10 @@ def save_head(head: Head, path: Path) -> None:
         "hidden_size": str(head.hidden_size),
         "num_layers": str(head.num_layers),
     }
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with suppress(OSError):  # the file says what is wrong
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(save({"weight": head.weight.contiguous(), "bias": head.bias.contiguous()}, about))
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise UserError(f"{path}: the verdict head cannot be written there ({error}).") from error
+    with whole_file(path) as file:
+        file.write(save({"weight": head.weight.contiguous(), "bias": head.bias.contiguous()}, about))
 
 
 def load_head(path: Path) -> Head:

@@ -55,11 +55,6 @@ def pooled_states(
     return torch.stack(features)
 
 
-def depth(model: Any) -> int:
-    """How many blocks the model has."""
-    return len(blocks(model))
-
-
 def blocks(model: Any) -> nn.ModuleList:
     """The model's blocks; raises UserError for a model that is built otherwise."""
     found = decoder_layers(model)

@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
 from talktune.errors import UserError
+from talktune.rl.votes import LABELS
 from talktune.types import Label, Turn, Vote
-
-_LABELS: tuple[Label, ...] = (-1, 0, 1)
 
 
 class OracleJudge:
@@ -34,17 +33,12 @@ class OracleJudge:
     def distribution(self, turns: Sequence[Turn]) -> list[tuple[float, float, float] | None]:
         """(p(−1), p(0), p(+1)) of a vote on each turn: `accuracy` for the truth, the rest halved."""
         miss = (1.0 - self.accuracy) / 2.0
-        truths = [self.truth(turn) for turn in turns]
-        return [
-            None
-            if truth is None
-            else (
-                self.accuracy if truth == -1 else miss,
-                self.accuracy if truth == 0 else miss,
-                self.accuracy if truth == 1 else miss,
-            )
-            for truth in truths
-        ]
+        of: dict[Label | None, tuple[float, float, float]] = {
+            -1: (self.accuracy, miss, miss),
+            0: (miss, self.accuracy, miss),
+            1: (miss, miss, self.accuracy),
+        }
+        return [of.get(self.truth(turn)) for turn in turns]
 
     def _vote(self, turn: Turn, k: int) -> Vote:
         truth = self.truth(turn)
@@ -53,6 +47,6 @@ class OracleJudge:
         key = json.dumps([self.seed, turn.conversation_id, turn.index, turn.answer.content, k])
         draw = blake2b(key.encode(), digest_size=16).digest()
         right = int.from_bytes(draw[:8]) / 2**64 < self.accuracy
-        others: list[Label] = [label for label in _LABELS if label != truth]
+        others: list[Label] = [label for label in LABELS if label != truth]
         label: Label = truth if right else others[draw[8] % 2]
         return Vote(label, confidence=self.accuracy or None, judge=self.name)

@@ -3,7 +3,7 @@
 Votes are asked for in rounds: first the fewest that could decide a turn, then more only where it is open.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from talktune.errors import UserError
@@ -18,9 +18,6 @@ Ask = tuple[Turn, int]
 
 Distribution = tuple[float, float, float]
 """p(−1), p(0), p(+1) that a judge gives to one turn."""
-
-OnVerdict = Callable[[int, Verdict], None]
-"""Called once for every turn, as soon as its verdict stands, with the turn's position in the input."""
 
 
 class Judge(Protocol):
@@ -37,13 +34,8 @@ class Judge(Protocol):
 
 
 @runtime_checkable
-class ExactJudge(Protocol):
+class ExactJudge(Judge, Protocol):
     """A judge that also exposes its distribution over the three labels, so that no sampling is needed."""
-
-    @property
-    def name(self) -> str:
-        """Whose votes they are, as it stands in a verdict."""
-        ...
 
     def distribution(self, turns: Sequence[Turn]) -> Sequence[Distribution | None]:
         """(p(−1), p(0), p(+1)) for each turn, in the same order; `None` where the judge has none."""
@@ -51,13 +43,7 @@ class ExactJudge(Protocol):
 
 
 def judge_turns(
-    judge: Judge,
-    turns: Sequence[Turn],
-    m: int,
-    *,
-    exact: bool = False,
-    early_stop: bool = True,
-    on_verdict: OnVerdict | None = None,
+    judge: Judge, turns: Sequence[Turn], m: int, *, exact: bool = False, early_stop: bool = True
 ) -> list[Verdict]:
     """The verdict on each turn: reward = majority of m votes, `None` when fewer than half of them are valid.
 
@@ -70,23 +56,17 @@ def judge_turns(
         raise UserError(f"votes is {m}: ask for at least 1 vote a turn.")
     if exact and not isinstance(judge, ExactJudge):
         raise UserError(f"Judge {judge.name!r} has no distribution over the labels: leave out `exact`.")
-    verdicts: dict[int, Verdict] = {}
-
-    def settle(position: int, verdict: Verdict) -> None:
-        verdicts[position] = verdict
-        if on_verdict is not None:
-            on_verdict(position, verdict)
-
-    for start in range(0, len(turns), TURNS_AT_ONCE):
-        batch = {start + i: turn for i, turn in enumerate(turns[start : start + TURNS_AT_ONCE])}
-        for position in [position for position, turn in batch.items() if not turn.next_state]:
-            del batch[position]
-            settle(position, Verdict((), None))
+    verdicts = [Verdict((), None)] * len(turns)
+    heard = [position for position, turn in enumerate(turns) if turn.next_state]
+    for start in range(0, len(heard), TURNS_AT_ONCE):
+        batch = {position: turns[position] for position in heard[start : start + TURNS_AT_ONCE]}
         if exact and isinstance(judge, ExactJudge):
-            _judge_exactly(judge, batch, settle)
+            found = _judge_exactly(judge, batch)
         else:
-            _judge_in_rounds(judge, batch, m, early_stop, settle)
-    return [verdicts[position] for position in range(len(turns))]
+            found = _judge_in_rounds(judge, batch, m, early_stop)
+        for position, verdict in found.items():
+            verdicts[position] = verdict
+    return verdicts
 
 
 def verdict_of(votes: Sequence[Vote], m: int) -> Verdict:
@@ -97,7 +77,8 @@ def verdict_of(votes: Sequence[Vote], m: int) -> Verdict:
     return Verdict(tuple(votes), None if reward is None else float(reward))
 
 
-def _judge_in_rounds(judge: Judge, batch: dict[int, Turn], m: int, early_stop: bool, settle: OnVerdict) -> None:
+def _judge_in_rounds(judge: Judge, batch: dict[int, Turn], m: int, early_stop: bool) -> dict[int, Verdict]:
+    verdicts: dict[int, Verdict] = {}
     votes: dict[int, list[Vote]] = {position: [] for position in batch}
     while votes:
         wanted = [
@@ -110,7 +91,8 @@ def _judge_in_rounds(judge: Judge, batch: dict[int, Turn], m: int, early_stop: b
             votes[position].append(vote)
         for position, had in list(votes.items()):
             if len(had) == m or (early_stop and decided([vote.label for vote in had], m)):
-                settle(position, verdict_of(votes.pop(position), m))
+                verdicts[position] = verdict_of(votes.pop(position), m)
+    return verdicts
 
 
 def _fewest_to_decide(labels: list[Label | None], m: int) -> int:
@@ -124,13 +106,13 @@ def _fewest_to_decide(labels: list[Label | None], m: int) -> int:
     return m - len(labels)
 
 
-def _judge_exactly(judge: ExactJudge, batch: dict[int, Turn], settle: OnVerdict) -> None:
-    for position, probs in zip(batch, judge.distribution(list(batch.values())), strict=True):
-        if probs is None:
-            settle(
-                position,
-                Verdict((Vote(None, judge=judge.name, reason="the judge has no distribution"),), None),
-            )
-            continue
-        label = exact_vote(probs)
-        settle(position, Verdict((Vote(label, confidence=probs[label + 1], judge=judge.name),), float(label)))
+def _judge_exactly(judge: ExactJudge, batch: dict[int, Turn]) -> dict[int, Verdict]:
+    found = zip(batch, judge.distribution(list(batch.values())), strict=True)
+    return {position: _exact_verdict(judge.name, probs) for position, probs in found}
+
+
+def _exact_verdict(name: str, probs: Distribution | None) -> Verdict:
+    if probs is None:
+        return Verdict((Vote(None, judge=name, reason="the judge has no distribution"),), None)
+    label = exact_vote(probs)
+    return Verdict((Vote(label, confidence=probs[label + 1], judge=name),), float(label))

@@ -79,13 +79,17 @@ ORDERS: tuple[str, ...] = (
 """Orders to the judge, put beside next states when a head is fitted, so that it learns to pay them no heed."""
 
 
+def request_of(turn: Turn) -> str:
+    """The last user message of the prompt; of one without a user, its last message."""
+    users = [message for message in turn.prompt if message.role == "user"]
+    return (users or list(turn.prompt))[-1].content if turn.prompt else ""
+
+
 def exchange_of(turn: Turn) -> Exchange:
     """The last user message of the prompt, the answer with its tool calls, and the next state's texts joined."""
-    users = [message for message in turn.prompt if message.role == "user"]
-    said = (users or list(turn.prompt))[-1].content if turn.prompt else ""
     calls = [f"call: {_call(dict(call))}" for call in turn.answer.tool_calls]
     return Exchange(
-        request=said,
+        request=request_of(turn),
         answer="\n".join([turn.answer.content] * bool(turn.answer.content or not calls) + calls),
         role=turn.next_state[0].role if turn.next_state else "user",
         next_state="\n".join(message.content for message in turn.next_state),

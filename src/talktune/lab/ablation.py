@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from talktune.config import AlgorithmConfig, LabConfig
 from talktune.lab.experiment import Experiment, Finding
-from talktune.lab.picture import draw_band, finish, mean_and_range, new_figure
-from talktune.lab.trainer import History, Job, by_label, run_jobs, seeds_of
-from talktune.report.plots import BLUE, GREEN, ORANGE, VERMILLION
+from talktune.lab.picture import draw_runs, finish, mean, mean_and_range
+from talktune.lab.trainer import History, Job, by_label, exams, run_jobs, with_seeds
+from talktune.report.plots import BLUE, GREEN, ORANGE, VERMILLION, new_figure
 
 LONGEST, ZONE = 32, 12
 """L_max and L_cache in tokens; a good list needs some 18 tokens of a base model that rambles."""
@@ -30,13 +30,8 @@ _LOOK = dict(zip(VARIANTS, ((BLUE, "-"), (ORANGE, "-."), (GREEN, "--"), (VERMILL
 
 def jobs(config: LabConfig) -> list[Job]:
     """Each variant with every seed, on all three kinds of question."""
-    updates = min(config.updates, MOST_UPDATES)
-    base = Job("", 0, updates, kinds=("plain", "exact", "list"), asked=9, passes=PASSES, longest=LONGEST)
-    return [
-        job
-        for label, algorithm in VARIANTS.items()
-        for job in seeds_of(replace(base, label=label, algorithm=algorithm), config.seed, config.seeds)
-    ]
+    base = Job("", updates=MOST_UPDATES, kinds=("plain", "exact", "list"), asked=9, passes=PASSES, longest=LONGEST)
+    return with_seeds(config, [replace(base, label=label, algorithm=of) for label, of in VARIANTS.items()])
 
 
 def compare(full: Sequence[float], without: Sequence[float]) -> str:
@@ -53,12 +48,8 @@ def _verdicts(full: Sequence[History], without: Sequence[History], label: str) -
     """What the part does to the quality of all answers, and to what it is for (fewer cut answers are better)."""
     aim = AIMS[label]
     sign = -1 if aim == "cut" else 1
-    pairs = [[sign * value for value in _exams(histories, aim)] for histories in (full, without)]
-    return compare(_exams(full, "quality"), _exams(without, "quality")), compare(*pairs)
-
-
-def _exams(histories: Sequence[History], measure: str) -> list[float]:
-    return [history.exam[measure] for history in histories]
+    pairs = [[sign * value for value in exams(histories, aim)] for histories in (full, without)]
+    return compare(exams(full, "quality"), exams(without, "quality")), compare(*pairs)
 
 
 def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
@@ -71,18 +62,14 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
     verdicts: dict[str, str] = {}
     aims: dict[str, str] = {}
     for i, (label, histories) in enumerate(found.items()):
-        colour, style = _LOOK[label]
-        xs = histories[0].series("quality")[0]
-        lines = [history.series("quality")[1] for history in histories]
-        draw_band(quality, xs, lines, colour=colour, label=label, style=style)
-        lines = [[100 * value for value in history.series("cut")[1]] for history in histories]
-        draw_band(cut, xs, lines, colour=colour, label=label, style=style)
+        draw_runs(quality, histories, "quality", _LOOK[label], label)
+        draw_runs(cut, histories, "cut", _LOOK[label], label, factor=100)
         for k, kind in enumerate(("plain", "exact", "list")):
-            values = _exams(histories, f"quality {kind}")
+            values = exams(histories, f"quality {kind}")
             x = k + (i - 1.5) * 0.19
-            parts.plot([x] * len(values), values, "_", color=colour, markersize=7)
-            parts.plot([x], [sum(values) / len(values)], "o", color=colour, markersize=5)
-        values = {measure: _exams(histories, measure) for measure in MEASURES}
+            parts.plot([x] * len(values), values, "_", color=_LOOK[label][0], markersize=7)
+            parts.plot([x], [mean(values)], "o", color=_LOOK[label][0], markersize=5)
+        values = {measure: exams(histories, measure) for measure in MEASURES}
         overall, aimed = ("–", "–") if histories is full else _verdicts(full, histories, label)
         verdicts[label], aims[label] = overall, aimed
         numbers[label] = {**values, "part_overall": overall, "part_at_its_aim": aimed}
@@ -92,14 +79,10 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
     finish(cut, title=f"Cut off at {LONGEST} tokens", x="update", y="answers (%)")
     parts.set_xticks(range(3), ["plain\n(short)", "exact\n(rare word)", "list\n(long)"])
     finish(parts, title="After training, by kind", x="kind of question", y="mean opinion (−1 … 1)")
-    words = {
-        "without T": "the token-level loss",
-        "without C": "clip-higher",
-        "without R": "reward shaping",
-    }
+    words = {"without T": "the token-level loss", "without C": "clip-higher", "without R": "reward shaping"}
 
     def gain(label: str, measure: str) -> float:
-        return _mean(full, measure) - _mean(found[label], measure)
+        return mean(exams(full, measure)) - mean(exams(found[label], measure))
 
     told = "; ".join(
         f"{words[label]} {verdicts[label]} ({gain(label, 'quality'):+.2f}), and at its own aim, {AIMS[label]}, "
@@ -117,19 +100,13 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
         numbers={"runs": numbers, "L_max": LONGEST, "L_cache": ZONE, "passes": PASSES},
         figure=figure,
         conclusion=(
-            f"Quality after training with all of TCR: {_mean(full, 'quality'):+.2f}. What each part adds to the same "
-            f"run without it, over {len(full)} paired seeds ('helps' only if it does on every seed): {told}."
+            f"Quality after training with all of TCR: {mean(exams(full, 'quality')):+.2f}. What each part adds to the "
+            f"same run without it, over {len(full)} paired seeds ('helps' only if it does on every seed): {told}."
         ),
     )
 
 
-def _mean(histories: Sequence[History], measure: str) -> float:
-    values = _exams(histories, measure)
-    return sum(values) / len(values)
-
-
 EXPERIMENT = Experiment(
-    name="ablation",
     title="What each of T, C and R is for",
     idea=(
         "Three kinds of question, each hard in its own way: plain answers are short while lists are long, so that a "

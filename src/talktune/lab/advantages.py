@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from talktune.config import LabConfig
 from talktune.lab.chance import Labels, draw_votes, majorities
 from talktune.lab.experiment import Experiment, Finding
-from talktune.lab.picture import finish, new_figure
-from talktune.report.plots import BLUE, GREY, ORANGE, VERMILLION
+from talktune.lab.picture import finish
+from talktune.report.plots import BLUE, GREY, ORANGE, VERMILLION, new_figure
 from talktune.rl.advantage import compute_grpo_advantages, zero_variance
 
 GROUPS = 500
@@ -132,7 +132,6 @@ def _quantiles(values: NDArray[np.float64]) -> list[str]:
 
 
 EXPERIMENT = Experiment(
-    name="advantages",
     title="Better than the others of the group",
     idea=(
         "An answer is not good or bad in itself: it is compared with other answers of its group. The group's mean is "

@@ -7,9 +7,9 @@ from random import Random
 from talktune.config import AlgorithmConfig, LabConfig
 from talktune.judge.panel import Ask, Judge
 from talktune.lab.experiment import Experiment, Finding
-from talktune.lab.picture import draw_band, finish, mean_and_range, new_figure
-from talktune.lab.trainer import Job, by_label, run_jobs, seeds_of
-from talktune.report.plots import BLUE, GREEN, GREY, ORANGE, VERMILLION
+from talktune.lab.picture import draw_runs, finish, mean, mean_and_range
+from talktune.lab.trainer import Job, by_label, exams, run_jobs, with_seeds
+from talktune.report.plots import BLUE, GREEN, GREY, ORANGE, VERMILLION, new_figure
 from talktune.types import Vote
 
 LONGEST, ZONE = 40, 20
@@ -46,30 +46,24 @@ class Variant:
 
     judge: Callable[[Judge], Judge] | None
     algorithm: AlgorithmConfig
-    colour: str
-    style: str
+    look: tuple[str, str]
 
 
 VARIANTS = {
-    "honest judge": Variant(None, FREE, GREY, "-"),
-    "biased": Variant(LikesLength, FREE, VERMILLION, "-"),
-    "biased, KL": Variant(LikesLength, replace(FREE, beta=BETA), ORANGE, "-."),
-    "biased, shaping": Variant(LikesLength, SHAPED, GREEN, "--"),
-    "biased, shaping and KL": Variant(LikesLength, replace(SHAPED, beta=BETA), BLUE, "-"),
+    "honest judge": Variant(None, FREE, (GREY, "-")),
+    "biased": Variant(LikesLength, FREE, (VERMILLION, "-")),
+    "biased, KL": Variant(LikesLength, replace(FREE, beta=BETA), (ORANGE, "-.")),
+    "biased, shaping": Variant(LikesLength, SHAPED, (GREEN, "--")),
+    "biased, shaping and KL": Variant(LikesLength, replace(SHAPED, beta=BETA), (BLUE, "-")),
 }
 
 
 def jobs(config: LabConfig) -> list[Job]:
     """Each variant with every seed."""
-    return [
-        job
-        for label, variant in VARIANTS.items()
-        for job in seeds_of(
-            Job(label, 0, config.updates, algorithm=variant.algorithm, judge=variant.judge, longest=LONGEST),
-            config.seed,
-            config.seeds,
-        )
-    ]
+    variants = VARIANTS.items()
+    return with_seeds(
+        config, [Job(name, algorithm=v.algorithm, judge=v.judge, longest=LONGEST) for name, v in variants]
+    )
 
 
 def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
@@ -79,15 +73,10 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
     rows: list[list[object]] = []
     numbers: dict[str, dict[str, list[float]]] = {}
     for label, histories in found.items():
-        variant = VARIANTS[label]
         for axes, metric in ((lengths, "response_length"), (quality, "quality"), (judged, "judged")):
-            lines = [history.series(metric)[1] for history in histories]
-            xs = histories[0].series(metric)[0]
-            draw_band(axes, xs, lines, colour=variant.colour, label=label, style=variant.style)
+            draw_runs(axes, histories, metric, VARIANTS[label].look, label)
         numbers[label] = {
-            "length_after": [history.exam["length"] for history in histories],
-            "quality_after": [history.exam["quality"] for history in histories],
-            "cut_after": [history.exam["cut"] for history in histories],
+            **{f"{what}_after": exams(histories, what) for what in ("length", "quality", "cut")},
             "judged_after": [sum(history.series("judged")[1][-10:]) / 10 for history in histories],
         }
         rows.append([label, *(mean_and_range(values) for values in numbers[label].values())])
@@ -98,8 +87,10 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
     finish(quality, title="What the user thinks", x="update", y="mean opinion (−1 … 1)")
     judged.set_ylim(-1.05, 1.08)
     finish(judged, title="What the judge says", x="update", y="mean reward (−1 … 1)", legend="lower right")
-    mean = {label: {k: sum(v) / len(v) for k, v in values.items()} for label, values in numbers.items()}
-    free, held = mean["biased"], mean["biased, shaping and KL"]
+    free, held, honest = (
+        {name: mean(values) for name, values in numbers[label].items()}
+        for label in ("biased", "biased, shaping and KL", "honest judge")
+    )
     return Finding(
         columns=["judge", "length after: mean (range)", "true quality", "share cut off", "judged reward"],
         rows=rows,
@@ -110,13 +101,12 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
             f"{LONGEST} tokens and true quality ended at {free['quality_after']:+.2f}, while the judge saw "
             f"{free['judged_after']:+.2f}. With length shaping and KL they stayed at {held['length_after']:.1f} tokens "
             f"(safe up to {LONGEST - ZONE}) with a true quality of {held['quality_after']:+.2f}; an honest judge gives "
-            f"{mean['honest judge']['quality_after']:+.2f}."
+            f"{honest['quality_after']:+.2f}."
         ),
     )
 
 
 EXPERIMENT = Experiment(
-    name="biased-judge",
     title="A judge that likes length",
     idea=(
         "A policy does what its judge rewards, not what was meant. This judge is charmed by length: the longer the "

@@ -1,6 +1,7 @@
 """Simulated votes, and how far an honest simulation may lie from the truth."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,29 @@ from talktune.rl.votes import LABELS, majority_vote
 
 Labels = NDArray[np.int64]
 """Labels −1, 0, +1."""
+LEVEL = 0.99
+"""How often an honest simulation lies in its band."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """An exact accuracy beside a simulated one, as shares."""
+
+    exact: float
+    simulated: float
+    low: float
+    high: float
+    """The band around `exact` in which `simulated` lies in 99 of 100 simulations."""
+
+    @property
+    def inside(self) -> bool:
+        """Whether the simulation lies in its own band."""
+        return self.low <= self.simulated <= self.high
+
+
+def check(exact: float, right: NDArray[np.bool_]) -> Check:
+    """Hold simulated cases (N,), each right or wrong, against the exact accuracy."""
+    return Check(exact, float(right.mean()), *binomial_band(len(right), exact))
 
 
 def draw_truths(rng: np.random.Generator, n: int) -> Labels:
@@ -35,7 +59,7 @@ def majorities(votes: Labels) -> Labels:
     return np.array([reward or 0 for reward in rewards], dtype=np.int64)[kind.reshape(-1)]
 
 
-def binomial_band(n: int, p: float, level: float = 0.99) -> tuple[float, float]:
+def binomial_band(n: int, p: float, level: float = LEVEL) -> tuple[float, float]:
     """Shares (low, high) between which k / n lies with probability of at least `level`, k ~ Binomial(n, p).
 
     Exact and central: low is the largest k with P(X < k) ≤ (1 − level) / 2, high the smallest with P(X > k) ≤

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 
 from talktune.config import LabConfig
 from talktune.lab.experiment import Experiment, Finding
-from talktune.lab.picture import finish, new_figure
-from talktune.report.plots import BLUE, GREY, VERMILLION
+from talktune.lab.picture import finish
+from talktune.report.plots import BLUE, GREY, VERMILLION, new_figure
 from talktune.rl.loss import grpo_tcr_loss
 
 EPS_LOW = 0.2
@@ -44,18 +44,8 @@ def surrogate_and_gradient(eps_high: float, advantage: float, ratios: torch.Tens
     new = ratios.log()[:, None].requires_grad_()
     old = torch.zeros_like(new)
     advantages = torch.full((len(ratios),), advantage, dtype=new.dtype)
-    losses = [
-        grpo_tcr_loss(
-            new[i : i + 1],
-            old[i : i + 1],
-            None,
-            advantages[i : i + 1],
-            torch.ones(1, 1),
-            eps_low=EPS_LOW,
-            eps_high=eps_high,
-        )[0]
-        for i in range(len(ratios))
-    ]
+    each = [slice(i, i + 1) for i in range(len(ratios))]
+    losses = [_loss(new[one], old[one], advantages[one], eps_high) for one in each]
     torch.stack(losses).sum().backward()
     assert new.grad is not None
     return [-loss.item() for loss in losses], (0.0 - new.grad[:, 0]).tolist()  # 0 − 0 is 0, −0 prints a sign
@@ -70,13 +60,17 @@ def grow(eps_high: float) -> Growth:
     probability, stopped = [START], None
     for step in range(1, STEPS + 1):
         new = torch.log_softmax(logits, 0)[-1:][None]
-        loss, _ = grpo_tcr_loss(new, old, None, torch.ones(1), torch.ones(1, 1), eps_low=EPS_LOW, eps_high=eps_high)
-        [slope] = torch.autograd.grad(loss, logits)
+        [slope] = torch.autograd.grad(_loss(new, old, torch.ones(1), eps_high), logits)
         if stopped is None and not slope.any():
             stopped = step
         logits = (logits - 0.01 * RATE * slope).detach().requires_grad_()
         probability.append(torch.softmax(logits.detach(), 0)[-1].item())
     return Growth(eps_high, probability, stopped)
+
+
+def _loss(new: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor, eps_high: float) -> torch.Tensor:
+    mask = torch.ones_like(new)
+    return grpo_tcr_loss(new, old, None, advantages, mask, eps_low=EPS_LOW, eps_high=eps_high)[0]
 
 
 def draw_surrogate(axes: Axes, advantage: float) -> None:
@@ -139,7 +133,6 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
 
 
 EXPERIMENT = Experiment(
-    name="clip",
     title="Clip-higher",
     idea=(
         "The ratio of new to old probability says how far a token has moved since it was sampled. Clipping stops the "

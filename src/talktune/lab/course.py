@@ -9,9 +9,9 @@ from typing import Any
 
 from talktune.config import LabConfig
 from talktune.errors import UserError
+from talktune.files import whole_file
 from talktune.lab.experiment import Experiment, Finding
-from talktune.lab.picture import png
-from talktune.report.page import write_whole
+from talktune.report.plots import png
 
 NAMES = (
     "voting",
@@ -42,9 +42,11 @@ def run_experiment(name: str, config: LabConfig, output: Path, say: Callable[[st
     """Measure one experiment, write `NAME.png` and `NAME.json` into `output`, and return what the JSON holds."""
     found = find_experiment(name).run(config, say)
     result = _result(name, config, found)
-    write_whole(output / f"{name}.png", png(found.figure))
-    # Last: an interrupted run is never taken for a finished one.
-    write_whole(output / f"{name}.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+    # The JSON last: an interrupted run is never taken for a finished one.
+    for kind, data in (("png", png(found.figure)), ("json", text.encode())):
+        with whole_file(output / f"{name}.{kind}") as file:
+            file.write(data)
     return result
 
 

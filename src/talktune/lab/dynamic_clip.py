@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from talktune.config import AlgorithmConfig, LabConfig
 from talktune.lab.experiment import Experiment, Finding
-from talktune.lab.picture import draw_band, finish, mean_and_range, new_figure
-from talktune.lab.trainer import History, Job, by_label, run_jobs, seeds_of
-from talktune.report.plots import BLUE, GREEN, GREY, ORANGE, VERMILLION
+from talktune.lab.picture import draw_runs, finish, mean, mean_and_range
+from talktune.lab.trainer import History, Job, by_label, exams, run_jobs, with_seeds
+from talktune.report.plots import BLUE, GREEN, GREY, ORANGE, VERMILLION, new_figure
 from talktune.rl.schedule import eps_high_at
 
 PASSES = 8
@@ -27,16 +27,8 @@ _LOOK = dict(zip(VARIANTS, ((GREY, "-"), (BLUE, "-"), (GREEN, "--"), (ORANGE, "-
 
 def jobs(config: LabConfig) -> list[Job]:
     """Each variant with every seed, on questions whose right word is rare and on plain ones."""
-    updates = min(config.updates, MOST_UPDATES)
-    return [
-        job
-        for label, algorithm in VARIANTS.items()
-        for job in seeds_of(
-            Job(label, 0, updates, algorithm=algorithm, kinds=("plain", "exact"), passes=PASSES),
-            config.seed,
-            config.seeds,
-        )
-    ]
+    base = Job("", updates=MOST_UPDATES, kinds=("plain", "exact"), passes=PASSES)
+    return with_seeds(config, [replace(base, label=label, algorithm=of) for label, of in VARIANTS.items()])
 
 
 def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
@@ -51,31 +43,24 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
         xs, eps = histories[0].series("eps_high")
         off = max(off, _deviation(histories))
         ranges.plot(xs, eps, style, color=colour, linewidth=1.7, label=label)
-        for axes, metric in ((quality, "quality"), (clipped, "clipped_high")):
-            at = histories[0].series(metric)[0]
-            values = [history.series(metric)[1] for history in histories]
-            if metric == "clipped_high":
-                values = [[100 * value for value in line] for line in values]
-            draw_band(axes, at, values, colour=colour, label=label, style=style)
-        after = [history.exam["quality"] for history in histories]
-        mean = [_mean(history.series("quality")[1]) for history in histories]
-        entropy = [_mean(history.series("entropy")[1][-PASSES:]) for history in histories]
-        kl = [_mean(history.series("kl_ref")[1][-PASSES:]) for history in histories]
-        share = [100 * _mean(history.series("clipped_high")[1]) for history in histories]
-        numbers[label] = {
-            "quality_after": after,
-            "quality_on_the_way": mean,
-            "entropy_after": entropy,
-            "kl_after": kl,
-            "clipped_high_percent": share,
+        draw_runs(quality, histories, "quality", _LOOK[label], label)
+        draw_runs(clipped, histories, "clipped_high", _LOOK[label], label, factor=100)
+        at_the_end = slice(-PASSES, None)
+        figures: dict[str, list[float]] = {
+            "quality_after": exams(histories, "quality"),
+            "quality_on_the_way": [mean(history.series("quality")[1]) for history in histories],
+            "entropy_after": [mean(history.series("entropy")[1][at_the_end]) for history in histories],
+            "kl_after": [mean(history.series("kl_ref")[1][at_the_end]) for history in histories],
+            "clipped_high_percent": [100 * mean(history.series("clipped_high")[1]) for history in histories],
         }
-        rows.append([label, *(mean_and_range(values) for values in (after, mean, entropy, kl, share))])
+        numbers[label] = figures
+        rows.append([label, *map(mean_and_range, figures.values())])
     ranges.set_yscale("log")
     ranges.set_ylim(0.08, 200)
     finish(ranges, title="Upper clip range", x="update", y="ε_high (1, log scale)", legend="upper left")
     finish(quality, title="Quality of fresh samples", x="update", y="mean opinion (−1 … 1)")
     finish(clipped, title="Clipped for being too good", x="update", y="tokens above 1 + ε_high (%)")
-    scores = {label: _mean([history.exam["quality"] for history in histories]) for label, histories in found.items()}
+    scores = {label: mean(exams(histories, "quality")) for label, histories in found.items()}
     gap = scores["0.28 falls to 0.1"] - scores["constant 0.28"]
     return Finding(
         columns=[
@@ -108,12 +93,7 @@ def _deviation(histories: Sequence[History]) -> float:
     return worst
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 EXPERIMENT = Experiment(
-    name="dynamic-clip",
     title="A clip range that moves",
     idea=(
         "A wide upper range lets rare good tokens grow fast, a narrow one keeps the policy near the one that was "

@@ -27,10 +27,8 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """One idea of the course and how it is measured."""
+    """One idea of the course and how it is measured; its name is that of its module."""
 
-    name: str
-    """As on the command line: `group-size`."""
     title: str
     idea: str
     """What it is about and why, in a few plain sentences."""

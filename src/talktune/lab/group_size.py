@@ -1,7 +1,6 @@
 """`group-size`: few questions with many answers each, or many with few, at equal sampled tokens."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
 import numpy as np
 import torch
@@ -9,13 +8,14 @@ from numpy.typing import NDArray
 
 from talktune.config import AlgorithmConfig, Config, LabConfig, SampleConfig, TrainConfig
 from talktune.lab.experiment import Experiment, Finding
-from talktune.lab.picture import draw_band, finish, mean_and_range, new_figure
+from talktune.lab.picture import draw_band, draw_runs, finish, mean_and_range
 from talktune.lab.policy import fresh_policy
 from talktune.lab.task import END_ID, WORDS, Question, opinion
-from talktune.lab.trainer import Job, by_label, run_jobs, seeds_of
+from talktune.lab.trainer import Job, by_label, exams, one_thread, run_jobs, with_seeds
+from talktune.learner.samples import sample_of_answer
 from talktune.learner.update import Learner
 from talktune.policy.sample import sample_answers
-from talktune.report.plots import BLUE, GREEN, GREY, ORANGE, VERMILLION
+from talktune.report.plots import BLUE, GREEN, GREY, ORANGE, VERMILLION, new_figure
 from talktune.types import Sample
 
 SIZES = (2, 4, 8, 16)
@@ -29,12 +29,8 @@ _LOOK = dict(zip(SIZES, ((VERMILLION, ":"), (ORANGE, "-."), (GREEN, "--"), (BLUE
 
 def jobs(config: LabConfig) -> list[Job]:
     """Each size with every seed, at ANSWERS answers an update."""
-    updates = min(config.updates, MOST_UPDATES)
-    return [
-        job
-        for size in SIZES
-        for job in seeds_of(Job(str(size), 0, updates, asked=ANSWERS // size, answers=size), config.seed, config.seeds)
-    ]
+    sizes = [Job(str(size), updates=MOST_UPDATES, asked=ANSWERS // size, answers=size) for size in SIZES]
+    return with_seeds(config, sizes)
 
 
 def gradient_variance(config: LabConfig, pool: int = GRADIENTS) -> dict[int, float]:
@@ -46,29 +42,17 @@ def gradient_variance(config: LabConfig, pool: int = GRADIENTS) -> dict[int, flo
     """
     model = fresh_policy(config.seed)
     question = Question("plain", 0)
-    sample = partial(
-        sample_answers,
-        model,
-        [question.ids()],
-        SampleConfig(temperature=1.0, max_new_tokens=40),
-        end_ids=[END_ID],
-        copies=ANSWERS,
-    )
+    sample = SampleConfig(temperature=1.0, max_new_tokens=40)
     learners = {size: _unscaled(model) for size in SIZES}
     gradients: dict[int, list[NDArray[np.float64]]] = {size: [] for size in SIZES}
     for number in range(pool):
-        answers = sample(seed=config.seed * 100_003 + number)
+        seed = config.seed * 100_003 + number
+        answers = sample_answers(model, [question.ids()], sample, end_ids=[END_ID], seed=seed, copies=ANSWERS)
+        rewards = [float(opinion(question, [WORDS[t] for t in answer.answer_ids])) for answer in answers]
         for size, learner in learners.items():
             samples = [
-                Sample(
-                    id=str(i),
-                    prompt_ids=answer.prompt_ids,
-                    answer_ids=answer.answer_ids,
-                    reward=float(opinion(question, [WORDS[t] for t in answer.answer_ids])),
-                    group=str(i // size),
-                    rollout_logprobs=answer.logprobs,
-                )
-                for i, answer in enumerate(answers)
+                sample_of_answer(answer, id=str(i), reward=reward, group=str(i // size))
+                for i, (answer, reward) in enumerate(zip(answers, rewards, strict=True))
             ]
             learner.gradient(samples)
             flat = torch.cat([p.grad.flatten() for p in learner.trained.values() if p.grad is not None])
@@ -100,10 +84,8 @@ def _varies(samples: list[Sample], group: str) -> bool:
 def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
     found = by_label(run_jobs(jobs(config), say))
     say(f"group-size: {GRADIENTS} gradients of each size")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    variance = gradient_variance(config)
-    torch.set_num_threads(before)
+    with one_thread():
+        variance = gradient_variance(config)
     known = variance[SIZES[-1]] / expected_variance(SIZES[-1])
     relative = {size: variance[size] / known for size in SIZES}
     figure = new_figure(width=9.6)
@@ -116,11 +98,8 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
         xs = [value / 1000 for value in histories[0].series("quality", "sampled")[0]]
         lines = [history.series("quality")[1] for history in histories]
         draw_band(quality, xs, lines, colour=colour, label=f"G = {size}", style=style)
-        groups = ANSWERS // size
-        lines = [[100 * value / groups for value in history.series("skipped_groups")[1]] for history in histories]
-        updates = histories[0].series("skipped_groups")[0]
-        draw_band(flat, updates, lines, colour=colour, label=f"G = {size}", style=style)
-        after = [history.exam["quality"] for history in histories]
+        draw_runs(flat, histories, "skipped_groups", _LOOK[size], f"G = {size}", factor=100 * size / ANSWERS)
+        after = exams(histories, "quality")
         way = [sum(history.series("quality")[1]) / len(history.rows) for history in histories]
         tokens = [history.rows[-1]["sampled"] for history in histories]
         numbers[str(size)] = {
@@ -133,17 +112,17 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
         }
         cells = [mean_and_range(after), mean_and_range(way), mean_and_range([t / 1000 for t in tokens], 1)]
         rows.append([size, *cells, f"{relative[size]:.2f}", f"{expected_variance(size):.2f}"])
-    finish(quality, title="Quality at equal tokens", x="sampled tokens (thousand)", y="mean opinion (−1 … 1)")
-    quality.legend(loc="lower right", frameon=False, fontsize=8)
+    x, y = "sampled tokens (thousand)", "mean opinion (−1 … 1)"
+    finish(quality, title="Quality at equal tokens", x=x, y=y, legend="lower right")
     finish(flat, title="Groups that teach nothing", x="update", y="groups without variance (%)")
     places = range(len(SIZES))
     noise.plot(places, [expected_variance(size) for size in SIZES], "-", color=GREY, label="G / (G − 1)")
     noise.plot(places, [relative[size] for size in SIZES], "o", color=BLUE, label="measured")
     noise.set_xticks(places, [str(size) for size in SIZES])
     noise.set_ylim(bottom=0)
-    finish(noise, title="Variance of the gradient", x="group size G", y="relative to an exact baseline (1)")
-    noise.legend(loc="lower left", frameon=False, fontsize=8)
-    ends = {size: [h.exam["quality"] for h in found[str(size)]] for size in SIZES}
+    y = "relative to an exact baseline (1)"
+    finish(noise, title="Variance of the gradient", x="group size G", y=y, legend="lower left")
+    ends = [mean_and_range(exams(found[str(size)], "quality")) for size in SIZES]
     return Finding(
         columns=[
             "G",
@@ -157,8 +136,8 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
         numbers={"sizes": numbers, "answers": ANSWERS, "gradients": GRADIENTS},
         figure=figure,
         conclusion=(
-            f"At {ANSWERS} answers an update, pairs end at a quality of {mean_and_range(ends[2])}, groups of 16 at "
-            f"{mean_and_range(ends[16])}. At equal tokens the gradient of pairs varies "
+            f"At {ANSWERS} answers an update, pairs end at a quality of {ends[0]}, groups of 16 at "
+            f"{ends[-1]}. At equal tokens the gradient of pairs varies "
             f"{relative[2] / relative[16]:.2f} times as much as that of groups of 16; the formula says "
             f"{expected_variance(2) / expected_variance(16):.2f}."
         ),
@@ -166,7 +145,6 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
 
 
 EXPERIMENT = Experiment(
-    name="group-size",
     title="How many answers to one question",
     idea=(
         "The group's mean is the baseline. From two answers it is noisy, from sixteen it is good; but at an equal "

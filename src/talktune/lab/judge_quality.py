@@ -1,13 +1,15 @@
 """`judge-quality`: how a judge's accuracy and the number of its votes trade off against learning speed."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from talktune.config import LabConfig
 from talktune.lab.experiment import Experiment, Finding
-from talktune.lab.picture import finish, mean_and_range, new_figure
-from talktune.lab.trainer import Job, by_label, run_jobs, seeds_of
+from talktune.lab.picture import finish, mean, mean_and_range
+from talktune.lab.trainer import Job, by_label, run_jobs, with_seeds
+from talktune.report.plots import new_figure
 from talktune.rl.votes import majority_accuracy
 
 ACCURACIES = (0.45, 0.6, 0.75, 0.9)
@@ -17,16 +19,10 @@ MOST_UPDATES = 120
 
 
 def jobs(config: LabConfig) -> list[Job]:
-    """Every accuracy with every number of votes and every seed; a run ends when it has arrived."""
-    updates = min(config.updates, MOST_UPDATES)
-    return [
-        job
-        for p in ACCURACIES
-        for m in VOTES
-        for job in seeds_of(
-            Job(f"{p}/{m}", 0, updates, accuracy=p, votes=m, stop_at=LEVEL), config.seed, min(config.seeds, 3)
-        )
-    ]
+    """Every accuracy with every number of votes and up to 3 seeds; a run ends when it has arrived."""
+    base = Job("", updates=MOST_UPDATES, stop_at=LEVEL)
+    each = [replace(base, label=f"{p}/{m}", accuracy=p, votes=m) for p in ACCURACIES for m in VOTES]
+    return with_seeds(replace(config, seeds=min(config.seeds, 3)), each)
 
 
 def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
@@ -41,7 +37,7 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
         for j, m in enumerate(VOTES):
             reached = [history.first_at(LEVEL) for history in found[f"{p}/{m}"]]
             updates = [most if at is None else at for at in reached]
-            speed[i, j] = sum(updates) / len(updates)
+            speed[i, j] = mean(updates)
             missed[i, j] = sum(at is None for at in reached)
             numbers[f"p={p},m={m}"] = {"reached_at_update": reached, "majority_right": majority_accuracy(p, m)}
             never = f", {missed[i, j]} never" if missed[i, j] else ""
@@ -64,8 +60,8 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
     exact = np.array([[majority_accuracy(p, m) for m in VOTES] for p in ACCURACIES])
     for j, (m, marker) in enumerate(zip(VOTES, "os^D", strict=True)):
         line.plot(100 * exact[:, j], speed[:, j], marker, color=f"C{j}" if j else "black", label=f"m = {m}")
-    finish(line, title="What counts is the majority", x="majority right (%)", y=f"updates to {LEVEL}")
-    line.legend(loc="upper right", frameon=False, fontsize=8)
+    y = f"updates to {LEVEL}"
+    finish(line, title="What counts is the majority", x="majority right (%)", y=y, legend="upper right")
     rank = float(np.corrcoef(np.argsort(np.argsort(exact.ravel())), np.argsort(np.argsort(speed.ravel())))[0, 1])
     return Finding(
         columns=["accuracy of a vote", *(f"m = {m}: updates (range)" for m in VOTES)],
@@ -82,7 +78,6 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
 
 
 EXPERIMENT = Experiment(
-    name="judge-quality",
     title="A better judge or more votes",
     idea=(
         "The policy never sees accuracy or votes, only the rewards that come of them. A weak judge asked often may "

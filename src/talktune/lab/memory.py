@@ -11,8 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from talktune.config import LabConfig
 from talktune.lab.experiment import Experiment, Finding
-from talktune.lab.picture import finish, new_figure
-from talktune.report.plots import BLUE, GREEN, GREY, ORANGE, VERMILLION
+from talktune.lab.picture import finish
+from talktune.report.plots import BLUE, GREEN, GREY, ORANGE, VERMILLION, new_figure
 from talktune.rl.loss import grpo_tcr_loss
 
 ROWS, TOKENS = 4, 192
@@ -174,7 +174,6 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
 
 
 EXPERIMENT = Experiment(
-    name="memory",
     title="What the missing critic saves",
     idea=(
         "PPO learns a value for every token with a second network, usually of the policy's size. GRPO takes the "

@@ -1,7 +1,7 @@
 """`overlong`: the length penalty over 0 … 1300 tokens, and how hard each shape pulls an answer back."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 
 from talktune.config import LabConfig
 from talktune.lab.experiment import Experiment, Finding
-from talktune.lab.picture import finish, new_figure
-from talktune.report.plots import BLUE, GREEN, ORANGE, VERMILLION
+from talktune.lab.picture import finish
+from talktune.report.plots import BLUE, GREEN, ORANGE, VERMILLION, new_figure
 from talktune.rl.advantage import compute_grpo_advantages
 from talktune.rl.reward import overlong_reward
 
@@ -39,7 +39,7 @@ class Pull:
     """Tokens."""
     penalty: float
     """Mean penalty of its answers (reward)."""
-    pull: float
+    pull_per_token: float
     """How much the mean penalty shrinks for each token that the centre moves down (reward per token)."""
 
 
@@ -95,7 +95,7 @@ def _draw_pull(axes: Axes) -> None:
     centres = list(range(600, LONGEST + 1, 10))
     for shape in SHAPES:
         colour, style = _LOOK[shape]
-        pulls = [1000 * pull_at(shape, centre).pull for centre in centres]
+        pulls = [1000 * pull_at(shape, centre).pull_per_token for centre in centres]
         axes.plot(centres, pulls, style, color=colour, linewidth=1.8, label=shape)
     axes.axvspan(L_MAX - L_CACHE, L_MAX, color=ORANGE, alpha=0.13, linewidth=0)
     axes.set_ylim(bottom=0)
@@ -115,9 +115,9 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
     for n in CENTRES:
         line, square = pulls["linear", n], pulls["quadratic", n]
         exact = [f"{overlong_reward(n, L_MAX, L_CACHE, shape):.4f}" for shape in SHAPES]
-        rows.append([n, *exact, f"{1000 * line.pull:.2f}", f"{1000 * square.pull:.2f}"])
-    early = pulls["quadratic", 800].pull / pulls["linear", 800].pull
-    late = pulls["quadratic", 950].pull / pulls["linear", 950].pull
+        rows.append([n, *exact, f"{1000 * line.pull_per_token:.2f}", f"{1000 * square.pull_per_token:.2f}"])
+    early = pulls["quadratic", 800].pull_per_token / pulls["linear", 800].pull_per_token
+    late = pulls["quadratic", 950].pull_per_token / pulls["linear", 950].pull_per_token
     numbers: dict[str, Any] = {
         "L_max": L_MAX,
         "L_cache": L_CACHE,
@@ -125,10 +125,7 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
         "penalties": {
             shape: [overlong_reward(n, L_MAX, L_CACHE, shape) for n in range(LONGEST + 1)] for shape in SHAPES
         },
-        "pulls": [
-            {"shape": p.shape, "centre": p.centre, "penalty": p.penalty, "pull_per_token": p.pull}
-            for p in pulls.values()
-        ],
+        "pulls": [asdict(pull) for pull in pulls.values()],
         "right_groups": groups,
     }
     return Finding(
@@ -148,7 +145,6 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
 
 
 EXPERIMENT = Experiment(
-    name="overlong",
     title="Long answers cost, softly",
     idea=(
         "An answer that is cut off at the length limit is punished for what it never got to say, and the policy "

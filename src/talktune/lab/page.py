@@ -6,8 +6,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from talktune.files import whole_file
 from talktune.lab.course import NAMES, find_experiment
-from talktune.report.page import STYLE, write_whole
+from talktune.report.page import document
 
 QUESTIONS: Mapping[str, tuple[str, ...]] = {
     "What does a very large ε_high do?": ("clip", "dynamic-clip"),
@@ -32,24 +33,17 @@ def write_page(results: Mapping[str, Mapping[str, Any]], output: Path) -> Path:
     names = [name for name in NAMES if name in results]
     chapters = [_chapter(i, name, results[name], output) for i, name in enumerate(names, 1)]
     contents = "".join(f'<li><a href="#{n}">{escape(find_experiment(n).title)}</a></li>' for n in names)
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     options = ", ".join(f"{key} {value}" for key, value in results[names[0]]["options"].items())
-    html = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>GRPO-TCR, measured</title>\n<style>{STYLE}{_STYLE}</style>\n</head>\n<body>\n"
+    body = (
         "<h1>GRPO-TCR, measured</h1>\n"
         '<p class="lead">How a language model learns from what people say next, one idea at a time. Every number '
         "below was measured by the code that also trains real models.</p>\n"
         f"<nav><ol>{contents}</ol></nav>\n"
-        f'<p class="dim">Options of this run: {escape(options)}.</p>\n'
-        + "\n".join(chapters)
-        + _questions(results)
-        + "\n</body>\n</html>\n"
+        f'<p class="dim">Options of this run: {escape(options)}.</p>\n' + "\n".join(chapters) + _questions(results)
     )
     page = output / "index.html"
-    write_whole(page, html.encode())
+    with whole_file(page) as file:
+        file.write(document("GRPO-TCR, measured", body, _STYLE).encode())
     return page
 
 

@@ -1,23 +1,17 @@
-"""What the lab's pictures share: the size of a sheet, the look of its axes, the PNG."""
+"""What the lab's pictures share: the look of axes, and the runs of several seeds on them."""
 
-import io
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from talktune.report.plots import DPI, moving_average
+from talktune.report.plots import moving_average
 
+if TYPE_CHECKING:
+    from talktune.lab.trainer import History
+
+SMOOTH = 9
 Place = Literal["upper left", "upper right", "lower left", "lower right", "center left", "center right", "best"]
-
-
-def new_figure(width: float = 8.0, height: float = 3.4) -> Figure:
-    """A white sheet of `width` × `height` inches, whose parts make room for each other."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def finish(axes: Axes, *, title: str, x: str, y: str, legend: Place | None = None) -> None:
@@ -34,36 +28,34 @@ def finish(axes: Axes, *, title: str, x: str, y: str, legend: Place | None = Non
 
 
 def draw_band(
-    axes: Axes,
-    xs: Sequence[float],
-    runs: Sequence[Sequence[float]],
-    *,
-    colour: str,
-    label: str,
-    style: str = "-",
-    smooth: int = 9,
+    axes: Axes, xs: Sequence[float], runs: Sequence[Sequence[float]], *, colour: str, label: str, style: str = "-"
 ) -> None:
     """The mean of several runs over the same xs, and the band from the least to the largest of them.
 
-    Each run is first smoothed by a centred moving average of `smooth` points; runs that ended early are cut to
-    the shortest.
+    Each run is first smoothed by a centred moving average of SMOOTH points; runs that ended early are cut to the
+    shortest.
     """
     length = min(len(run) for run in runs)
-    lines = [moving_average(list(run[:length]), smooth) for run in runs]
-    columns = list(zip(*lines, strict=True))
+    columns = list(zip(*(moving_average(list(run[:length]), SMOOTH) for run in runs), strict=True))
     axes.fill_between(
         xs[:length], [min(c) for c in columns], [max(c) for c in columns], color=colour, alpha=0.18, linewidth=0
     )
-    axes.plot(xs[:length], [sum(c) / len(c) for c in columns], style, color=colour, linewidth=1.7, label=label)
+    axes.plot(xs[:length], [mean(c) for c in columns], style, color=colour, linewidth=1.7, label=label)
+
+
+def draw_runs(
+    axes: Axes, runs: "Sequence[History]", metric: str, look: tuple[str, str], label: str, factor: float = 1.0
+) -> None:
+    """`draw_band` of what several runs recorded, times `factor`, over the updates; `look` is a colour and a style."""
+    lines = [[factor * value for value in run.series(metric)[1]] for run in runs]
+    draw_band(axes, runs[0].series(metric)[0], lines, colour=look[0], label=label, style=look[1])
+
+
+def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean."""
+    return sum(values) / len(values)
 
 
 def mean_and_range(values: Sequence[float], digits: int = 2) -> str:
     """`0.95 (0.93 … 0.97)`: the mean of the seeds, their least and their largest."""
-    return f"{sum(values) / len(values):.{digits}f} ({min(values):.{digits}f} … {max(values):.{digits}f})"
-
-
-def png(figure: Figure) -> bytes:
-    """The sheet as a PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": "talktune"})
-    return buffer.getvalue()
+    return f"{mean(values):.{digits}f} ({min(values):.{digits}f} … {max(values):.{digits}f})"

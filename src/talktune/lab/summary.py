@@ -6,7 +6,7 @@ from dataclasses import replace
 from talktune.config import LabConfig
 from talktune.lab import advantages, overlong, training, voting
 from talktune.lab.experiment import Experiment, Finding
-from talktune.lab.picture import new_figure
+from talktune.report.plots import new_figure
 
 MOST_SEEDS = 2
 
@@ -21,7 +21,7 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
     advantages.draw_distribution(spread, groups)
     overlong.draw_penalty(penalty)
     training.draw_reward(reward, runs)
-    five = next(point for point in points if (point.p, point.m) == (0.7, 5))
+    five = points[0.7, 5]
     reached = [history.first_at(training.LEVEL, metric="judged") for history in runs["judged"]]
     arrived = [at for at in reached if at is not None]
     when = f"after {max(arrived)} updates" if len(arrived) == len(reached) else "not on every seed"
@@ -48,7 +48,6 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
 
 
 EXPERIMENT = Experiment(
-    name="summary",
     title="The method on one sheet",
     idea="Each next message becomes votes, votes a reward, rewards advantages, and advantages a better policy.",
     formula="votes -> majority -> + length penalty -> (r − mean) / std -> clipped, token-level loss",

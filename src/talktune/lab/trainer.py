@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,11 +16,12 @@ from random import Random
 
 import torch
 
-from talktune.config import AlgorithmConfig, Config, SampleConfig, TrainConfig
+from talktune.config import AlgorithmConfig, Config, LabConfig, SampleConfig, TrainConfig
 from talktune.judge.oracle import OracleJudge
 from talktune.judge.panel import Judge, judge_turns
 from talktune.lab.policy import fresh_policy
 from talktune.lab.task import END_ID, WORDS, Kind, Question, opinion, questions, react, truth
+from talktune.learner.samples import sample_of_answer
 from talktune.learner.update import Learner
 from talktune.policy.sample import sample_answers
 from talktune.types import Label, Message, Sample, Sampled, Turn
@@ -38,8 +39,9 @@ class Job:
 
     label: str
     """Which variant of the experiment this is; the runs of one variant differ in their seed."""
-    seed: int
-    updates: int
+    seed: int = 0
+    updates: int = 0
+    """At most; 0 takes as many as the experiment does."""
     algorithm: AlgorithmConfig = field(default_factory=lambda: AlgorithmConfig(group="prompt"))
     kinds: tuple[Kind, ...] = ("plain",)
     asked: int = 8
@@ -117,7 +119,7 @@ def run_jobs(jobs: Sequence[Job], say: Callable[[str], None]) -> list[History]:
 
 def train(job: Job) -> History:
     """One run. Everything random comes from the job's seed."""
-    with _one_thread():
+    with one_thread():
         model = fresh_policy(job.seed)
         config = Config(
             algorithm=job.algorithm,
@@ -187,19 +189,14 @@ def _fresh_samples(
             mine = [o for i, o in enumerate(opinions) if asked[i // job.answers].kind == kind]
             measures[f"quality {kind}"] = sum(mine) / len(mine)
     if job.shuffle:
-        rewards = [r for at in range(0, len(rewards), job.answers) for r in _dealt(rewards[at : at + job.answers], rng)]
+        rewards = [
+            reward
+            for at in range(0, len(rewards), job.answers)
+            for reward in rng.sample(rewards[at : at + job.answers], job.answers)
+        ]
     samples = [
-        Sample(
-            id=turn.conversation_id,
-            prompt_ids=answer.prompt_ids,
-            answer_ids=answer.answer_ids,
-            reward=reward,
-            group=str(i // job.answers),
-            rollout_logprobs=answer.logprobs,
-            temperature=answer.temperature,
-            policy_version=answer.policy_version,
-        )
-        for i, (turn, answer, reward) in enumerate(zip(turns, answers, rewards, strict=True))
+        sample_of_answer(answer, id=f"{update}-{i}", reward=reward, group=str(i // job.answers))
+        for i, (answer, reward) in enumerate(zip(answers, rewards, strict=True))
     ]
     return samples, measures
 
@@ -227,13 +224,18 @@ def _words(answer: Sampled) -> list[str]:
     return [WORDS[i] for i in answer.answer_ids]
 
 
-def _dealt(rewards: list[float], rng: Random) -> list[float]:
-    return rng.sample(rewards, len(rewards))
+def with_seeds(config: LabConfig, jobs: Iterable[Job]) -> list[Job]:
+    """Each job with every seed of the experiment, and no more updates than it may have."""
+    return [
+        replace(job, seed=config.seed + i, updates=min(config.updates, job.updates or config.updates))
+        for job in jobs
+        for i in range(config.seeds)
+    ]
 
 
-def seeds_of(job: Job, first: int, n: int) -> list[Job]:
-    """The same job with n seeds from `first` on."""
-    return [replace(job, seed=first + i) for i in range(n)]
+def exams(histories: Iterable[History], measure: str) -> list[float]:
+    """A measure of the exam that each run ended with."""
+    return [history.exam[measure] for history in histories]
 
 
 def by_label(histories: Sequence[History]) -> dict[str, list[History]]:
@@ -268,7 +270,7 @@ def _silence() -> None:
 
 
 @contextmanager
-def _one_thread() -> Generator[None]:
+def one_thread() -> Generator[None]:
     """Inside, torch uses one thread: the matrices are small, and the sums then do not depend on the machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

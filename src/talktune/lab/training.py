@@ -1,15 +1,14 @@
 """`training`: GRPO-TCR on a small causal policy that is judged by what its user says."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from matplotlib.axes import Axes
 
 from talktune.config import LabConfig
 from talktune.lab.experiment import Experiment, Finding
-from talktune.lab.picture import draw_band, finish, mean_and_range, new_figure
-from talktune.lab.trainer import STOP_WINDOW, History, Job, by_label, run_jobs, seeds_of
-from talktune.report.plots import BLUE, VERMILLION
+from talktune.lab.picture import draw_runs, finish, mean, mean_and_range
+from talktune.lab.trainer import STOP_WINDOW, History, Job, by_label, exams, run_jobs, with_seeds
+from talktune.report.plots import BLUE, VERMILLION, new_figure
 
 LEVEL = 0.9
 _LOOK = {"judged": (BLUE, "-", "rewards as judged"), "shuffled": (VERMILLION, "--", "rewards shuffled")}
@@ -19,10 +18,7 @@ Say = Callable[[str], None]
 
 def measure(config: LabConfig, say: Say) -> Mapping[str, Sequence[History]]:
     """Runs of every seed, with rewards as judged and with the rewards of each group shuffled."""
-    job = Job("judged", config.seed, config.updates)
-    shuffled = replace(job, label="shuffled", shuffle=True)
-    jobs = [*seeds_of(job, config.seed, config.seeds), *seeds_of(shuffled, config.seed, config.seeds)]
-    return by_label(run_jobs(jobs, say))
+    return by_label(run_jobs(with_seeds(config, [Job("judged"), Job("shuffled", shuffle=True)]), say))
 
 
 def draw_reward(axes: Axes, found: Mapping[str, Sequence[History]]) -> None:
@@ -36,9 +32,7 @@ def draw_reward(axes: Axes, found: Mapping[str, Sequence[History]]) -> None:
 def _draw(axes: Axes, found: Mapping[str, Sequence[History]], metric: str) -> None:
     for label, histories in found.items():
         colour, style, name = _LOOK[label]
-        xs = histories[0].series(metric)[0]
-        lines = [history.series(metric)[1] for history in histories]
-        draw_band(axes, xs, lines, colour=colour, label=name, style=style)
+        draw_runs(axes, histories, metric, (colour, style), name)
 
 
 def _run(config: LabConfig, say: Say) -> Finding:
@@ -51,12 +45,13 @@ def _run(config: LabConfig, say: Say) -> Finding:
     _draw(divergence, found, "kl_ref")
     finish(divergence, title="Distance from the base model", x="update", y="KL (nats per token)")
     rows: list[list[object]] = []
+    arrivals: dict[str, list[int | None]] = {}
     numbers: dict[str, object] = {"level": LEVEL, "window": STOP_WINDOW}
     for label, histories in found.items():
         judged = [history.series("judged")[1] for history in histories]
-        starts, ends = [_mean(line[:STOP_WINDOW]) for line in judged], [_mean(line[-20:]) for line in judged]
-        reached = [history.first_at(LEVEL, metric="judged") for history in histories]
-        quality = [history.exam["quality"] for history in histories]
+        starts, ends = [mean(line[:STOP_WINDOW]) for line in judged], [mean(line[-20:]) for line in judged]
+        reached = arrivals[label] = [history.first_at(LEVEL, metric="judged") for history in histories]
+        quality = exams(histories, "quality")
         numbers[label] = {
             "reward_start": starts,
             "reward_end": ends,
@@ -66,10 +61,8 @@ def _run(config: LabConfig, say: Say) -> Finding:
         }
         when = ", ".join("never" if at is None else str(at) for at in reached)
         rows.append([_LOOK[label][2], mean_and_range(starts), mean_and_range(ends), mean_and_range(quality), when])
-    judged, shuffled = (
-        [history.first_at(LEVEL, metric="judged") for history in found[label]] for label in ("judged", "shuffled")
-    )
-    arrived = [at for at in judged if at is not None]
+    arrived = [at for at in arrivals["judged"] if at is not None]
+    seeds, by_chance = len(found["judged"]), sum(at is not None for at in arrivals["shuffled"])
     last = f", at the latest after {max(arrived)} updates" if arrived else ""
     return Finding(
         columns=[
@@ -83,19 +76,14 @@ def _run(config: LabConfig, say: Say) -> Finding:
         numbers=numbers,
         figure=figure,
         conclusion=(
-            f"The mean reward of fresh samples reached {LEVEL} on {len(arrived)} of {len(judged)} seeds{last}. With "
-            f"the same rewards dealt out anew inside each group it did so on "
-            f"{sum(at is not None for at in shuffled)} of {len(shuffled)}: what is learned comes from the rewards."
+            f"The mean reward of fresh samples reached {LEVEL} on {len(arrived)} of {seeds} seeds{last}. "
+            f"With the same rewards dealt out anew inside each group it did so on {by_chance} of "
+            f"{seeds}: what is learned comes from the rewards."
         ),
     )
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 EXPERIMENT = Experiment(
-    name="training",
     title="The policy learns from what is said to it",
     idea=(
         "A one-layer transformer answers questions about colours, often wrong and with many empty words. Its user "

@@ -1,45 +1,27 @@
 """`weighted-voting`: judges of different quality, with and without weights, against exact enumeration."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import product
 
 import numpy as np
 
 from talktune.config import LabConfig
-from talktune.lab.chance import Labels, binomial_band, draw_truths, draw_votes
+from talktune.lab.chance import Check, Labels, check, draw_truths, draw_votes
 from talktune.lab.experiment import Experiment, Finding
-from talktune.lab.picture import finish, new_figure
-from talktune.report.plots import BLUE, GREEN, GREY, VERMILLION
+from talktune.lab.picture import finish
+from talktune.report.plots import BLUE, GREEN, GREY, VERMILLION, new_figure
 from talktune.rl.votes import LABELS, majority_vote, weighted_vote
 from talktune.types import Label
 
 MEAN = 0.7
 SPREADS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)
 OVERCONFIDENT = 0.99
-LEVEL = 0.99
 
 Rule = Callable[[Sequence[Label]], Label | None]
 
 _LOOK = {"plain": (BLUE, "o"), "weighted": (GREEN, "s"), "boaster": (VERMILLION, "^")}
 _NAMES = {"plain": "plain majority", "weighted": "weighted", "boaster": "weighted, worst one boasts"}
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One way of counting the votes of five judges whose accuracies are MEAN ± spread; accuracies as shares."""
-
-    spread: float
-    rule: str
-    exact: float
-    simulated: float
-    low: float
-    high: float
-
-    @property
-    def inside(self) -> bool:
-        """Whether the simulation lies in its own 99 % band."""
-        return self.low <= self.simulated <= self.high
 
 
 def panel(spread: float) -> list[float]:
@@ -71,18 +53,16 @@ def exact_accuracy(accuracies: Sequence[float], rule: Rule) -> float:
     return total
 
 
-def measure(config: LabConfig) -> list[Point]:
+def measure(config: LabConfig) -> Mapping[tuple[float, str], Check]:
     """Each spread and each rule, simulated on the same `trials` turns and enumerated."""
-    points: list[Point] = []
+    points: dict[tuple[float, str], Check] = {}
     for number, spread in enumerate(SPREADS):
         accuracies = panel(spread)
         rng = np.random.default_rng([config.seed, number])
         truths = draw_truths(rng, config.trials)
         votes = draw_votes(rng, truths, accuracies)
         for name, rule in rules(accuracies).items():
-            exact = exact_accuracy(accuracies, rule)
-            simulated = float((_apply(rule, votes) == truths).mean())
-            points.append(Point(spread, name, exact, simulated, *binomial_band(config.trials, exact, LEVEL)))
+            points[spread, name] = check(exact_accuracy(accuracies, rule), _apply(rule, votes) == truths)
     return points
 
 
@@ -100,30 +80,33 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
     figure = new_figure(height=3.8)
     axes = figure.subplots()
     shift = {"plain": -0.4, "weighted": 0.0, "boaster": 0.4}
+    spreads = [100 * spread for spread in SPREADS]
     for rule, (colour, marker) in _LOOK.items():
-        mine = [point for point in points if point.rule == rule]
-        axes.plot([100 * p.spread for p in mine], [100 * p.exact for p in mine], color=colour, linewidth=1.6)
-        xs = [100 * p.spread + shift[rule] for p in mine]
+        mine = [points[spread, rule] for spread in SPREADS]
+        exact = [100 * p.exact for p in mine]
+        axes.plot(spreads, exact, color=colour, linewidth=1.6)
+        xs = [spread + shift[rule] for spread in spreads]
         bars = [[100 * (p.exact - p.low) for p in mine], [100 * (p.high - p.exact) for p in mine]]
-        axes.errorbar(
-            xs, [100 * p.exact for p in mine], yerr=bars, fmt="none", ecolor=colour, capsize=3, elinewidth=1, alpha=0.6
-        )
+        axes.errorbar(xs, exact, yerr=bars, fmt="none", ecolor=colour, capsize=3, elinewidth=1, alpha=0.6)
         axes.plot(xs, [100 * p.simulated for p in mine], marker, color=colour, markersize=5, label=_NAMES[rule])
     best = [100 * max(panel(spread)) for spread in SPREADS]
-    axes.plot([100 * spread for spread in SPREADS], best, color=GREY, linestyle="--", label="the best judge alone")
+    axes.plot(spreads, best, color=GREY, linestyle="--", label="the best judge alone")
     title = "Lines: exact. Marks: simulated. Bars: 99 % band"
     x = "spread of the five judges around 70 % (percentage points)"
     finish(axes, title=title, x=x, y="verdict right (%)", legend="center left")
-    inside = sum(point.inside for point in points)
-    exact = {(point.spread, point.rule): point.exact for point in points}
+    inside = sum(point.inside for point in points.values())
+    exact = {key: point.exact for key, point in points.items()}
     wide = SPREADS[-1]
     return Finding(
         columns=["judges' accuracies (%)", *(f"{_NAMES[rule]}: exact (simulated) (%)" for rule in _LOOK)],
-        rows=[[_percents(panel(spread)), *(_cell(points, spread, rule) for rule in _LOOK)] for spread in SPREADS],
+        rows=[[_percents(panel(spread)), *(_cell(points[spread, rule]) for rule in _LOOK)] for spread in SPREADS],
         numbers={
             "trials": config.trials,
             "inside": inside,
-            "points": [asdict(point) | {"inside": point.inside} for point in points],
+            "points": [
+                {"spread": spread, "rule": rule} | asdict(point) | {"inside": point.inside}
+                for (spread, rule), point in points.items()
+            ],
         },
         figure=figure,
         conclusion=(
@@ -140,13 +123,11 @@ def _percents(shares: Sequence[float]) -> str:
     return ", ".join(f"{100 * share:g}" for share in shares)
 
 
-def _cell(points: Sequence[Point], spread: float, rule: str) -> str:
-    [point] = [p for p in points if (p.spread, p.rule) == (spread, rule)]
+def _cell(point: Check) -> str:
     return f"{100 * point.exact:.2f} ({100 * point.simulated:.2f})" + ("" if point.inside else " outside")
 
 
 EXPERIMENT = Experiment(
-    name="weighted-voting",
     title="Weigh judges by how often they are right",
     idea=(
         "Judges differ. A vote that comes with a confidence can count by it: the log of the odds that it is right, "

@@ -1,10 +1,7 @@
-"""Checkpoints that survive being killed: written under a temporary name, synced, then renamed."""
+"""Checkpoints that survive being killed: each is there as a whole or not at all."""
 
 import json
-import os
 import shutil
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from talktune.errors import UserError
+from talktune.files import whole_folder
 from talktune.learner.update import Learner
 from talktune.rl.advantage import RunningBaseline
 
@@ -36,20 +34,6 @@ def write_checkpoint(learner: Learner, target: Path, metrics: dict[str, Any]) ->
         state = {"update": learner.update, "running": asdict(learner.running), "metrics": metrics}
         (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
     return target
-
-
-@contextmanager
-def whole_folder(target: Path) -> Generator[Path]:
-    """Write into the folder that this gives; on exit it is synced and becomes `target` in one step."""
-    partial = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    for path in (*partial.iterdir(), partial):
-        _sync(path)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
-    _sync(target.parent)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -74,11 +58,3 @@ def load_checkpoint(learner: Learner, path: Path) -> dict[str, Any]:
     learner.update = state["update"]
     learner.running = RunningBaseline(**state["running"])
     return state["metrics"]
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,7 +1,6 @@
 """A run of the learner in its directory: update after update, each with a checkpoint and a line of metrics."""
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ import tomli_w
 
 from talktune.config import Config
 from talktune.errors import UserError
+from talktune.files import whole_file, whole_folder
 from talktune.learner.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from talktune.learner.update import Learner
 from talktune.policy.adapter import save_adapter
@@ -40,16 +40,15 @@ def open_run(path: Path, config: Config, *, resume: bool) -> None:
             way = "it holds no run; give" if resume else "add --resume to go on with it, or give"
             raise UserError(f"{path}: already exists; {way} another --output.")
         path.mkdir(parents=True, exist_ok=True)
-        partial = path / f".{there.name}.tmp"
-        partial.write_text(wanted, encoding="utf-8")
-        partial.replace(there)
+        with whole_file(there) as file:
+            file.write(wanted.encode())
     except OSError as error:
         raise UserError(f"--output {path}: cannot be written ({error.strerror}).") from error
 
 
 def _others(path: Path) -> list[Path]:
     """What is in a run directory besides its options."""
-    return [p for p in path.iterdir() if p.name not in ("config.toml", ".config.toml.tmp")]
+    return [p for p in path.iterdir() if not p.name.removeprefix(".").startswith("config.toml")]
 
 
 def run_updates(
@@ -86,21 +85,17 @@ def resume_from(learner: Learner, run: Path) -> None:
     kept = [line for line in lines if _update_of(line) < learner.update]
     if last is not None:
         kept.append(json.dumps(last))
-    partial = log.with_suffix(".tmp")
-    partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    partial.replace(log)
+    with whole_file(log) as file:
+        file.writelines(f"{line}\n".encode() for line in kept)
 
 
 def write_adapter(learner: Learner, path: Path) -> None:
     """Write the trained adapter (or, at rank 0, the whole model) as `path`, all of it or nothing."""
-    partial = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    if learner.config.model.lora_rank:
-        save_adapter(learner.model, partial)
-    else:
-        learner.model.save_pretrained(str(partial))
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
+    with whole_folder(path) as partial:
+        if learner.config.model.lora_rank:
+            save_adapter(learner.model, partial)
+        else:
+            learner.model.save_pretrained(str(partial))
 
 
 def config_to_toml(config: Config) -> str:

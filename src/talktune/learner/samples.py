@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from transformers import PreTrainedTokenizerBase
@@ -13,7 +13,7 @@ from talktune.config import Grouping, TrainConfig
 from talktune.conversations.turns import skip_reason
 from talktune.errors import UserError
 from talktune.policy.tokens import render_answer, render_prompt
-from talktune.types import Sample, Turn
+from talktune.types import Sample, Sampled, Turn
 
 
 @dataclass
@@ -74,25 +74,28 @@ def samples_from(
 
 def sample_of(turn: Turn, reward: float, tokenizer: PreTrainedTokenizerBase, group: Grouping) -> Sample:
     """What was sampled, where ids were captured; only logs that never had ids are rendered to tokens again."""
-    name = f"{turn.conversation_id}:{turn.index}"
-    if turn.sampled is not None:
-        s = turn.sampled
-        prompt, answer, logprobs = s.prompt_ids, s.answer_ids, s.logprobs
-        temperature, version = s.temperature or 1.0, s.policy_version
-    else:
-        prompt = tuple(render_prompt(tokenizer, turn.prompt, turn.tools))
-        answer = tuple(render_answer(tokenizer, turn.prompt, turn.answer, turn.tools))
-        logprobs, temperature, version = None, 1.0, None
+    sampled = turn.sampled or Sampled(
+        tuple(render_prompt(tokenizer, turn.prompt, turn.tools)),
+        tuple(render_answer(tokenizer, turn.prompt, turn.answer, turn.tools)),
+        logprobs=None,
+        temperature=1.0,
+    )
+    name = turn.conversation_id if group == "conversation" else _digest(sampled.prompt_ids)
+    made = sample_of_answer(sampled, id=f"{turn.conversation_id}:{turn.index}", reward=reward, group=name)
+    return replace(made, retokenised=turn.sampled is None)
+
+
+def sample_of_answer(sampled: Sampled, *, id: str, reward: float, group: str) -> Sample:
+    """One answer as it was sampled, with what it earned; greedy ones count as drawn at temperature 1."""
     return Sample(
-        id=name,
-        prompt_ids=prompt,
-        answer_ids=answer,
+        id=id,
+        prompt_ids=sampled.prompt_ids,
+        answer_ids=sampled.answer_ids,
         reward=reward,
-        group=turn.conversation_id if group == "conversation" else _digest(prompt),
-        rollout_logprobs=logprobs,
-        temperature=temperature,
-        policy_version=version,
-        retokenised=turn.sampled is None,
+        group=group,
+        rollout_logprobs=sampled.logprobs,
+        temperature=sampled.temperature or 1.0,
+        policy_version=sampled.policy_version,
     )
 
 

@@ -18,6 +18,9 @@ from transformers import PreTrainedTokenizerBase
 from talktune.errors import UserError
 from talktune.types import Message
 
+Tools = Sequence[Mapping[str, Any]]
+"""Tool definitions, as OpenAI's chat completions take them."""
+
 _PROBE = "Xprobe"
 _QUESTION = Message("user", "Yquestion")
 _CALL = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": {"a": _PROBE}}}
@@ -45,11 +48,7 @@ def to_chat(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return [_chat_message(message) for message in messages]
 
 
-def render_prompt(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    tools: Sequence[Mapping[str, Any]] = (),
-) -> list[int]:
+def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools = ()) -> list[int]:
     """The ids of a prompt: the template's own tokens, with its generation prompt.
 
     Raises UserError when the template refuses the messages (a role that it does not know, say).
@@ -58,10 +57,7 @@ def render_prompt(
 
 
 def render_answer(
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: Sequence[Message],
-    answer: Message,
-    tools: Sequence[Mapping[str, Any]] = (),
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], answer: Message, tools: Tools = ()
 ) -> list[int]:
     """The ids that the model would have had to produce after `render_prompt(prompt)` to give this answer.
 
@@ -143,11 +139,7 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _render(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    tools: Sequence[Mapping[str, Any]],
-    *,
-    generation_prompt: bool,
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools, *, generation_prompt: bool
 ) -> str:
     chat = to_chat(messages)
     if "reasoning_content" not in _template(tokenizer):  # gpt-oss and LFM2 read the same thing as `thinking`
@@ -178,11 +170,7 @@ def _render(
 
 
 def _answer_text(
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: Sequence[Message],
-    answer: Message,
-    tools: Sequence[Mapping[str, Any]],
-    before: str,
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], answer: Message, tools: Tools, before: str
 ) -> str:
     """What follows the generation prompt in the template's rendering of the answer."""
     whole = _render(tokenizer, [*prompt, answer], tools, generation_prompt=False)
@@ -215,11 +203,7 @@ def _close_block(forced: str, answer: Message) -> str:
 
 
 def _check_whole(
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: Sequence[Message],
-    answer: Message,
-    tools: Sequence[Mapping[str, Any]],
-    text: str,
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], answer: Message, tools: Tools, text: str
 ) -> None:
     """Raise UserError when the template has left out a part, or the answer itself holds an end of turn."""
     if _squeeze(answer.content) not in _squeeze(text):

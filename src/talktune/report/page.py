@@ -4,13 +4,12 @@ The page holds its own style and images, loads nothing, and follows the reader's
 """
 
 import base64
-import os
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any, cast
 
-from talktune.errors import UserError
+from talktune.files import whole_file
 from talktune.report.plots import comparable, draw_before_after, draw_panels, draw_summary, figure_label
 from talktune.report.run import AnswerPair, Run, read_run
 from talktune.rl.metrics import METRICS
@@ -72,11 +71,10 @@ def make_report(run_dir: Path) -> Path:
         images.append((f"{panel.name}.png", png))
         plots.append(_plot(panel.title, png, panel.metrics()))
     html = _page(run, dict(images), plots)
-    for name, data in images:
-        write_whole(run_dir / name, data)
-    page = run_dir / "report.html"
-    write_whole(page, html.encode("utf-8", "replace"))  # JSON may hold half a surrogate pair
-    return page
+    for name, data in (*images, ("report.html", html.encode("utf-8", "replace"))):  # JSON may hold half a surrogate
+        with whole_file(run_dir / name) as file:
+            file.write(data)
+    return run_dir / "report.html"
 
 
 def headline(run: Run) -> str:
@@ -123,14 +121,17 @@ def _page(run: Run, images: Mapping[str, bytes], plots: Iterable[str]) -> str:
         _turns(run.summary.get("turns")),
         _settings(run),
     ]
+    return document(title, "\n".join(section for section in sections if section))
+
+
+def document(title: str, body: str, style: str = "") -> str:
+    """Return a whole page that loads nothing; `style` is added to the report's own."""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
 
@@ -260,14 +261,3 @@ def _duration(seconds: float) -> str:
 
 def _image(png: bytes, alt: str) -> str:
     return f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="{escape(alt)}">'
-
-
-def write_whole(file: Path, data: bytes) -> None:
-    """Replace `file` as a whole or not at all; UserError when it cannot be written."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(file)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{file} cannot be written ({error.strerror}): free the disk or its permissions.") from error

@@ -19,14 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from talktune.report.run import Run
 
-BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#E69F00",
-    "#56B4E9",
-    "#CC79A7",
-)
+BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
 GREY = "#666666"
 DPI = 160
 FEWEST_TO_SMOOTH = 8
@@ -45,23 +38,18 @@ class Line:
     """False for what was set, not measured: a schedule is drawn as it was."""
 
 
-@dataclass(frozen=True, slots=True)
 class Strip:
     """One y axis and the lines on it."""
 
-    ylabel: str
-    lines: tuple[Line, ...]
-    percent: bool = False
-    from_zero: bool = False
+    def __init__(self, ylabel: str, *lines: Line, percent: bool = False, from_zero: bool = False) -> None:
+        self.ylabel, self.lines, self.percent, self.from_zero = ylabel, lines, percent, from_zero
 
 
-@dataclass(frozen=True, slots=True)
 class Panel:
     """One plot file: its strips lie above each other and share the x axis."""
 
-    name: str
-    title: str
-    strips: tuple[Strip, ...]
+    def __init__(self, name: str, title: str, *strips: Strip) -> None:
+        self.name, self.title, self.strips = name, title, strips
 
     def metrics(self) -> list[str]:
         """Return the metrics that the panel shows, in the order of the legend."""
@@ -73,89 +61,64 @@ PANELS: tuple[Panel, ...] = (
     Panel(
         "reward",
         "Reward and its parts",
-        (
-            Strip(
-                "reward (−1 bad … +1 good)",
-                (
-                    Line("reward_mean", "judge's reward, mean", BLUE, spread="reward_std"),
-                    Line("length_penalty_mean", "length penalty, mean", VERMILLION),
-                ),
-            ),
+        Strip(
+            "reward (−1 bad … +1 good)",
+            Line("reward_mean", "judge's reward, mean", BLUE, spread="reward_std"),
+            Line("length_penalty_mean", "length penalty, mean", VERMILLION),
         ),
     ),
     Panel(
         "objective",
         "Objective and loss",
-        (
-            Strip("objective", (Line("objective", "objective", BLUE),)),
-            Strip("loss", (Line("loss", "loss", VERMILLION),)),
-        ),
+        Strip("objective", Line("objective", "objective", BLUE)),
+        Strip("loss", Line("loss", "loss", VERMILLION)),
     ),
-    Panel(
-        "kl",
-        "KL to the reference",
-        (Strip("KL (nats per token)", (Line("kl_ref", "KL", PURPLE),), from_zero=True),),
-    ),
-    Panel(
-        "entropy",
-        "Entropy",
-        (Strip("entropy (nats per token)", (Line("entropy", "entropy", GREEN),), from_zero=True),),
-    ),
+    Panel("kl", "KL to the reference", Strip("KL (nats per token)", Line("kl_ref", "KL", PURPLE), from_zero=True)),
+    Panel("entropy", "Entropy", Strip("entropy (nats per token)", Line("entropy", "entropy", GREEN), from_zero=True)),
     Panel(
         "clip",
         "Clipped tokens",
-        (
-            Strip(
-                "share of tokens",
-                (Line("clipped_low", "clipped low", VERMILLION), Line("clipped_high", "clipped high", BLUE)),
-                percent=True,
-                from_zero=True,
-            ),
-            Strip("ε high (ratio)", (Line("eps_high", "ε high", ORANGE, smooth=False),), from_zero=True),
+        Strip(
+            "share of tokens",
+            Line("clipped_low", "clipped low", VERMILLION),
+            Line("clipped_high", "clipped high", BLUE),
+            percent=True,
+            from_zero=True,
         ),
+        Strip("ε high (ratio)", Line("eps_high", "ε high", ORANGE, smooth=False), from_zero=True),
     ),
     Panel(
         "ratio",
         "Ratio of new to old probability",
-        (
-            Strip("mean ratio", (Line("ratio_mean", "mean", BLUE),)),
-            Strip("largest ratio", (Line("ratio_max", "largest", VERMILLION),)),
-        ),
+        Strip("mean ratio", Line("ratio_mean", "mean", BLUE)),
+        Strip("largest ratio", Line("ratio_max", "largest", VERMILLION)),
     ),
     Panel(
         "length",
         "Answer length",
-        (Strip("length (tokens)", (Line("response_length", "mean answer", ORANGE),), from_zero=True),),
+        Strip("length (tokens)", Line("response_length", "mean answer", ORANGE), from_zero=True),
     ),
     Panel(
         "gradient",
         "Gradient and step size",
-        (
-            Strip("gradient norm", (Line("grad_norm", "gradient norm before clipping", BLUE),), from_zero=True),
-            Strip(
-                "learning rate",
-                (Line("learning_rate", "learning rate", ORANGE, smooth=False),),
-                from_zero=True,
-            ),
-        ),
+        Strip("gradient norm", Line("grad_norm", "gradient norm before clipping", BLUE), from_zero=True),
+        Strip("learning rate", Line("learning_rate", "learning rate", ORANGE, smooth=False), from_zero=True),
     ),
     Panel(
         "votes",
         "Agreement of the judge's votes",
-        (Strip("share of votes", (Line("votes_agreement", "agreement", SKY),), percent=True),),
+        Strip("share of votes", Line("votes_agreement", "agreement", SKY), percent=True),
     ),
     Panel(
         "data",
         "What the updates were made of",
-        (
-            Strip("groups skipped", (Line("skipped_groups", "groups of equal rewards", GREY),), from_zero=True),
-            Strip("staleness (versions)", (Line("staleness", "age of the samples", PURPLE),), from_zero=True),
-        ),
+        Strip("groups skipped", Line("skipped_groups", "groups of equal rewards", GREY), from_zero=True),
+        Strip("staleness (versions)", Line("staleness", "age of the samples", PURPLE), from_zero=True),
     ),
     Panel(
         "speed",
         "Speed",
-        (Strip("tokens per second", (Line("tokens_per_second", "tokens per second", GREEN),), from_zero=True),),
+        Strip("tokens per second", Line("tokens_per_second", "tokens per second", GREEN), from_zero=True),
     ),
 )
 _BY_NAME: Mapping[str, Panel] = {panel.name: panel for panel in PANELS}
@@ -171,12 +134,7 @@ OTHERS: Mapping[str, str] = {"answer_tokens": "answer length (tokens)", "kl": "K
 
 
 def moving_average(values: list[float], width: int) -> list[float]:
-    """Return the mean of the `width` values around each value; fewer at the two ends.
-
-    Args:
-        values: any number of finite values.
-        width: odd, at least 1.
-    """
+    """Return the mean of the `width` (an odd number) values around each value; fewer at the two ends."""
     half = width // 2
     windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
     return [sum(window) / len(window) for window in windows]
@@ -188,7 +146,7 @@ def draw_panels(run: Run) -> Iterator[tuple[Panel, bytes]]:
         strips = [strip for strip in panel.strips if _has_points(run, strip)]
         if not strips:
             continue
-        figure = _figure(width=9.0, height=3.4 if len(strips) == 1 else 4.6)
+        figure = new_figure(width=9.0, height=3.4 if len(strips) == 1 else 4.6)
         heights = [2.0, 1.0][: len(strips)]
         grid = figure.add_gridspec(len(strips), 1, height_ratios=heights)
         axes: list[Axes] = []
@@ -207,7 +165,7 @@ def draw_before_after(run: Run) -> bytes | None:
     parts = ([shares] if shares else []) + [{name: pair} for name, pair in others.items()]
     if not parts:
         return None
-    figure = _figure(width=9.0, height=3.2)
+    figure = new_figure(width=9.0, height=3.2)
     widths = [max(1.0, 0.8 * len(part)) for part in parts]
     grid = figure.add_gridspec(1, len(parts), width_ratios=widths)
     for i, part in enumerate(parts):
@@ -224,7 +182,7 @@ def draw_summary(run: Run) -> bytes:
     A panel whose metric was not recorded says so.
     """
     shares, _ = comparable(run)
-    figure = _figure(width=9.0, height=5.6)
+    figure = new_figure(width=9.0, height=5.6)
     grid = figure.add_gridspec(2, 3)
     second = "before and after" if shares else "objective"
     for i, name in enumerate(("reward", second, "length", "kl", "entropy", "clip")):
@@ -337,10 +295,18 @@ def _draw_bars(axes: Axes, figures: Mapping[str, tuple[float, float]], *, percen
         axes.set_ylabel("share of questions")
 
 
-def _figure(*, width: float, height: float) -> Figure:
+def new_figure(width: float = 8.0, height: float = 3.4) -> Figure:
+    """Return a white sheet of `width` × `height` inches, whose parts make room for each other."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
+
+
+def png(figure: Figure) -> bytes:
+    """Return the sheet as a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": "talktune"})
+    return buffer.getvalue()
 
 
 def _png(figure: Figure) -> bytes:
@@ -357,6 +323,4 @@ def _png(figure: Figure) -> bytes:
             legend.set_frame_on(False)
             for text in legend.get_texts():
                 text.set_fontsize(8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": "talktune"})
-    return buffer.getvalue()
+    return png(figure)

@@ -3,7 +3,7 @@
 import json
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -82,8 +82,8 @@ def read_run(run_dir: Path) -> Run:
     return Run(
         path=run_dir,
         updates=updates,
-        config=_read_toml(config_file),
-        summary=_read_json(summary_file),
+        config=_read_whole(config_file, "TOML", tomllib.loads),
+        summary=_read_whole(summary_file, "JSON", json.loads),
         samples=_read_samples(run_dir / "samples.jsonl", notes),
         notes=tuple(notes),
     )
@@ -127,16 +127,8 @@ def _read_samples(file: Path, notes: list[str]) -> tuple[AnswerPair, ...]:
         for name in ("satisfied_before", "satisfied_after"):
             if row.get(name) not in (True, False, None):
                 raise UserError(f'{file} line {line}: "{name}" must be true, false or null; mend that line.')
-        pairs.append(
-            AnswerPair(
-                prompt=row["prompt"],
-                before=row["before"],
-                after=row["after"],
-                satisfied_before=row.get("satisfied_before"),
-                satisfied_after=row.get("satisfied_after"),
-                split=str(row.get("split") or ""),
-            )
-        )
+        satisfied = row.get("satisfied_before"), row.get("satisfied_after")
+        pairs.append(AnswerPair(row["prompt"], row["before"], row["after"], *satisfied, str(row.get("split") or "")))
     return tuple(pairs)
 
 
@@ -158,25 +150,17 @@ def _read_jsonl(file: Path, notes: list[str]) -> list[tuple[int, dict[str, Any]]
     return rows
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _read_whole(file: Path, kind: str, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """Return the one JSON or TOML object of a file; nothing where there is no file."""
     if not file.is_file():
         return {}
     try:
-        value = json.loads(_read_bytes(file))
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON: mend it, or remove it to report without its figures.") from error
+        value = parse(_read_bytes(file).decode())
+    except ValueError as error:  # also what is not UTF-8
+        raise UserError(f"{file} is not valid {kind} ({error}): mend it, or remove it to report without it.") from error
     if not isinstance(value, dict):
-        raise UserError(f"{file} must hold one JSON object: mend it, or remove it to report without its figures.")
+        raise UserError(f"{file} must hold one {kind} object: mend it, or remove it to report without it.")
     return cast(dict[str, Any], value)
-
-
-def _read_toml(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        return tomllib.loads(_read_bytes(file).decode())
-    except ValueError as error:  # TOMLDecodeError and what is not UTF-8
-        raise UserError(f"{file} is not valid TOML ({error}): mend it, or remove it to report without it.") from error
 
 
 def _read_bytes(file: Path) -> bytes:

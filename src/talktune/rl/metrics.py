@@ -29,17 +29,9 @@ METRICS: Mapping[str, Metric] = {
         Metric("ratio_mean", "1", "mean over tokens of ρ = exp(new − old)", "mean"),
         Metric("ratio_max", "1", "largest ρ of any token", "max"),
         Metric("clipped_low", "share", "tokens of bad answers with ρ < 1 − ε_low: no surrogate gradient", "mean"),
+        Metric("clipped_high", "share", "tokens of good answers with ρ > 1 + ε_high: no surrogate gradient", "mean"),
         Metric(
-            "clipped_high",
-            "share",
-            "tokens of good answers with ρ > 1 + ε_high: no surrogate gradient",
-            "mean",
-        ),
-        Metric(
-            "kl_ref",
-            "nats/token",
-            "KL to the frozen reference, by the k3 estimator whatever the loss uses",
-            "mean",
+            "kl_ref", "nats/token", "KL to the frozen reference, by the k3 estimator whatever the loss uses", "mean"
         ),
         Metric("entropy", "nats/token", "entropy of the policy's distribution at the trained tokens", "mean"),
         Metric("response_length", "tokens", "mean length of the answers"),

@@ -62,7 +62,7 @@ def pack(samples: Sequence[Sample], budget: int = 1024) -> list[Pack]:
     size = 0
     previous: tuple[int, ...] = ()
     for i in order:
-        shared = _common(previous, paths[i])
+        shared = common_length(previous, paths[i])
         fresh = len(paths[i]) - shared
         if not groups or size + fresh > budget:
             groups.append([])
@@ -73,7 +73,8 @@ def pack(samples: Sequence[Sample], budget: int = 1024) -> list[Pack]:
     return [_build(samples, group) for group in groups]
 
 
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
+def common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two sequences begin with alike."""
     n = 0
     for x, y in zip(a, b, strict=False):
         if x != y:
@@ -94,7 +95,7 @@ def _build(samples: Sequence[Sample], group: Sequence[int]) -> Pack:
     for i in group:
         sample = samples[i]
         previous, tokens = tokens, sample.prompt_ids + sample.answer_ids
-        shared = _common(previous, tokens)
+        shared = common_length(previous, tokens)
         for node in path[shared:]:
             end[node] = len(ids)
         path = path[:shared] + list(range(len(ids), len(ids) + len(tokens) - shared))

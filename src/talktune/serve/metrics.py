@@ -8,9 +8,6 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "talktune_requests", "Requests by route and status", ["route", "status"], registry=self.registry
-        )
         self.turns = Counter("talktune_turns", "Turns committed, by kind", ["kind"], registry=self.registry)
         self.partial = Counter(
             "talktune_partial_turns", "Turns whose client left or engine failed", registry=self.registry

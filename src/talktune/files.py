@@ -1,0 +1,65 @@
+"""Files and folders that appear as a whole or not at all: written under a temporary name, synced, then renamed."""
+
+import os
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from talktune.errors import UserError
+
+
+@contextmanager
+def whole_file(path: Path) -> Generator[IO[bytes]]:
+    """Write into the file that this gives; it becomes `path` in one step, and an exception leaves all as it was.
+
+    What is not a plain file (`/dev/stdout`) is written directly. UserError when `path` cannot be written.
+    """
+    path = path.resolve()
+    whole = not path.exists() or path.is_file()
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp") if whole else path
+    try:
+        with partial.open("wb") as file:
+            yield file
+            if whole:
+                file.flush()
+                os.fsync(file.fileno())
+        if whole:
+            if path.exists():
+                shutil.copymode(path, partial)
+            partial.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        if whole:
+            with suppress(OSError):  # the error that is under way says more
+                partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(target: Path) -> Generator[Path]:
+    """Write into the folder that this gives; on exit it is synced and becomes `target` in one step."""
+    partial = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    for path in (*partial.iterdir(), partial):
+        _sync(path)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    _sync(target.parent)
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """The sentence for a file that cannot be written."""
+    reason = error.strerror or error
+    return UserError(f"{path} cannot be written ({reason}); choose another output file, or mend what is in its way.")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
