@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from talktune.errors import UserError
-from talktune.learner.checkpoint import whole_folder
+from talktune.files import whole_folder
 from talktune.store.policies import Policies, version_name
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")

@@ -10,6 +10,7 @@ from talktune.errors import UserError
 from talktune.host.engine import Engine
 from talktune.host.lora import Lora
 from talktune.judge.panel import Judge, judge_turns
+from talktune.learner.samples import sample_of_answer
 from talktune.live.asking import answers
 from talktune.live.batches import Batch
 from talktune.live.weights import Weights
@@ -89,25 +90,12 @@ class Candidates:
         turns = [one.turn for one in batch.scored for _ in range(copies)]
         asked = [replace(t, answer=Message("assistant", s), verdict=None) for t, s in zip(turns, texts, strict=True)]
         verdicts = judge_turns(self._judge, asked, self._config.judge.votes, exact=self._config.judge.exact)
-        found: list[Sample] = []
-        for i, sample in enumerate(batch.samples):
-            group = replace(sample, group=sample.id)
-            found.append(group)
-            for k in range(copies):
-                answer, verdict = fresh[i * copies + k], verdicts[i * copies + k]
-                if verdict.reward is not None:
-                    found.append(
-                        replace(
-                            group,
-                            id=f"{group.id}/{k}",
-                            answer_ids=answer.answer_ids,
-                            reward=verdict.reward,
-                            rollout_logprobs=answer.logprobs,
-                            temperature=answer.temperature,
-                            policy_version=answer.policy_version,
-                        )
-                    )
-        return found
+        asked_for = [sample.id for sample in batch.samples for _ in range(copies)]
+        return [replace(sample, group=sample.id) for sample in batch.samples] + [
+            sample_of_answer(answer, id=f"{id}/{k}", reward=verdict.reward, group=id)
+            for k, (id, answer, verdict) in enumerate(zip(asked_for, fresh, verdicts, strict=True))
+            if verdict.reward is not None
+        ]
 
 
 def brakes(metrics: Mapping[str, float], live: LiveConfig) -> list[str]:

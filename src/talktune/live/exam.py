@@ -15,7 +15,7 @@ from talktune.errors import UserError
 from talktune.host.engine import Engine
 from talktune.host.lora import Lora
 from talktune.learner.gate import Measures, Preference, Probe, measure, objections, preference, read_probes
-from talktune.learner.samples import sample_of
+from talktune.learner.samples import sample_of, sample_of_answer
 from talktune.learner.update import Learner
 from talktune.live.asking import answers
 from talktune.policy.tokens import decode_answer, render_prompt
@@ -125,10 +125,7 @@ class Examiner:
 
     def _kl(self, said: Sequence[Sampled]) -> float:
         """Mean over tokens of the k3 estimate e^(−d) − 1 + d, d = log-prob under the version − under the base model."""
-        samples = [
-            Sample(str(i), one.prompt_ids, one.answer_ids, 0.0, "", one.logprobs, one.temperature)
-            for i, one in enumerate(said)
-        ]
+        samples = [sample_of_answer(one, id=str(i), reward=0.0, group="") for i, one in enumerate(said)]
         keys = [sample.prompt_ids + sample.answer_ids for sample in samples]
         new = [i for i, key in enumerate(keys) if key not in self._base]
         rows = self._learner.answer_logprobs([samples[i] for i in new], bare=True)

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from talktune.config import Config
-from talktune.learner.checkpoint import load_checkpoint, whole_folder, write_checkpoint
+from talktune.files import whole_folder
+from talktune.learner.checkpoint import load_checkpoint, write_checkpoint
 from talktune.learner.update import Learner
 from talktune.policy.adapter import attach_adapter, copy_adapter, save_adapter
 from talktune.policy.load import Policy

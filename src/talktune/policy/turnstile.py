@@ -15,7 +15,8 @@ from talktune.policy.view import decoder_layers
 SHARE = 0.5
 """Share of the time that judging and learning may take while answers are sampled."""
 HOLD = 0.1
-"""Seconds that an answer waits at most, and the rest of a layer, before it goes on for a step."""
+"""Seconds that answers wait at most, and the rest of a layer, before they go on for a step; as long as a step, where
+that is longer."""
 
 
 class Role(IntEnum):
@@ -52,6 +53,8 @@ class Turnstile:
         """Since when answers wait."""
         self._debt = 0.0
         """Seconds that the other roles owe to answers; less than 0 is what answers owe to them."""
+        self._step = 0.0
+        """Seconds that a step of answers takes, about."""
         self._answers_next = False
         """True when others have just had their turn while answers waited."""
 
@@ -99,7 +102,9 @@ class Turnstile:
         now = self._clock()
         self._answers_next = self._holder is not Role.ANSWERS
         if self._holder is Role.ANSWERS:
-            earned = (now - self._began) * SHARE / (1 - SHARE)
+            took = now - self._began
+            self._step = 0.9 * self._step + 0.1 * took if self._step else took
+            earned = took * SHARE / (1 - SHARE)
             self._debt = self._debt - earned if self._others_wait() else max(self._debt - earned, 0.0)
         elif self._waiting[Role.ANSWERS]:
             self._debt += now - max(self._began, self._asked)
@@ -123,7 +128,7 @@ class Turnstile:
         if any(self._waiting[other] for other in Role if Role.ANSWERS < other < role):
             return True
         had = self._clock() - max(self._began, self._asked)
-        return bool(self._waiting[Role.ANSWERS]) and (self._debt + had > 0 or had > HOLD)
+        return bool(self._waiting[Role.ANSWERS]) and (self._debt + had > 0 or had > max(HOLD, self._step))
 
     def _others_wait(self) -> bool:
         return any(self._waiting[role] for role in Role if role is not Role.ANSWERS)
