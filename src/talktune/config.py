@@ -196,7 +196,6 @@ class GreedySampleConfig(SampleConfig):
     """Sampling where a comparison wants the likeliest answer."""
 
     temperature: NotNegative = 0.0
-    """Sampling temperature; 0 is greedy."""
 
 
 @dataclass(frozen=True)
@@ -204,9 +203,7 @@ class DemoAlgorithmConfig(AlgorithmConfig):
     """GRPO-TCR as the demo runs it: the answers to one question are a group."""
 
     group: Grouping = "prompt"
-    """What shares a baseline: `prompt`, `conversation`, `batch`, `running` or `none` (A = r)."""
     beta: NotNegative = 0.04
-    """Weight of the KL to the frozen reference."""
 
 
 @dataclass(frozen=True)
@@ -216,9 +213,7 @@ class DemoTrainConfig(TrainConfig):
     updates: Count | None = 30
     """Stop after this many updates."""
     learning_rate: Positive = 4e-4
-    """Learning rate of AdamW."""
     microbatch_tokens: Count = 512
-    """Tokens of one forward pass; changes memory, never the result."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +221,6 @@ class DemoSampleConfig(SampleConfig):
     """Short answers, so that the demo is quick."""
 
     max_new_tokens: Count = 48
-    """Longest answer in tokens."""
 
 
 @dataclass(frozen=True)
@@ -293,7 +287,6 @@ class LiveTrainConfig(TrainConfig):
     epochs: Count = 1
     """In how many updates each turn takes part."""
     learning_rate: Positive = 1e-3
-    """Learning rate of AdamW."""
     microbatch_tokens: Count = 128
     """Tokens of one forward pass: more learn faster and take more memory; never changes the result."""
 
