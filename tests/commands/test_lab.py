@@ -26,7 +26,7 @@ def test_mistakes_are_one_sentence(talktune: Any, tmp_path: Path) -> None:
 def test_all_keeps_what_it_finished_before(tmp_path: Path) -> None:
     code = (
         "from talktune.lab import course\ncourse.NAMES = ('voting', 'overlong')\n"
-        "from talktune.commands import lab\nfrom talktune.lab import page\nlab.NAMES = page.NAMES = course.NAMES\n"
+        "from talktune.lab import page\npage.NAMES = course.NAMES\n"
         "from talktune.cli import main\nmain()"
     )
     command = [sys.executable, "-c", code, "lab", "all", "--output", str(tmp_path), "--trials", "300"]

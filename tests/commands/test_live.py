@@ -46,45 +46,45 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_list_names_the_live_one_and_every_reason(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert policies.list_versions(str(path), as_json=True) == 0
+    assert policies.list_versions(store=str(path), as_json=True) == 0
     first, second = json.loads(capsys.readouterr().out)
     assert (first["state"], first["live"], first["parent"]) == ("published", True, None)
     assert (second["state"], second["live"], second["parent"]) == ("rejected", False, 1)
     assert second["reason"] == "facts: 3 of 20 that the base model knows, wanted 80%"
-    assert policies.list_versions(str(path), as_json=False) == 0
+    assert policies.list_versions(store=str(path)) == 0
     shown = capsys.readouterr().out
     assert "live" in shown
     assert "rejected" in shown
 
 
 def test_promote_and_rollback(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert policies.promote(str(path), 2) == 0
+    assert policies.promote(2, store=str(path)) == 0
     assert "policy-000002 serves everybody" in capsys.readouterr().out
-    assert policies.rollback(str(path), None) == 0
+    assert policies.rollback(store=str(path)) == 0
     assert "policy-000001 serves everybody" in capsys.readouterr().out
-    assert policies.rollback(str(path), None) == 0
+    assert policies.rollback(store=str(path)) == 0
     assert "the model as it was serves everybody" in capsys.readouterr().out
     with pytest.raises(UserError, match="nothing to go back from"):
-        policies.rollback(str(path), None)
+        policies.rollback(store=str(path))
     with pytest.raises(UserError, match="There is no version 7"):
-        policies.promote(str(path), 7)
+        policies.promote(7, store=str(path))
 
 
 def test_show(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert policies.show(str(path), 2) == 0
+    assert policies.show(2, store=str(path)) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["metrics"] == {"reward_mean": 0.5, "kl_ref": 0.1}
     assert found["gate"] == {"candidate": {"facts": 3}}
 
 
 def test_status(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert status.status(str(path), watch=False, as_json=True) == 0
+    assert status.status(store=str(path), as_json=True) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert (found["turns"], found["feedback"], found["learned"], found["updates"]) == (4, 4, 4, 2)
     assert found["versions"] == {"candidate": 0, "published": 1, "rejected": 1}
     assert found["live"] == {"": 1}
     assert [update["reward_mean"] for update in found["last_updates"]] == [0.25, 0.5]
-    assert status.status(str(path), watch=False, as_json=False) == 0
+    assert status.status(store=str(path)) == 0
     shown = capsys.readouterr().out
     assert "live for everybody: version 1" in shown
     assert "facts: 3 of 20" in shown
@@ -94,12 +94,12 @@ def test_a_brake_is_shown(path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     store = Store(path)
     Policies(store).stop("", "KL to the base model is 9.00, wanted at most 3.0")
     store.close()
-    status.status(str(path), watch=False, as_json=False)
+    status.status(store=str(path))
     assert "learning of everybody is stopped: KL to the base model is 9.00" in capsys.readouterr().out
-    policies.list_versions(str(path), as_json=False)
+    policies.list_versions(store=str(path))
     assert "promote a version or roll back" in " ".join(capsys.readouterr().err.split())
 
 
 def test_without_a_store(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no store"):
-        status.status(str(tmp_path / "nothing.db"), watch=False, as_json=False)
+        status.status(store=str(tmp_path / "nothing.db"))

@@ -99,7 +99,7 @@ def on(event: str, ending: str, update: int, *, torn: str = "") -> None:
 UPDATE, CHECKPOINT = "talktune.learner.update", "talktune.learner.checkpoint"
 READER = "talktune.learner.logprobs:Reader"
 KILLS: dict[str, Callable[[], None]] = {
-    "while judging": lambda: at("talktune.commands.score", "judge_turns", 0, call=1, after=True),
+    "while judging": lambda: at("talktune.commands.judged", "judge_turns", 0, call=1, after=True),
     "after the metrics line of 2": lambda: at(f"{UPDATE}:Learner", "step", 2),  # as 3 is to begin
     "in the forward pass of 2": lambda: at(READER, "pieces", 2, call=2),
     "before the backward pass of 3": lambda: at("torch:Tensor", "backward", 3),
@@ -117,7 +117,7 @@ KILLS: dict[str, Callable[[], None]] = {
     "within the metrics line of 5": lambda: on("open", "metrics.jsonl", 5, torn='{"update": 5, "rew'),
     "while writing the adapter": lambda: on("open", "adapter_config.json", UPDATES),
     "before the adapter's rename": lambda: on("os.rename", "/adapter", UPDATES),
-    "after the adapter, before the report": lambda: at("talktune.commands.train", "make_report", UPDATES),
+    "after the adapter, before the report": lambda: at("talktune.report.page", "make_report", UPDATES),
 }
 STOP = "Ctrl-C in 3"
 """Not killed: interrupted, as a person at the keyboard does it."""
@@ -154,7 +154,7 @@ def driver(model: str, folder: Path) -> None:
     torch.set_num_threads(1)
     # A shell that starts a job in the background has it ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    import talktune.commands.train as command
+    import talktune.report.page as page
     from talktune.config import ModelConfig
     from talktune.learner.update import Learner
     from talktune.policy.load import load_policy
@@ -167,7 +167,7 @@ def driver(model: str, folder: Path) -> None:
         return real(self, samples)
 
     Learner.step = step  # type: ignore[method-assign]
-    command.make_report = lambda run_dir: run_dir / "report.html"  # plots take longer than all the rest
+    page.make_report = lambda run_dir: run_dir / "report.html"  # plots take longer than all the rest
     file = folder / "talk.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in talk()))
 

@@ -108,7 +108,7 @@ def test_what_is_worse_never_serves(fault: str, tmp_path: Path, capsys: pytest.C
 
     versions = w.learner.policies.versions()
     rejected = [version for version in versions if version.state == "rejected"]
-    assert list_versions(str(tmp_path / "store.db"), True) == 0
+    assert list_versions(store=str(tmp_path / "store.db"), as_json=True) == 0
     listed = capsys.readouterr().out
     assert all(version.reason and version.reason in listed for version in rejected)
     if faster > 1:

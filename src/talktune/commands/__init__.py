@@ -1,1 +1,1 @@
-"""What each command does, one a file; `talktune.cli` only parses, calls and prints."""
+"""The commands, one a file: signature, help and work. What is heavy to import is imported inside of them."""

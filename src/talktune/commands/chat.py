@@ -7,22 +7,32 @@ from dataclasses import replace
 from pathlib import Path
 
 from talktune.commands.console import err, out, warn
+from talktune.commands.options import Seed
 from talktune.config import ModelConfig, SampleConfig
-from talktune.conversations.records import conversation_to_dict
 from talktune.errors import UserError
-from talktune.policy.adapter import load_adapter
-from talktune.policy.load import load_policy
-from talktune.policy.sample import sample_answers
-from talktune.policy.tokens import decode_answer, end_ids, render_prompt
 from talktune.types import Conversation, Message, Sampled
 
 
-def chat(model: ModelConfig, sample: SampleConfig, *, seed: int, save: Path | None) -> int:
-    """The command: read a line, answer it as it is sampled; an empty line or Ctrl-D ends the talk.
+def chat(
+    *,
+    model: ModelConfig = ModelConfig(),
+    sample: SampleConfig = SampleConfig(),
+    seed: Seed = 0,
+    save: Path | None = None,
+) -> int:
+    """Talk to a policy in the terminal.
 
-    With `save` the conversation is appended to that JSONL file with the tokens that were sampled, ready for
-    `talktune train`.
+    Parameters
+    ----------
+    save
+        Append the talk to this JSONL file, with the sampled tokens, for `talktune train`.
     """
+    from talktune.conversations.records import conversation_to_dict
+    from talktune.policy.adapter import load_adapter
+    from talktune.policy.load import load_policy
+    from talktune.policy.sample import sample_answers
+    from talktune.policy.tokens import decode_answer, end_ids, render_prompt
+
     if save is not None:
         _append(save, "")  # rather now than after the talk
     policy = load_policy(replace(model, adapter=None))

@@ -3,18 +3,24 @@
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from talktune.commands.console import out, peak_memory_gib, progress, side_by_side, table, warn
+from talktune.commands.options import Output, Resume
 from talktune.commands.train import trainable
-from talktune.config import Config
-from talktune.demo.run import Demo, Exam, first_exam, write_results
+from talktune.config import (
+    Config,
+    DemoAlgorithmConfig,
+    DemoConfig,
+    DemoSampleConfig,
+    DemoTrainConfig,
+    JudgeConfig,
+    ModelConfig,
+)
 from talktune.errors import UserError
-from talktune.judge.make import make_judge
-from talktune.learner.run import open_run, run_updates
-from talktune.learner.update import Learner
-from talktune.policy.load import load_policy
-from talktune.report.page import make_report
+
+if TYPE_CHECKING:
+    from talktune.demo.run import Demo, Exam
 
 FIGURES = (
     ("satisfaction", "held-out questions that satisfy the user"),
@@ -25,9 +31,33 @@ FIGURES = (
 )
 
 
-def demo(config: Config, output: Path, *, resume: bool) -> int:
-    """The command: exam, updates, exam, table, five answers before and after, report."""
+def demo(
+    *,
+    output: Output = Path("runs/demo"),
+    judge: JudgeConfig = JudgeConfig(),
+    algorithm: DemoAlgorithmConfig = DemoAlgorithmConfig(),
+    train: DemoTrainConfig = DemoTrainConfig(),
+    sample: DemoSampleConfig = DemoSampleConfig(),
+    rollout: DemoConfig = DemoConfig(),
+    model: ModelConfig = ModelConfig(),
+    resume: Resume = False,
+) -> int:
+    """Watch the whole loop on the shipped model: a scripted user complains and praises, the model learns.
+
+    Parameters
+    ----------
+    output
+        The run directory to make.
+    """
+    from talktune.demo.run import Demo, first_exam, write_results
+    from talktune.judge.make import make_judge
+    from talktune.learner.run import open_run, run_updates
+    from talktune.learner.update import Learner
+    from talktune.policy.load import load_policy
+    from talktune.report.page import make_report
+
     started = time.monotonic()
+    config = Config(model, judge, algorithm, train, sample, rollout)
     if config.model.lora_rank == 0:
         raise UserError("--lora-rank is 0: the demo trains an adapter and judges without it; use 1 or more.")
     open_run(output, config, resume=resume)
@@ -81,7 +111,7 @@ def _run_figures(run: Path) -> dict[str, Any]:
     return {"updates": len(lines), "kl": mean("kl_ref"), "judge_right": mean("judge_right")}
 
 
-def _show(demo: Demo, before: Exam, after: Exam, summary: dict[str, Any], run: Path, page: Path) -> None:
+def _show(demo: "Demo", before: "Exam", after: "Exam", summary: dict[str, Any], run: Path, page: Path) -> None:
     rows: list[tuple[object, ...]] = [(text, summary["before"][name], summary["after"][name]) for name, text in FIGURES]
     rows += [
         ("KL to the model before, nats/token", "0", summary["kl"]),

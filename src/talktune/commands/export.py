@@ -1,17 +1,24 @@
 """`talktune export`: conversations as JSONL or Parquet for other trainers."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from talktune.commands.console import table, warn
-from talktune.commands.score import load_conversations
+from talktune.commands.options import Files, Output, Strict
 from talktune.config import ExportFormat
-from talktune.conversations.export import export as write
-from talktune.conversations.turns import turns_of
 
 
-def export(files: Sequence[Path], format: ExportFormat, output: Path, strict: bool) -> int:
-    """The command: write the file, then say what went in and what was left out."""
+def export(files: Files, /, *, format: ExportFormat, output: Output, strict: Strict = False) -> int:
+    """Write conversations for other trainers: JSONL, or Parquet when the output ends in .parquet.
+
+    Parameters
+    ----------
+    format
+        `openai` messages, `kto` for TRL's KTO trainer, `grpo` with rewards, groups, token ids and log-probs.
+    output
+        The file to write.
+    """
+    from talktune.commands.judged import load_conversations
+    from talktune.conversations.export import export as write
+    from talktune.conversations.turns import turns_of
+
     conversations = load_conversations(files, strict)
     result = write((turn for c in conversations for turn in turns_of(c)), format, output)
     rows = [("rows", result.rows), ("turns", result.turns)]

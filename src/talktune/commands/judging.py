@@ -2,21 +2,27 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from talktune.commands.console import out, progress, table, warn
+from talktune.commands.options import AsJson, LabelledFile, Output, Seed
 from talktune.config import JudgeConfig, ModelConfig
 from talktune.errors import UserError
-from talktune.judge.evaluate import Evaluation, evaluate_judge, load_judge_lines
-from talktune.judge.make import make_judge
 from talktune.types import Label, Turn
+
+if TYPE_CHECKING:
+    from talktune.judge.evaluate import Evaluation
 
 NAMES: dict[Label | None, str] = {-1: "bad (−1)", 0: "neutral (0)", 1: "good (+1)", None: "unscored"}
 
 
-def judge_eval(file: Path, config: JudgeConfig, as_json: bool, seed: int) -> int:
-    """The command: accuracy by number of votes beside the commonest label's, and the confusion table."""
+def judge_eval(
+    file: LabelledFile, /, *, config: JudgeConfig = JudgeConfig(), as_json: AsJson = False, seed: Seed = 0
+) -> int:
+    """Measure a judge on labelled lines: accuracy, confusion, more and fewer votes."""
+    from talktune.judge.evaluate import evaluate_judge, load_judge_lines
+    from talktune.judge.make import make_judge
+
     lines = load_judge_lines(file)
 
     def truth(turn: Turn) -> Label:
@@ -33,8 +39,15 @@ def judge_eval(file: Path, config: JudgeConfig, as_json: bool, seed: int) -> int
     return 0
 
 
-def judge_train(file: Path, config: ModelConfig, output: Path, seed: int) -> int:
-    """The command: fit a head on the lines and write it."""
+def judge_train(file: LabelledFile, /, *, output: Output, config: ModelConfig = ModelConfig(), seed: Seed = 0) -> int:
+    """Fit a small verdict head for a judge from labelled lines; use it with --judge-head.
+
+    Parameters
+    ----------
+    output
+        The head file to write.
+    """
+    from talktune.judge.evaluate import load_judge_lines
     from talktune.judge.head import check_lines, fit_head, save_head
     from talktune.policy.load import load_policy
 
@@ -52,12 +65,12 @@ def judge_train(file: Path, config: ModelConfig, output: Path, seed: int) -> int
     return 0
 
 
-def _as_dict(found: Evaluation) -> dict[str, Any]:
+def _as_dict(found: "Evaluation") -> dict[str, Any]:
     confusion = {str(label): {str(said): n for said, n in row.items()} for label, row in found.confusion.items()}
     return asdict(found) | {"confusion": confusion}
 
 
-def _show(found: Evaluation, name: str) -> None:
+def _show(found: "Evaluation", name: str) -> None:
     rows: list[tuple[str, float]] = [(f"{name}, m = {m}", share) for m, share in found.accuracy.items()]
     if found.exact is not None:
         rows.append((f"{name}, m → ∞ (exact)", found.exact))

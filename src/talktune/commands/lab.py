@@ -4,15 +4,26 @@ from pathlib import Path
 from typing import Any
 
 from talktune.commands.console import out, progress, table
+from talktune.commands.options import Output
 from talktune.config import LabConfig
-from talktune.lab.course import NAMES, find_experiment, kept_result, make_output, run_experiment
-from talktune.lab.page import write_page
 
 EVERYTHING = "all"
 
 
-def lab(name: str, config: LabConfig, output: Path) -> int:
-    """The command. `all` keeps what an earlier run with the same options has finished."""
+def lab(name: str, /, *, output: Output = Path("runs/lab"), config: LabConfig = LabConfig()) -> int:
+    """Run an experiment of the course, or all of them: a table, a picture and its numbers; `all` makes a page too.
+
+    Parameters
+    ----------
+    name
+        voting, advantages, overlong, clip, training, summary, dynamic-clip, weighted-voting, judge-quality,
+        group-size, biased-judge, ablation, memory, or all (which keeps what it finished before).
+    output
+        The directory for pictures, numbers and page.
+    """
+    from talktune.lab.course import NAMES, find_experiment, kept_result, make_output, run_experiment
+    from talktune.lab.page import write_page
+
     names = NAMES if name == EVERYTHING else (name,)
     for one in names:
         find_experiment(one)  # rather now than half way

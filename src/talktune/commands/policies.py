@@ -1,20 +1,40 @@
 """`talktune policies`: versions in a store, from the command line."""
 
 import json
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from talktune.commands.console import out, table, warn
-from talktune.commands.stores import open_database
-from talktune.store.policies import EVERYBODY, Policies, Version
+from talktune.commands.options import AsJson, Store
+from talktune.commands.stores import open_store
+from talktune.config import Natural
+
+if TYPE_CHECKING:
+    from talktune.store.policies import Policies, Version
+
+Number = Annotated[Natural, Parameter(help="The version's number.")]
 
 
-def list_versions(store: str, as_json: bool) -> int:
-    """`policies list`."""
-    opened = open_database(store)
-    policies = Policies(opened)
-    live = {number for number, _ in policies.lineages().values()}
-    versions = policies.versions()
+@contextmanager
+def _policies(store: str) -> "Generator[Policies]":
+    from talktune.store.policies import Policies
+
+    opened = open_store(store)
+    try:
+        yield Policies(opened)
+    finally:
+        opened.close()
+
+
+def list_versions(*, store: Store = "talktune.db", as_json: AsJson = False) -> int:
+    """All versions: which is live, which was rejected, and why."""
+    with _policies(store) as policies:
+        lineages, versions = policies.lineages(), policies.versions()
+    live = {number for number, _ in lineages.values()}
     if as_json:
         print(json.dumps([_row(version, version.number in live) for version in versions]))
         return 0
@@ -31,46 +51,46 @@ def list_versions(store: str, as_json: bool) -> int:
         for version in versions
     ]
     table("Versions", ("version", "state", "parent", "of", "reward", "made", "reason"), rows)
-    for name, (number, stopped) in policies.lineages().items():
+    for name, (number, stopped) in lineages.items():
         if number is None:
             warn(f"{name or 'Everybody'}: the model serves as it was.")
         if stopped:
             warn(f"{name or 'Everybody'}: learning is stopped ({stopped}); promote a version or roll back to go on.")
-    opened.close()
     return 0
 
 
-def show(store: str, number: int) -> int:
-    """`policies show`."""
-    opened = open_database(store)
-    policies = Policies(opened)
-    version = policies.version(number)
-    live = {found for found, _ in policies.lineages().values()}
-    out.print_json(json.dumps(_row(version, number in live)))
-    opened.close()
+def show(number: Number, /, *, store: Store = "talktune.db") -> int:
+    """One version: where it is, what the gate saw, the metrics of its update."""
+    with _policies(store) as policies:
+        live = {found for found, _ in policies.lineages().values()}
+        out.print_json(json.dumps(_row(policies.version(number), number in live)))
     return 0
 
 
-def promote(store: str, number: int) -> int:
-    """`policies promote`."""
-    opened = open_database(store)
-    version = Policies(opened).promote(number)
+def promote(number: Number, /, *, store: Store = "talktune.db") -> int:
+    """Make a version live from the next request on, whatever the gate said; learning goes on from it."""
+    with _policies(store) as policies:
+        version = policies.promote(number)
     out.print(f"{version.name} serves {version.lineage or 'everybody'} from the next request on.", highlight=False)
-    opened.close()
     return 0
 
 
-def rollback(store: str, user: str | None) -> int:
-    """`policies rollback`."""
-    opened = open_database(store)
-    version = Policies(opened).rollback(user or EVERYBODY)
+def rollback(*, store: Store = "talktune.db", user: str | None = None) -> int:
+    """Go back to the version before the live one from the next request on; learning goes on from it.
+
+    Parameters
+    ----------
+    user
+        With --per-user: whose version.
+    """
+    with _policies(store) as policies:
+        version = policies.rollback(user or "")
     name = "the model as it was" if version is None else version.name
     out.print(f"{name} serves {user or 'everybody'} from the next request on.", highlight=False)
-    opened.close()
     return 0
 
 
-def _row(version: Version, live: bool) -> dict[str, Any]:
+def _row(version: "Version", live: bool) -> dict[str, Any]:
     return {
         "number": version.number,
         "name": version.name,
@@ -86,7 +106,7 @@ def _row(version: Version, live: bool) -> dict[str, Any]:
     }
 
 
-def _reward(version: Version) -> str:
+def _reward(version: "Version") -> str:
     reward = version.metrics.get("reward_mean")
     return "" if reward is None else f"{reward:+.2f}"
 

@@ -3,35 +3,67 @@
 import os
 
 from talktune.commands.console import out
-from talktune.config import Config, LiveConfig, config_to_json
-from talktune.serve.run import serve as run
+from talktune.commands.options import Seed, Store
+from talktune.config import (
+    AlgorithmConfig,
+    Config,
+    GateConfig,
+    JudgeConfig,
+    LiveConfig,
+    LiveTrainConfig,
+    ModelConfig,
+    ServeConfig,
+    config_to_json,
+)
 
 
-def serve(config: Config) -> int:
-    """The server, with a host of its own (which judges and learns, unless told not to) or in front of an engine."""
-    assert config.serve is not None
-    live = config.live or LiveConfig()
+def serve(
+    *,
+    server: ServeConfig = ServeConfig(),
+    model: ModelConfig = ModelConfig(),
+    judge: JudgeConfig = JudgeConfig(),
+    algorithm: AlgorithmConfig = AlgorithmConfig(),
+    train: LiveTrainConfig = LiveTrainConfig(),
+    live: LiveConfig = LiveConfig(),
+    gate: GateConfig = GateConfig(),
+) -> int:
+    """Serve a model to any OpenAI client, keep every conversation with its exact tokens, judge it and learn from it.
+
+    With --upstream the engine is somebody else's: run `talktune judge` and `talktune learn` beside this.
+    """
     if live.no_judge or live.no_learn:
         _wait_briefly()
-    run(config.serve, ["-m", "talktune.live", config_to_json(config)], _say, per_user=live.per_user)
+    from talktune.serve.run import serve as run
+
+    config = Config(model, judge, algorithm, train, serve=server, live=live, gate=gate)
+    run(server, ["-m", "talktune.live", config_to_json(config)], _say, per_user=live.per_user)
     return 0
 
 
-def judge(config: Config) -> int:
-    """The judge alone."""
+def judge(*, store: Store = "talktune.db", judge: JudgeConfig = JudgeConfig(), seed: Seed = 0) -> int:
+    """Judge what a server stores, as a process of its own: votes and verdicts on every turn that was reacted to."""
     _wait_briefly()
     from talktune.live.roles import run_judge
 
-    run_judge(config, _say)
+    run_judge(Config(judge=judge, train=LiveTrainConfig(seed=seed), serve=ServeConfig(store=store)), _say)
     return 0
 
 
-def learn(config: Config) -> int:
-    """The learner alone."""
+def learn(
+    *,
+    store: Store = "talktune.db",
+    model: ModelConfig = ModelConfig(),
+    judge: JudgeConfig = JudgeConfig(),
+    algorithm: AlgorithmConfig = AlgorithmConfig(),
+    train: LiveTrainConfig = LiveTrainConfig(),
+    live: LiveConfig = LiveConfig(),
+    gate: GateConfig = GateConfig(),
+) -> int:
+    """Learn from what a server stores and a judge judged, as a process of its own: versions come out."""
     _wait_briefly()
     from talktune.live.roles import run_learner
 
-    run_learner(config, _say)
+    run_learner(Config(model, judge, algorithm, train, serve=ServeConfig(store=store), live=live, gate=gate), _say)
     return 0
 
 

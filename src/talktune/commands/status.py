@@ -2,18 +2,18 @@
 
 import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from talktune.commands.console import out
-from talktune.commands.stores import open_database
-from talktune.store.overview import overview
-from talktune.store.policies import Policies
-from talktune.store.store import Store
+from talktune.commands.options import AsJson, Store
+from talktune.commands.stores import open_store
+
+if TYPE_CHECKING:
+    from talktune.store.store import Store as Opened
 
 BARS = "▁▂▃▄▅▆▇█"
 SECONDS = 1.0
@@ -21,9 +21,17 @@ SILENT_SECONDS = 600.0
 """A role that said nothing for so long is not at work; one that is says so between two steps, which take minutes."""
 
 
-def status(store: str, watch: bool, as_json: bool) -> int:
-    """The command: once, or again and again."""
-    opened = open_database(store)
+def status(*, store: Store = "talktune.db", watch: bool = False, as_json: AsJson = False) -> int:
+    """What waits, what is judged, the reward over time, the versions: one screen.
+
+    Parameters
+    ----------
+    watch
+        Show it again and again, until Ctrl-C.
+    """
+    from rich.live import Live
+
+    opened = open_store(store)
     if as_json:
         print(json.dumps(_found(opened)))
     elif watch:
@@ -40,7 +48,10 @@ def status(store: str, watch: bool, as_json: bool) -> int:
     return 0
 
 
-def _found(store: Store) -> dict[str, Any]:
+def _found(store: "Opened") -> dict[str, Any]:
+    from talktune.store.overview import overview
+    from talktune.store.policies import Policies
+
     policies = Policies(store)
     versions = policies.versions()
     return overview(store) | {

@@ -1,10 +1,13 @@
 """Stores on the command line: told from files of conversations, opened, and `talktune forget`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from talktune.commands.console import table, warn
 from talktune.errors import UserError
-from talktune.store.store import Store
+
+if TYPE_CHECKING:
+    from talktune.store.store import Store
 
 MAGIC = b"SQLite format 3\0"
 """How every SQLite file begins (https://www.sqlite.org/fileformat.html)."""
@@ -19,26 +22,32 @@ def is_store(path: Path) -> bool:
         return False
 
 
-def open_store(path: Path) -> Store:
-    """Open a store that exists; UserError when it does not."""
-    if not is_store(path):
-        raise UserError(f"{path}: there is no store; name the database file that the server writes.")
-    return Store(path)
+def open_store(where: Path | str) -> "Store":
+    """Open a store by its file, or a string that is a file or URL; UserError when there is none."""
+    from talktune.store.store import Store
+
+    if "://" not in str(where) and not is_store(Path(where)):
+        raise UserError(f"{where}: there is no store; name the database file that the server writes.")
+    return Store(where)
 
 
-def open_database(where: str) -> Store:
-    """Open a store by its file or URL; UserError when there is none."""
-    return Store(where) if "://" in where else open_store(Path(where))
+def forget(store: Path, /, *, user: str | None = None, conversation: str | None = None) -> int:
+    """Really delete what a user said, or one conversation, and say which policy versions were trained on it.
 
-
-def forget(path: Path, user: str | None, conversation: str | None) -> int:
-    """The command."""
+    Parameters
+    ----------
+    store
+        The store's file.
+    user
+        Everything of this user.
+    conversation
+        One conversation, by its id; together with --user only if it is that user's.
+    """
     if user is None and conversation is None:
         raise UserError("Give --user or --conversation: without them there is nothing to forget.")
-    store = open_store(path)
-    forgotten = store.forget(user=user, conversation=conversation)
+    forgotten = open_store(store).forget(user=user, conversation=conversation)
     if not forgotten.conversations:
-        raise UserError(f"{path}: holds nothing of {' and '.join(x for x in (user, conversation) if x)}.")
+        raise UserError(f"{store}: holds nothing of {' and '.join(x for x in (user, conversation) if x)}.")
     rows = [("conversations", forgotten.conversations), ("turns", forgotten.turns)]
     table("Deleted", ("what", "number"), rows)
     if forgotten.versions:

@@ -3,24 +3,23 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from talktune.commands.console import progress, table, warn
-from talktune.commands.score import load_conversations, score_conversations
-from talktune.config import Config
-from talktune.conversations.turns import turns_of
+from talktune.commands.options import Files, Output, Resume, Strict
+from talktune.config import AlgorithmConfig, Config, JudgeConfig, ModelConfig, TrainConfig
 from talktune.errors import UserError
-from talktune.learner.run import open_run, run_updates
-from talktune.learner.samples import Intake, batches, samples_from
-from talktune.learner.update import Learner
-from talktune.policy.adapter import attach_adapter, load_adapter
-from talktune.policy.load import Policy, load_policy
-from talktune.report.page import make_report
 from talktune.types import Sample
 
+if TYPE_CHECKING:
+    from talktune.learner.samples import Intake
+    from talktune.policy.load import Policy
 
-def trainable(policy: Policy, config: Config) -> Any:
+
+def trainable(policy: "Policy", config: Config) -> Any:
     """The policy's model ready for training: with a fresh adapter, a given one, or all weights at rank 0."""
+    from talktune.policy.adapter import attach_adapter, load_adapter
+
     model = config.model
     if model.lora_rank == 0:
         if config.algorithm.beta > 0:
@@ -33,8 +32,34 @@ def trainable(policy: Policy, config: Config) -> Any:
     return attach_adapter(policy.model, model, config.train.seed)
 
 
-def train(files: Sequence[Path], config: Config, output: Path, *, resume: bool, strict: bool) -> int:
-    """The command: judge what has no verdict yet, make samples, update, write the adapter and the report."""
+def train(
+    files: Files,
+    /,
+    *,
+    output: Output = Path("runs/train"),
+    model: ModelConfig = ModelConfig(),
+    judge: JudgeConfig = JudgeConfig(),
+    algorithm: AlgorithmConfig = AlgorithmConfig(),
+    train: TrainConfig = TrainConfig(),
+    resume: Resume = False,
+    strict: Strict = False,
+) -> int:
+    """Train on scored or raw conversations; what has no verdict yet is judged first. An adapter comes out.
+
+    Parameters
+    ----------
+    output
+        The run directory to make: adapter, checkpoints, metrics, report.
+    """
+    from talktune.commands.judged import load_conversations, score_conversations
+    from talktune.conversations.turns import turns_of
+    from talktune.learner.run import open_run, run_updates
+    from talktune.learner.samples import batches, samples_from
+    from talktune.learner.update import Learner
+    from talktune.policy.load import load_policy
+    from talktune.report.page import make_report
+
+    config = Config(model, judge, algorithm, train)
     conversations = load_conversations(files, strict)
     open_run(output, config, resume=resume)
     policy = load_policy(config.model)
@@ -68,17 +93,17 @@ def train(files: Sequence[Path], config: Config, output: Path, *, resume: bool, 
     return 0
 
 
-def _reasons(intake: Intake) -> str:
+def _reasons(intake: "Intake") -> str:
     parts = [f"{n} {why}" for why, n in intake.skipped.items()]
     return ", ".join([*parts, f"{intake.unscored} unscored", f"{intake.side} side"])
 
 
-def _write_summary(run: Path, intake: Intake, updates: int | None) -> None:
+def _write_summary(run: Path, intake: "Intake", updates: int | None) -> None:
     summary = {"turns": intake.as_dict()} | ({} if updates is None else {"updates": updates})
     (run / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
 
 
-def _show(intake: Intake, metrics: Sequence[dict[str, Any]], run: Path, page: Path) -> None:
+def _show(intake: "Intake", metrics: Sequence[dict[str, Any]], run: Path, page: Path) -> None:
     table(
         "Turns",
         ("what", "number"),

@@ -1,0 +1,22 @@
+"""Options that several commands share, each with its help once."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from talktune import config
+
+Files = Annotated[
+    list[Path],
+    Parameter(help="JSONL (also gzip): OpenAI or ShareGPT conversations, or the output of `talktune score`."),
+]
+LabelledFile = Annotated[
+    Path, Parameter(help='JSONL of {"request", "response", "role", "next_state", "label"}, label -1, 0 or 1.')
+]
+Store = Annotated[str, Parameter(help="The server's store: a SQLite file, or a database URL.")]
+Output = Annotated[Path, Parameter(alias="-o")]
+Seed = Annotated[config.Seed, Parameter(help="Everything random comes from this.")]
+Strict = Annotated[bool, Parameter(help="Stop at the first bad line instead of reporting it.")]
+Resume = Annotated[bool, Parameter(help="Go on with the run in that directory.")]
+AsJson = Annotated[bool, Parameter(name="--json", help="Print JSON instead of tables.")]

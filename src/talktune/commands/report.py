@@ -1,0 +1,17 @@
+"""`talktune report`: the plots and the page of a run, anew."""
+
+from pathlib import Path
+
+
+def report(run: Path, /) -> int:
+    """Draw the plots and the HTML page of a run again.
+
+    Parameters
+    ----------
+    run
+        A run directory.
+    """
+    from talktune.report.page import make_report
+
+    print(make_report(run))
+    return 0
