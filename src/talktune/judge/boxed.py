@@ -8,7 +8,8 @@ import json
 import re
 from typing import Any
 
-from talktune.types import Label, Message, Turn
+from talktune.judge.prompts import request_of
+from talktune.types import Label, Turn
 
 MAX_CHARS = 8000
 """Longest request, answer or next state shown, in characters; the middle of a longer one is left out."""
@@ -82,7 +83,7 @@ def _as_data(turn: Turn) -> str:
 
     Servers read `<|im_end|>` or `[/INST]` in a message's text as the real token; so does a closing delimiter.
     """
-    data: dict[str, Any] = {"request": _clip(_request(turn.prompt)), "answer": _clip(turn.answer.content)}
+    data: dict[str, Any] = {"request": _clip(request_of(turn.prompt)), "answer": _clip(turn.answer.content)}
     if turn.answer.tool_calls:
         calls = [dict(call) for call in turn.answer.tool_calls]
         text = json.dumps(calls, ensure_ascii=False, default=str)
@@ -93,12 +94,6 @@ def _as_data(turn: Turn) -> str:
     ]
     text = json.dumps(data, ensure_ascii=False, indent=1, default=str).replace("<", "\\u003c")
     return re.sub(r"\[(?=/?[A-Z_]+\])", r"\\u005b", text)
-
-
-def _request(prompt: tuple[Message, ...]) -> str:
-    """The last user message; of a prompt without one, its last message."""
-    users = [message for message in prompt if message.role == "user"]
-    return (users or list(prompt))[-1].content if prompt else ""
 
 
 def _clip(text: str, limit: int = MAX_CHARS) -> str:
