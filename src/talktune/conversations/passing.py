@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 
 from talktune.conversations.marks import skeleton
+from talktune.conversations.words import spoken
 from talktune.types import Message
 
 KEPT = 6
@@ -102,18 +103,22 @@ def compared(messages: Sequence[Message], shown: Sequence[Message], *, cut: bool
 
 
 def _pairs(messages: Sequence[Message], later: Sequence[Message]) -> dict[int, int]:
-    """Which message stands where in the later history: equal ones first, then longer ones around the same words."""
-    ours = [skeleton(m.content) or m.content.strip() for m in messages]
-    theirs = [skeleton(m.content) or m.content.strip() for m in later]
+    """Which message stands where in the later history: as it was, within, with more around it, or nearly so."""
+    ours, theirs = ([skeleton(m.content) or m.content.strip() for m in some] for some in (messages, later))
+    own, other = ([skeleton(spoken(m)) for m in some] for some in (messages, later))
     pairs: dict[int, int] = {}
     for j in reversed(range(len(theirs))):  # the last of them first: the person's newest words
         free = [i for i in range(len(ours)) if i not in pairs]
-        equal = [i for i in free if ours[i] == theirs[j]]
-        around = [i for i in free if theirs[j] and theirs[j] in ours[i]]
-        within = [i for i in free if len(ours[i]) > 3 and ours[i] in theirs[j]]
-        if best := equal or around or within:
-            ends = [i for i in best if ours[i].startswith(theirs[j]) or ours[i].endswith(theirs[j])]
-            pairs[(ends or best)[-1]] = j
+        best = (
+            [i for i in free if ours[i] == theirs[j]]
+            or [i for i in free if own[i] and own[i] == other[j]]
+            or [i for i in free if theirs[j] and (ours[i].startswith(theirs[j]) or ours[i].endswith(theirs[j]))]
+            or [i for i in free if theirs[j] and theirs[j] in ours[i]]
+            or [i for i in free if len(own[i]) > 3 and own[i] in theirs[j]]
+            or [i for i in free if _alike(messages[i].content, later[j].content)]
+        )
+        if best:
+            pairs[best[-1]] = j
     return pairs
 
 
