@@ -4,9 +4,10 @@ A request is read as blocks: what was said to the model, and its answer. A turn'
 end. Answers are what the server wrote itself, so they weigh most, by their length: "Ok." has been said before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import accumulate
 from typing import Literal
 
 from talktune.conversations.marks import answer_mark, answer_text, asked_mark, said, skeleton
@@ -40,6 +41,11 @@ class Block:
     def text(self) -> str:
         """All that identifies the answer."""
         return answer_text(self.whole)
+
+    @cached_property
+    def weight(self) -> float:
+        """How much its answer says."""
+        return weight(self.text)
 
     @cached_property
     def whole(self) -> Message:
@@ -136,60 +142,82 @@ def similarity(a: str, b: str) -> float:
     return max(common / len(first | second), contained)
 
 
-def fit(blocks: Sequence[Block], line: Sequence[Candidate], *, cut: bool) -> Fit | None:
-    """The best alignment of the candidate `line[0]`, its parent and so on with the blocks; None where it has no place.
+class Alignment:
+    """The blocks of one request against turns, each with as many of its ancestors as are at hand."""
 
-    `cut` says that the request has earlier blocks than these.
-    """
-    foreign = {mark for turn in line for m in turn.messages if m.role == "assistant" and (mark := answer_mark(m))}
-    whole = line[-1].parent is None
-    known: dict[tuple[int, int], float | None] = {}
+    def __init__(self, blocks: Sequence[Block], turns: Mapping[str, Candidate], *, cut: bool) -> None:
+        """`cut` says that the request has earlier blocks than these."""
+        self._blocks = blocks
+        self._turns = turns
+        self._cut = cut
+        said_by_others = (m for turn in turns.values() for m in turn.messages if m.role == "assistant")
+        foreign = {mark for m in said_by_others if (mark := answer_mark(m)) is not None}
+        costs = [0.0 if foreign & set(b.marks) else 0.5 * b.weight for b in blocks]
+        self._cost = list(accumulate(costs, initial=0.0))
+        marks = {turn.mark for turn in turns.values()}
+        self._known_blocks = [bool(marks & set(b.marks)) for b in blocks]
+        self._users: dict[str, list[str]] = {}
+        self._worth: dict[tuple[str, int], float | None] = {}
 
-    def missing(start: int, end: int) -> float:
-        return sum(0.5 * weight(b.text) for b in blocks[start:end] if not foreign & set(b.marks))
+    def fit(self, candidate: Candidate) -> Fit | None:
+        """The best alignment of a candidate and its ancestors; None where the request has no place for it."""
+        found: Fit | None = None
+        for j in range(len(self._blocks) - 1, -1, -1):
+            worth = self._best(candidate, j)
+            if worth is not None:
+                score = worth - 0.5 * self._missing(j + 1, len(self._blocks))
+                if found is None or score > found.score:
+                    block = self._blocks[j]
+                    end = block.end if candidate.mark is None else block.marks.get(candidate.mark, block.end)
+                    found = Fit(candidate, score, j, end)
+        return found
 
-    def best(i: int, j: int) -> float | None:
-        """The worth of `line[i:]` and `blocks[: j + 1]` when turn i and block j are one."""
-        if (i, j) in known:
-            return known[i, j]
-        worth = _pair(blocks[j], line[i], first=j == 0 and not cut)
-        if worth is not None:
-            rest = -missing(0, j) if i + 1 < len(line) or whole else 0.0
-            for up in range(i + 1, min(i + 1 + SKIPPED, len(line))):
-                for back in range(j - 1, max(j - 2 - SKIPPED, -1), -1):
-                    before = best(up, back)
-                    if before is not None:
-                        rest = max(rest, before - missing(back + 1, j) - GAP * (up - i - 1))
-            worth += rest
-        known[i, j] = worth
-        return worth
+    def _missing(self, start: int, end: int) -> float:
+        """What blocks cost that no turn has."""
+        return self._cost[end] - self._cost[start]
 
-    found: Fit | None = None
-    for j in range(len(blocks) - 1, -1, -1):
-        worth = best(0, j)
-        if worth is not None:
-            score = worth - 0.5 * missing(j + 1, len(blocks))
-            if found is None or score > found.score:
-                mark = line[0].mark
-                end = blocks[j].end if mark is None else blocks[j].marks.get(mark, blocks[j].end)
-                found = Fit(line[0], score, j, end)
-    return found
+    def _best(self, turn: Candidate, j: int) -> float | None:
+        """The worth of the turn's line and of `blocks[: j + 1]` when the turn and block j are one."""
+        key = turn.id, j
+        if key not in self._worth:
+            worth = self._pair(turn, j)
+            self._worth[key] = None if worth is None else worth + self._rest(turn, j)
+        return self._worth[key]
+
+    def _rest(self, turn: Candidate, j: int) -> float:
+        """The worth of what lies before a pair."""
+        known = turn.parent is None or turn.parent in self._turns
+        rest = -self._missing(0, j) if known else 0.0
+        for skipped in range(SKIPPED):
+            above = self._turns.get(turn.parent or "")
+            if above is None:
+                break
+            for back in range(j - 1, max(j - 2 - SKIPPED, -1), -1):
+                before = self._best(above, back)
+                if before is not None:
+                    rest = max(rest, before - self._missing(back + 1, j) - GAP * skipped)
+            turn = above
+        return rest
+
+    def _pair(self, turn: Candidate, j: int) -> float | None:
+        """The worth of the turn and block j as one: of the answer, and of what the person had said."""
+        block = self._blocks[j]
+        if turn.mark is not None and turn.mark in block.marks:
+            answered = 1.0
+        elif self._known_blocks[j] or not (answered := answer_fit(block, turn)):  # it is another turn's
+            return None
+        worth = answered * block.weight
+        if turn.id not in self._users:
+            self._users[turn.id] = _users(said(turn.messages))
+        relation, text = _relation(block.users, self._users[turn.id])
+        if relation == "other":  # a summary may stand in front of the first block that is left
+            return worth * (0.6 if j == 0 and not self._cut else 0.4)
+        return worth + {"equal": 1.0, "within": 0.8, "alike": 0.5, "nothing": 0.0}[relation] * weight(text)
 
 
 def weight(text: str) -> float:
     """How much an equal text says: 0.1 … 1, by its length."""
     return min(1.0, 0.1 + len(text) / 50)
-
-
-def _pair(block: Block, turn: Candidate, *, first: bool) -> float | None:
-    answered = answer_fit(block, turn)
-    if not answered:
-        return None
-    worth = answered * weight(block.text)
-    relation, text = _relation(block.users, _users(said(turn.messages)))
-    if relation == "other":  # a summary may stand in front of the first block that is left
-        return worth * (0.6 if first else 0.4)
-    return worth + {"equal": 1.0, "within": 0.8, "alike": 0.5, "nothing": 0.0}[relation] * weight(text)
 
 
 def _relation(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from talktune.conversations.marks import answer_mark
-from talktune.serve.aligning import Block, Fit, answer_fit, blocks_of, fit, joined
+from talktune.serve.aligning import Alignment, Block, Fit, answer_fit, blocks_of, joined
 from talktune.serve.matching import Prefixes, prefixes
 from talktune.serve.request import ChatRequest
 from talktune.store.candidates import FEW, Candidates
@@ -22,6 +22,8 @@ DEPTHS = (8, 64)
 """So many blocks of a request and turns of a line are compared, and so many where that does not decide."""
 LOOKED_UP = 8
 """Blocks whose answers are looked up, from the end."""
+TELLING = 2
+"""So many of them that are known are enough."""
 ENOUGH = 0.1
 """The least worth of an alignment; a unique answer of a few letters has it."""
 MARGIN = 0.05
@@ -128,15 +130,22 @@ def _best(candidates: Candidates, blocks: Sequence[Block], depth: int, *, cut: b
 
 
 def _further(candidates: Candidates, blocks: Sequence[Block]) -> dict[str, Candidate]:
-    """Turns by the answers before the last one, by what they answer, and those that go on behind these."""
+    """Turns by the last answers that tell anything, by what they answer, and those that go on behind these."""
     found: dict[str, Candidate] = {}
-    for block in blocks:
-        some = candidates.answered(block.marks)
+    common: set[bytes] = set()
+    told = 0
+    for block in reversed(blocks):
+        some = None if common & set(block.marks) else candidates.answered(block.marks)
         if some is None:
+            common |= set(block.marks)
             some = candidates.answered(block.marks, block.asked) if block.asked else ()
         if not some:
             some = candidates.asked(block.asked)
-        found |= {c.id: c for c in some or () if any(answer_fit(b, c) for b in blocks)}
+        some = {c.id: c for c in some or () if any(answer_fit(b, c) for b in blocks)}
+        found |= some
+        told += bool(some)
+        if told == TELLING:
+            break
     newest = dict(found)
     for _ in blocks:
         behind = {c.id: c for c in candidates.children(newest) if c.id not in found} if newest else {}
@@ -156,8 +165,10 @@ def _judged(
     cut: bool,
     session: bool,
 ) -> Fit | Lost:
-    lines = candidates.lines(found.values(), depth) if found else {}
-    fits = [one for line in lines.values() if (one := fit(blocks, line, cut=cut)) is not None]
+    if not found:
+        return "unknown"
+    alignment = Alignment(blocks, candidates.with_ancestors(found.values(), depth), cut=cut)
+    fits = [one for candidate in found.values() if (one := alignment.fit(candidate)) is not None]
     fits = [one for one in fits if session or one.score >= ENOUGH - 1e-9]
     if not fits:
         return "unknown"

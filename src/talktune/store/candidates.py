@@ -45,8 +45,8 @@ class Candidates:
         query = select(*_COLUMNS).where(t.parent.in_(list(ids))).order_by(t.created.desc()).limit(MOST_CHILDREN)
         return [_candidate(row) for row in self._c.execute(query)]
 
-    def lines(self, candidates: Iterable[Candidate], depth: int) -> dict[str, list[Candidate]]:
-        """Of each candidate, by its id: itself, its parent, and so on, as far as `depth`."""
+    def with_ancestors(self, candidates: Iterable[Candidate], depth: int) -> dict[str, Candidate]:
+        """The candidates and, of each, as many ancestors as `depth`."""
         t = schema.turns
         known = {candidate.id: candidate for candidate in candidates}
         starts = list(known)
@@ -56,14 +56,7 @@ class Candidates:
             select(t.c.id, t.c.parent, chain.c.depth + 1).where(t.c.id == chain.c.parent, chain.c.depth < depth)
         )
         query = select(*_COLUMNS).where(t.c.id.in_(select(chain.c.id).where(chain.c.depth > 0)), t.c.id.not_in(starts))
-        known |= {row.id: _candidate(row) for row in self._c.execute(query)}
-        found: dict[str, list[Candidate]] = {}
-        for start in starts:
-            line = [known[start]]
-            while len(line) <= depth and (parent := line[-1].parent) in known:
-                line.append(known[parent])
-            found[start] = line
-        return found
+        return known | {row.id: _candidate(row) for row in self._c.execute(query)}
 
     def _few(self, where: list[ColumnElement[bool]]) -> list[Candidate] | None:
         query = select(*_COLUMNS).where(self._whose, *where).limit(FEW + 1)
