@@ -10,6 +10,8 @@ from typing import Any
 
 import httpx2
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from talktune.conversations.turns import turns_of
 from talktune.judge.prompts import exchange_of
@@ -424,3 +426,69 @@ def test_the_judge_reads_words_the_record_has_all_and_the_prompt_is_what_was_sen
     questions = [text for text, _ in turn_texts(t, 4)]
     assert [e.request for e in exchanges] == questions
     assert [e.next_state for e in exchanges[:-1]] == questions[1:]
+
+
+def window_of_turns(said: list[Message], _count: int) -> list[Message]:
+    """The last two questions of the person and all that follows them."""
+    users = [i for i, m in enumerate(said) if m["role"] == "user"]
+    return said[users[-2] :] if len(users) > 1 else said
+
+
+CHANGES: list[View] = [
+    context_at_the_end, free_context_at_the_end, clock, reminder, window_of_turns, markup, html, spaced, decomposed,
+    other_system, rewritten_ids, cleared_result, rewritten_arguments,
+]  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    changes=st.lists(st.sampled_from(CHANGES), max_size=3, unique=True),
+    kinds=st.lists(st.sampled_from(["say", "say", "tool", "retry", "again"]), min_size=2, max_size=6),
+)
+def test_whatever_the_client_changes_the_conversation_stays_whole(
+    talk: Any, changes: list[View], kinds: list[str]
+) -> None:
+    """Every reaction on its turn, none on another, forks for regenerations, nothing for retries."""
+
+    def view(said: list[Message], count: int) -> list[Message]:
+        for change in changes:
+            said = change(said, count)
+        return said
+
+    t = talk(view)
+    expected: dict[str, set[str]] = {}
+    asked = ""
+    last: str | None = None
+    for i, kind in enumerate(kinds):
+        if kind == "retry" and last is not None:  # the client did not get the answer, and asks again
+            t.said.pop()
+            before = t.said[-1]["role"]
+            last = f"Retried {i}, {t.tag}: here is something else, at length."
+            assert before in ("user", "tool")
+            t.ask(last)
+            expected[last] = set()
+            continue
+        if kind == "again" and last is not None:
+            t.said.pop()
+            last = f"Regenerated {i}, {t.tag}: here is another one, at length."
+            t.ask(last)
+            expected[last] = set()
+            continue
+        asked = f"Question {i} of {t.tag}, and what do you say?"
+        if last is not None:
+            expected[last].add(asked)
+        if kind == "tool":
+            arguments = json.dumps({"path": f"{t.tag}/{i}", "all": True})
+            t.ask(call(arguments, f"c{i}"), asked)
+            found = f"The result {i} for {t.tag} is long enough."
+            expected[arguments] = {found}
+            last = f"It is {i}, {t.tag}: so much for that question."
+            t.ask(last, *results(t, found))
+        else:
+            last = f"Answer {i}, {t.tag}: this is what there is to say."
+            t.ask(last, asked)
+        expected[last] = set()
+    got = t.reactions()
+    assert {answer: set(states) for answer, states in got} == expected
+    assert len(got) == len(expected)
+    assert len({line.id.split("/")[0] for line in t.lines()}) == 1
