@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from talktune.conversations.turns import turns_of
@@ -171,20 +171,24 @@ def compacted(said: list[Message], count: int) -> list[Message]:
     return said if len(said) < 4 else [summary, *said[-2:]]
 
 
+def retold(said: list[Message], change: Callable[[str], str], *roles: str) -> list[Message]:
+    return [m | {"content": change(m["content"])} if m.get("content") and m["role"] in roles else m for m in said]
+
+
 def markup(said: list[Message], _count: int) -> list[Message]:
-    return [m | {"content": f"**{m['content']}**\n\n* * *"} if m["role"] == "assistant" else m for m in said]
+    return retold(said, lambda text: f"**{text}**\n\n* * *", "assistant")
 
 
 def html(said: list[Message], _count: int) -> list[Message]:
-    return [m | {"content": f"<p>{m['content']}</p><br>"} if m["role"] == "assistant" else m for m in said]
+    return retold(said, lambda text: f"<p>{text}</p><br>", "assistant")
 
 
 def spaced(said: list[Message], _count: int) -> list[Message]:
-    return [m | {"content": "\n " + m["content"].replace(" ", "  ") + " \r\n"} for m in said]
+    return retold(said, lambda text: "\n " + text.replace(" ", "  ") + " \r\n", "assistant", "user", "tool")
 
 
 def decomposed(said: list[Message], _count: int) -> list[Message]:
-    return [m | {"content": unicodedata.normalize("NFD", m["content"])} for m in said]
+    return retold(said, lambda text: unicodedata.normalize("NFD", text), "assistant", "user", "tool")
 
 
 def parts(said: list[Message], _count: int) -> list[Message]:
@@ -440,7 +444,12 @@ CHANGES: list[View] = [
 ]  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     changes=st.lists(st.sampled_from(CHANGES), max_size=3, unique=True),
     kinds=st.lists(st.sampled_from(["say", "say", "tool", "retry", "again"]), min_size=2, max_size=6),
