@@ -57,8 +57,9 @@ class Habits:
         if not users or not (self.blocks or self.envelopes):
             return tuple(messages)
         passed = [any(_alike(messages[i].content, block) for block in self.blocks) for i in users]
-        if not any(passed) or all(passed):
-            passed = list(self.places.get(len(users), (False,) * len(users)))
+        usual = self.places.get(len(users))
+        if usual is not None and (all(passed) or all(u for u, p in zip(usual, passed, strict=True) if p)):
+            passed = list(usual)
         if all(passed):
             passed = [False] * len(users)
         found = list(messages)

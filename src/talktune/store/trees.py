@@ -1,6 +1,6 @@
 """A tree of stored turns as conversations: one line for each path, and each turn trainable in one of them only."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,6 +8,9 @@ from talktune.conversations.marks import answer_text
 from talktune.conversations.passing import Habits, compared
 from talktune.store.rows import TurnState
 from talktune.types import Conversation, Message, Sampled, TurnKind, Verdict
+
+SHOWN = 6
+"""So many of the last turns in a history are compared with what had been said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,31 +123,40 @@ def _line(name: str, path: Sequence[StoredTurn], shared: int, asides: Sequence[f
 
 def _with_words(path: Sequence[StoredTurn], asides: Sequence[frozenset[str]]) -> list[tuple[Message, ...]]:
     """The messages of each turn, those that only passed by and the words within the others marked."""
+    own = [_without_asides(turn.messages, asides[i - 1]) if i else turn.messages for i, turn in enumerate(path)]
+    shown: dict[int, tuple[Message, ...]] = {}
+    for i, turn in enumerate(path):
+        for k, before, cut in _blocks(turn.history or (), path[:i]):
+            known = compared(own[k], before, cut=cut)
+            if known is not None and (k not in shown or shown[k] == own[k]):  # the first that shows a change
+                shown[k] = known
     habits = Habits()
     found: list[tuple[Message, ...]] = []
-    for i, turn in enumerate(path):
-        messages = _without_asides(turn.messages, asides[i - 1]) if i else turn.messages
-        later = path[i + 1].history if i + 1 < len(path) else None
-        known = None
-        if later is not None:
-            shown, cut = _place_of(later, whole=i == 0)
-            known = compared(messages, shown, cut=cut)
-        messages = habits.applied(messages) if known is None else known
-        habits.learn(messages)
-        found.append(messages)
+    for i, messages in enumerate(own):
+        found.append(habits.applied(messages) if i not in shown else shown[i])
+        habits.learn(found[-1])
     return found
 
 
-def _place_of(history: Sequence[Message], *, whole: bool) -> tuple[Sequence[Message], bool]:
-    """What a history has between the answer that it ends with and the one before, and whether it begins there.
-
-    `whole` says that nothing had been said before.
-    """
-    end = max((i for i, m in enumerate(history) if m.role == "assistant"), default=len(history))
-    while end > 0 and history[end - 1].role == "assistant":  # an answer that the client keeps in pieces
-        end -= 1
-    start = max((i for i, m in enumerate(history[:end], 1) if m.role == "assistant"), default=0)
-    return history[start:end], start == 0 and not whole
+def _blocks(history: Sequence[Message], path: Sequence[StoredTurn]) -> Iterator[tuple[int, Sequence[Message], bool]]:
+    """The last turns that a history shows: which, what stands before its answer, and whether that may be cut off."""
+    end, k = len(history), len(path) - 1
+    for number in range(SHOWN):
+        last = end
+        while end > 0 and history[end - 1].role == "assistant":  # an answer that the client keeps in pieces
+            end -= 1
+        answer = "".join(answer_text(m) for m in history[end:last])
+        start = end
+        while start > 0 and history[start - 1].role != "assistant":
+            start -= 1
+        near = range(k, max(k - SHOWN, -1), -1)
+        of = k if number == 0 else next((i for i in near if answer_text(path[i].answer) == answer), None)
+        if of is not None and of >= 0:
+            yield of, history[start:end], start == 0 and of > 0
+            k = of - 1
+        if start == 0 or k < 0:
+            return
+        end = start
 
 
 def _without_asides(messages: Sequence[Message], asides: frozenset[str]) -> tuple[Message, ...]:
