@@ -24,6 +24,9 @@ class Message:
     name: str | None = None
     has_image: bool = False
     """True when a content part was an image: the turn is served, never trained."""
+    words: str | None = None
+    """What of the content is its author's, where a client was seen to put more into it; empty for a message that only
+    passed by: a later history no longer has it. None where all of it counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class Turn:
     index: int
     """Position of the assistant message among the conversation's messages, from 0."""
     prompt: tuple[Message, ...]
+    """As the client sent it."""
     answer: Message
     next_state: tuple[Message, ...] = ()
     """The user's reply, or all results of this message's tool calls; empty when nothing followed."""
@@ -75,6 +79,8 @@ class Turn:
     kind: TurnKind = "main"
     sampled: Sampled | None = None
     verdict: Verdict | None = None
+    before: tuple[Message, ...] | None = None
+    """The conversation's own messages before the answer, where the client had sent others as its history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,9 @@ class Conversation:
     kinds: Mapping[int, TurnKind] = field(default_factory=dict[int, TurnKind])
     sampled: Mapping[int, Sampled] = field(default_factory=dict[int, Sampled])
     verdicts: Mapping[int, Verdict] = field(default_factory=dict[int, Verdict])
+    prompts: Mapping[int, tuple[Message, ...]] = field(default_factory=dict[int, tuple[Message, ...]])
+    """What an answer was given to, where that is not just the messages before it: clients shorten and change what
+    they send."""
 
 
 @dataclass(frozen=True, slots=True)

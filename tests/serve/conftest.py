@@ -227,8 +227,9 @@ def _engine_app(engine: Engine) -> Starlette:
     )
 
 
-@pytest.fixture
-def engine() -> Iterator[Engine]:
+@contextmanager
+def told_engine() -> Iterator[Engine]:
+    """An engine that runs in a thread."""
     made = Engine()
     made.says("I am fine")
     server = uvicorn.Server(uvicorn.Config(_engine_app(made), port=0, log_level="error", lifespan="off"))
@@ -240,6 +241,22 @@ def engine() -> Iterator[Engine]:
     yield made
     server.should_exit = server.force_exit = True
     thread.join()
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    with told_engine() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, Engine]]:
+    """A server and its engine for the many conversations of one module."""
+    with (
+        told_engine() as engine,
+        serving(tmp_path_factory.mktemp("shared") / "store.db", "--upstream", engine.url) as running,
+    ):
+        yield running, engine
 
 
 @pytest.fixture

@@ -4,10 +4,13 @@ from pathlib import Path
 
 from sqlalchemy import insert
 
+from talktune.conversations.marks import answer_mark, asked_mark
 from talktune.store import schema
+from talktune.store.candidates import Candidates
 from talktune.store.policies import Policies
 from talktune.store.queues import Judging
 from talktune.store.store import Store
+from talktune.types import Message
 
 
 def test_an_older_store_is_brought_up_to_date(tmp_path: Path) -> None:
@@ -44,4 +47,33 @@ def test_an_older_store_is_brought_up_to_date(tmp_path: Path) -> None:
     opened = Store(file)
     assert [claimed.id for claimed in Judging(opened).claim(4, 0.0)] == ["a"]
     assert Policies(opened).versions() == []
+    opened.close()
+
+
+def test_answers_of_an_older_store_are_found_by_their_marks(tmp_path: Path) -> None:
+    """A store of the second schema has no marks; a conversation of its time goes on in a changed form."""
+    file = tmp_path / "old.db"
+    store = Store(file)
+    with store.engine.begin() as c:
+        for index in ("turns_by_mark", "turns_by_asked"):
+            c.exec_driver_sql(f"DROP INDEX {index}")
+        for column in ("mark", "asked", "history", "lost"):
+            c.exec_driver_sql(f"ALTER TABLE turns DROP COLUMN {column}")
+        c.exec_driver_sql("DROP TABLE sent")
+        c.execute(schema.steps.delete().where(schema.steps.c.number == 2))
+        c.exec_driver_sql("INSERT INTO conversations (id, user, created, touched) VALUES ('c', 'ann', 0, 0)")
+        c.exec_driver_sql(
+            "INSERT INTO turns (id, conversation, user, hash, continued, kind, state, messages, answer, engine, "
+            "created) VALUES ('a', 'c', 'ann', x'00', 0, 'main', 'complete', ?, ?, 'e', 1.0)",
+            ('[{"role": "user", "content": "Hi there"}]', '{"role": "assistant", "content": "Good morning"}'),
+        )
+    store.close()
+    opened = Store(file)
+    mark = answer_mark(Message("assistant", "**Good** morning"))
+    assert mark is not None
+    with opened.reading() as c:
+        found = Candidates(c, "ann").answered([mark], asked_mark([Message("user", "[10:00] hi there")]))
+        assert Candidates(c, "bob").answered([mark]) == []
+    assert found is not None
+    assert [(turn.id, turn.answer.content) for turn in found] == [("a", "Good morning")]
     opened.close()

@@ -71,6 +71,10 @@ def _screen(found: dict[str, Any]) -> Group:
     for what, number in (
         ("conversations", found["conversations"]),
         ("turns", found["turns"]),
+        (
+            "  of no known history, of several",
+            f"{found['lost'].get('unknown', 0)}, {found['lost'].get('ambiguous', 0)}",
+        ),
         ("wait for the judge", found["waiting_for_judge"]),
         ("judged", judged),
         ("  bad, neutral, good", ", ".join(str(found["judged"].get(key, 0)) for key in ("-1", "+0", "+1"))),

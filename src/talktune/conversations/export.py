@@ -14,7 +14,7 @@ side and unscored turns as well. What is left out is counted by reason.
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -84,11 +84,12 @@ def _openai_rows(turns: Sequence[Turn]) -> list[Row]:
         last = max(own, key=lambda turn: turn.index)
         conversation = Conversation(
             id=name,
-            messages=(*last.prompt, last.answer, *last.next_state),
+            messages=(*(last.prompt if last.before is None else last.before), last.answer, *last.next_state),
             tools=last.tools,
             kinds={t.index: t.kind for t in own},
             sampled={t.index: t.sampled for t in own if t.sampled is not None},
             verdicts={t.index: t.verdict for t in own if t.verdict is not None},
+            prompts={t.index: t.prompt for t in own if t.before is not None},
         )
         rows.append(conversation_to_dict(conversation))
     return rows
@@ -98,7 +99,7 @@ def _kto_row(turn: Turn) -> Row:
     assert turn.verdict is not None
     assert turn.verdict.reward is not None
     row: Row = {
-        "prompt": [message_to_dict(m) for m in turn.prompt],
+        "prompt": [message_to_dict(replace(m, words=None)) for m in turn.prompt],
         "completion": [message_to_dict(turn.answer)],
         "label": turn.verdict.reward > 0,
     }
@@ -112,7 +113,7 @@ def _grpo_row(turn: Turn) -> Row:
         "id": f"{turn.conversation_id}/{turn.index}",
         "conversation": turn.conversation_id,
         "group": f"prompt-{digest(turn.prompt, turn.tools)}",
-        "prompt": [message_to_dict(m) for m in turn.prompt],
+        "prompt": [message_to_dict(replace(m, words=None)) for m in turn.prompt],
         "completion": [message_to_dict(turn.answer)],
         "reward": turn.verdict.reward,
         "prompt_ids": None if sampled is None else list(sampled.prompt_ids),

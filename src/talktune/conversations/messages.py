@@ -26,13 +26,13 @@ class BadConversation(Exception):
     """The reason why one line of a file cannot be used, in words."""
 
 
-def message_from_dict(raw: object, where: str = "the message") -> Message:
+def message_from_dict(raw: object, where: str = "the message", *, request: bool = False) -> Message:
     """The message that OpenAI's chat form describes; raises `BadConversation` naming `where`.
 
     `developer` becomes `system`, null content becomes "", text parts are joined by newlines, tool-call
     arguments become a JSON string (one that already is a string stays byte for byte as it was sent, even
     when a model wrote broken JSON: that too is something a reaction may follow). Fields that `Message` does
-    not have are not kept.
+    not have are not kept, nor is what a client says in a `request` that only talktune can know.
     """
     fields = object_of(raw, f"{where} is not an object with role and content")
     role = fields.get("role")
@@ -59,6 +59,7 @@ def message_from_dict(raw: object, where: str = "the message") -> Message:
         reasoning_content=reasoning,
         name=_optional_text(fields, "name", where),
         has_image=has_image,
+        words=None if request else _optional_text(fields, "words", where),
     )
 
 
@@ -77,7 +78,7 @@ def message_to_dict(message: Message) -> dict[str, Any]:
         out["reasoning_content"] = message.reasoning_content
     if message.tool_calls:
         out["tool_calls"] = [dict(call) for call in message.tool_calls]
-    known = {"tool_call_id": message.tool_call_id, "name": message.name}
+    known = {"tool_call_id": message.tool_call_id, "name": message.name, "words": message.words}
     return out | {key: value for key, value in known.items() if value is not None}
 
 

@@ -57,7 +57,7 @@ def conversation_from_dict(raw: object) -> Conversation:
     else:
         raise BadConversation('it has none of "messages", "conversations" or "prompt" with "completion"')
     tools = _tools(fields.get("tools"))
-    kinds, sampled, verdicts = _known_turns(fields.get("turns") or (), messages)
+    kinds, sampled, verdicts, prompts = _known_turns(fields.get("turns") or (), messages)
     for index in _list(fields.get("side_turns") or (), "side_turns"):
         kinds[_answer_index(index, messages, "side_turns")] = "side"
     return Conversation(
@@ -68,6 +68,7 @@ def conversation_from_dict(raw: object) -> Conversation:
         kinds=kinds,
         sampled=sampled,
         verdicts=verdicts,
+        prompts=prompts,
     )
 
 
@@ -82,7 +83,7 @@ def conversation_to_dict(conversation: Conversation) -> dict[str, Any]:
     if conversation.metadata:
         out["metadata"] = dict(conversation.metadata)
     turns: list[dict[str, Any]] = []
-    for index in sorted({*conversation.kinds, *conversation.sampled, *conversation.verdicts}):
+    for index in sorted({*conversation.kinds, *conversation.sampled, *conversation.verdicts, *conversation.prompts}):
         entry: dict[str, Any] = {"index": index, "kind": conversation.kinds.get(index, "main")}
         verdict, sampled = conversation.verdicts.get(index), conversation.sampled.get(index)
         if verdict is not None:
@@ -99,10 +100,26 @@ def conversation_to_dict(conversation: Conversation) -> dict[str, Any]:
                 "temperature": sampled.temperature,
                 "policy_version": sampled.policy_version,
             }
+        if index in conversation.prompts:
+            entry |= _prompt_to_dict(conversation.prompts[index], conversation.messages[:index])
         turns.append(entry)
     if turns:
         out["turns"] = turns
     return out
+
+
+def _prompt_to_dict(prompt: Sequence[Message], before: Sequence[Message]) -> dict[str, Any]:
+    """A prompt of its own; where no more than the system prompt is another, only that."""
+    system = "\n\n".join(m.content for m in prompt if m.role == "system")
+    if prompt == with_system(system, before):
+        return {"system": system}
+    return {"prompt": [message_to_dict(m) for m in prompt]}
+
+
+def with_system(system: str, messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Messages under another system prompt."""
+    rest = tuple(m for m in messages if m.role != "system")
+    return (Message("system", system), *rest) if system else rest
 
 
 def digest(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
@@ -132,11 +149,12 @@ def _metadata(fields: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
 
 def _known_turns(
     raw: object, messages: Sequence[Message]
-) -> tuple[dict[int, TurnKind], dict[int, Sampled], dict[int, Verdict]]:
-    """Side marks, sampled ids and verdicts of a line's "turns", by message index."""
+) -> tuple[dict[int, TurnKind], dict[int, Sampled], dict[int, Verdict], dict[int, tuple[Message, ...]]]:
+    """Side marks, sampled ids, verdicts and prompts of their own of a line's "turns", by message index."""
     kinds: dict[int, TurnKind] = {}
     sampled: dict[int, Sampled] = {}
     verdicts: dict[int, Verdict] = {}
+    prompts: dict[int, tuple[Message, ...]] = {}
     for entry in _list(_unpacked(raw, "turns"), "turns"):
         turn = object_of(entry, '"turns" holds something that is not an object')
         index = _answer_index(turn.get("index"), messages, "turns")
@@ -151,7 +169,12 @@ def _known_turns(
             votes = tuple(_vote(v, f"turn {index}") for v in _list(turn.get("votes") or (), "votes"))
             reward = turn.get("reward")
             verdicts[index] = Verdict(votes, None if reward is None else _number(reward, f"turn {index}: reward"))
-    return kinds, sampled, verdicts
+        if turn.get("prompt") is not None:
+            own = enumerate(_list(turn["prompt"], "prompt"), start=1)
+            prompts[index] = tuple(message_from_dict(m, f"turn {index}: message {i} of its prompt") for i, m in own)
+        elif isinstance(turn.get("system"), str):
+            prompts[index] = with_system(turn["system"], messages[:index])
+    return kinds, sampled, verdicts, prompts
 
 
 def _vote(raw: object, where: str) -> Vote:

@@ -4,7 +4,8 @@ What counts as the next state of an assistant message:
 
 - All results of the tool calls that it made, wherever they stand, and only those.
 - Otherwise the user's reply: all user messages up to the next assistant message, tool results of other
-  messages and system messages passed over. Blank ones say nothing and do not count.
+  messages and system messages passed over. Blank ones say nothing and do not count, nor do messages that a
+  client added in passing; of the others the words of the person count, without the envelope of time and host.
 - A client's retry is no reply: a user message with the very text (and no image) of the last user message of
   the prompt. It asks again and adds nothing, so the answer before it stays without feedback, even where a
   person meant it as a complaint.
@@ -12,8 +13,10 @@ What counts as the next state of an assistant message:
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from talktune.conversations.messages import caller_of
+from talktune.conversations.words import spoken
 from talktune.types import Conversation, Message, Turn
 
 
@@ -24,13 +27,14 @@ def turns_of(conversation: Conversation) -> list[Turn]:
         Turn(
             conversation_id=conversation.id,
             index=i,
-            prompt=messages[:i],
+            prompt=conversation.prompts.get(i, messages[:i]),
             answer=message,
             next_state=next_state_of(messages, i),
             tools=conversation.tools,
             kind=conversation.kinds.get(i, "main"),
             sampled=conversation.sampled.get(i),
             verdict=conversation.verdicts.get(i),
+            before=messages[:i] if i in conversation.prompts else None,
         )
         for i, message in enumerate(messages)
         if message.role == "assistant"
@@ -43,15 +47,17 @@ def next_state_of(messages: Sequence[Message], index: int) -> tuple[Message, ...
     if messages[index].tool_calls:
         results = [messages[j] for j in later if messages[j].role == "tool" and caller_of(messages, j) == index]
         if results:
-            return tuple(results)
-    asked = next((m for m in reversed(messages[:index]) if m.role == "user"), None)
+            return tuple(_as_spoken(result) for result in results)
+    asked = next((m for m in reversed(messages[:index]) if m.role == "user" and not _is_blank(m)), None)
     reply: list[Message] = []
     for j in later:
         message = messages[j]
         if message.role == "assistant":
+            if message.words == "":
+                continue
             break
         if message.role == "user" and not _is_blank(message) and not _is_retry(message, asked):
-            reply.append(message)
+            reply.append(_as_spoken(message))
     return tuple(reply)
 
 
@@ -74,11 +80,16 @@ def skip_reason(turn: Turn) -> str | None:
     return None
 
 
+def _as_spoken(message: Message) -> Message:
+    words = spoken(message)
+    return message if words == message.content else replace(message, content=words, words=None)
+
+
 def _is_blank(message: Message) -> bool:
-    return not message.content.strip() and not message.has_image
+    return not spoken(message).strip() and (not message.has_image or message.words == "")
 
 
 def _is_retry(message: Message, asked: Message | None) -> bool:
     if asked is None or message.has_image:
         return False
-    return message.content.strip() == asked.content.strip()
+    return spoken(message).strip() == spoken(asked).strip()

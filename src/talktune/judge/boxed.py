@@ -80,7 +80,7 @@ def _as_data(turn: Turn) -> str:
 
     Servers read `<|im_end|>` or `[/INST]` in a message's text as the real token; so does a closing delimiter.
     """
-    data: dict[str, Any] = {"request": _clip(request_of(turn)), "answer": _clip(turn.answer.content)}
+    data: dict[str, Any] = {"request": _clip(request_of(turn.prompt)), "answer": _clip(turn.answer.content)}
     if turn.answer.tool_calls:
         calls = [dict(call) for call in turn.answer.tool_calls]
         text = json.dumps(calls, ensure_ascii=False, default=str)

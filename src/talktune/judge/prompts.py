@@ -6,9 +6,11 @@ of them stay plain characters, so that no text can end its own place and speak a
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from talktune.conversations.words import spoken
 from talktune.types import Label, Message, Turn
 
 REQUEST_TOKENS, ANSWER_TOKENS, NEXT_STATE_TOKENS = 20, 24, 48
@@ -79,21 +81,22 @@ ORDERS: tuple[str, ...] = (
 """Orders to the judge, put beside next states when a head is fitted, so that it learns to pay them no heed."""
 
 
-def request_of(turn: Turn) -> str:
-    """The last user message of the prompt; of one without a user, its last message."""
-    users = [message for message in turn.prompt if message.role == "user"]
-    return (users or list(turn.prompt))[-1].content if turn.prompt else ""
-
-
 def exchange_of(turn: Turn) -> Exchange:
-    """The last user message of the prompt, the answer with its tool calls, and the next state's texts joined."""
+    """The person's last words in the prompt, the answer with its tool calls, and the next state's texts joined."""
     calls = [f"call: {_call(dict(call))}" for call in turn.answer.tool_calls]
     return Exchange(
-        request=request_of(turn),
+        request=request_of(turn.prompt),
         answer="\n".join([turn.answer.content] * bool(turn.answer.content or not calls) + calls),
         role=turn.next_state[0].role if turn.next_state else "user",
         next_state="\n".join(message.content for message in turn.next_state),
     )
+
+
+def request_of(prompt: Sequence[Message]) -> str:
+    """What the person said last; of a prompt in which nobody spoke, its last message."""
+    users = [spoken(message) for message in prompt if message.role == "user"]
+    said = [words for words in users if words.strip()] or [message.content for message in prompt[-1:]]
+    return said[-1] if said else ""
 
 
 def turn_of(exchange: Exchange, number: int = 0) -> Turn:

@@ -111,6 +111,7 @@ class ChatAnswer:
                 reply = await service.upstream.chat(body)
             try:
                 exchange.place = place(service.store, self._user, asked) if placing is None else await placing
+                service.metrics.placed(exchange.place.lost)
                 if asking is not None:
                     exchange.prompt_ids = await asking
                 await (self._stream(send, reply) if asked.stream else self._whole(send, reply))

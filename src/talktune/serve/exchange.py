@@ -62,7 +62,8 @@ class Exchange:
         choice.kept = True
         if choice.tokens.prompt_ids is None:
             choice.tokens.prompt_ids = self.prompt_ids
-        answer = choice.recorder.message()
+        sampled = choice.recorder.message()
+        answer = self.place.whole(sampled)
         named = VERSION.search(self.model)  # an engine that chose a version by itself says so
         version = int(named[1]) if self.version is None and named else self.version
         return NewTurn(
@@ -79,8 +80,10 @@ class Exchange:
             tools=self.asked.tools,
             kind=self.asked.kind,
             state=state,
-            sampled=choice.tokens.sampled(answer, self.temperature, version),
+            sampled=choice.tokens.sampled(sampled, self.temperature, version),
             session=self.asked.session,
+            history=self.place.history,
+            lost=self.place.lost,
         )
 
     def left(self) -> list[NewTurn]:

@@ -8,7 +8,9 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from unicodedata import normalize
 
+from talktune.conversations.marks import bare
 from talktune.types import Message
 
 
@@ -44,7 +46,7 @@ def history_hash(messages: Sequence[Message]) -> bytes:
     """The hash (32 bytes) of a whole history.
 
     It covers what a client sends back of a message: role, text without surrounding space, tool calls and their ids.
-    Not the reasoning, which clients drop; and not the system prompt, which may name the time of day.
+    Not the reasoning, which clients drop wherever it stands; and not the system prompt, which may name the time of day.
     """
     state = _START
     for message in messages:
@@ -60,7 +62,8 @@ def extend(state: bytes, message: Message) -> bytes:
     if message.role == "system":
         return state
     calls = [[call.get("id"), *_function(call.get("function"))] for call in message.tool_calls]
-    parts = [message.role, message.content.strip(), calls, message.tool_call_id, message.has_image]
+    content = bare(message.content) if message.role == "assistant" else message.content
+    parts = [message.role, normalize("NFC", content).strip(), calls, message.tool_call_id, message.has_image]
     text = json.dumps(parts, ensure_ascii=False)
     return hashlib.sha256(state + text.encode("utf-8", "surrogatepass")).digest()
 

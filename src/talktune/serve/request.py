@@ -85,7 +85,7 @@ def _messages(body: Fields, most: int) -> tuple[Message, ...]:
     if len(items) > most:
         raise BadRequest(f"There are {len(items)} messages, and at most {most} are taken.", param="messages")
     try:
-        return tuple(message_from_dict(m, f"message {i}") for i, m in enumerate(items, start=1))
+        return tuple(message_from_dict(m, f"message {i}", request=True) for i, m in enumerate(items, start=1))
     except BadConversation as error:
         raise BadRequest(f"{error}.", param="messages") from error
 

@@ -19,6 +19,7 @@ def overview(store: "Store", updates: int = 200) -> dict[str, Any]:
         return c.execute(select(func.count()).select_from(table).where(*where)).scalar() or 0
 
     with store.reading() as c:
+        lost = select(t.lost, func.count()).where(t.lost.is_not(None), t.kind == "main").group_by(t.lost)
         rewards = {row[0]: row[1] for row in c.execute(select(v.reward, func.count()).group_by(v.reward))}
         cost = c.execute(select(func.sum(o.cost))).scalar() or 0.0
         u = schema.updates.c
@@ -31,6 +32,7 @@ def overview(store: "Store", updates: int = 200) -> dict[str, Any]:
             "conversations": count(schema.conversations),
             "turns": count(schema.turns),
             "main": count(schema.turns, t.kind == "main"),
+            "lost": {str(row[0]): row[1] for row in c.execute(lost)},
             "partial": count(schema.turns, t.state == "partial"),
             "feedback": count(schema.feedback),
             "waiting_for_judge": count(schema.judging),

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from talktune.types import Message, Sampled, TurnKind
 
 TurnState = Literal["complete", "partial"]
+Lost = Literal["unknown", "ambiguous"]
+"""Why a request that has answers in its history continues no turn: none is known, or several as well as one."""
 
 
 def new_id(prefix: str) -> str:
@@ -45,6 +47,9 @@ class NewTurn:
     """None where the engine gave no token ids."""
     session: str | None = None
     """The client's own id of the conversation."""
+    history: tuple[Message, ...] | None = None
+    """What the client sent up to the parent's answer, where that is not what had been said; no system prompt."""
+    lost: Lost | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,22 @@ class Found:
     id: str
     conversation: str
     hash: bytes
+    kind: TurnKind
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A stored turn that a changed history may go on behind."""
+
+    id: str
+    conversation: str
+    parent: str | None
+    kind: TurnKind
+    mark: bytes | None
+    continued: bool
+    created: float
+    messages: tuple[Message, ...]
+    answer: Message
 
 
 @dataclass(frozen=True, slots=True)

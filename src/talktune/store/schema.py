@@ -5,6 +5,7 @@ An edited or regenerated history is a second child of one parent. So nothing is 
 turn is the chain of its parents.
 """
 
+import json
 from collections.abc import Callable, Sequence
 
 from sqlalchemy import (
@@ -19,14 +20,19 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    bindparam,
     insert,
     inspect,
     literal,
     select,
+    update,
 )
 from sqlalchemy.schema import CreateColumn
 
+from talktune.conversations.marks import answer_mark, asked_mark
+from talktune.conversations.messages import message_from_dict
 from talktune.errors import UserError
+from talktune.types import TurnKind
 
 metadata = MetaData()
 
@@ -75,11 +81,28 @@ turns = Table(
     Column("policy_version", Integer),
     Column("engine", String(80), nullable=False),
     Column("created", Float, nullable=False),
+    Column("mark", LargeBinary(8), comment="of the answer: by it a changed history finds it"),
+    Column("asked", LargeBinary(8), comment="of what the answer was given to"),
+    Column(
+        "history", LargeBinary, comment="hashes in `sent`: what the client sent before `messages`, where it was changed"
+    ),
+    Column("lost", String(10), comment="why no turn was found for the history that came with it"),
 )
+Index("turns_by_mark", turns.c.user, turns.c.mark, turns.c.asked)
+Index("turns_by_asked", turns.c.user, turns.c.asked)
 Index("turns_by_hash", turns.c.user, turns.c.hash)
 Index("turns_of_conversation", turns.c.conversation)
 Index("turns_by_parent", turns.c.parent)
 Index("turns_by_text", turns.c.system, turns.c.tools)
+
+sent = Table(
+    "sent",
+    metadata,
+    Column("conversation", ForeignKey("conversations.id"), primary_key=True),
+    Column("hash", LargeBinary(16), primary_key=True),
+    Column("body", Text, nullable=False),
+    comment="messages of histories that a client changed, each once: its next request has most of them again",
+)
 
 feedback = Table(
     "feedback",
@@ -207,17 +230,44 @@ def _roles(connection: Connection) -> None:
     metadata.create_all(connection)
 
 
-STEPS: Sequence[Callable[[Connection], None]] = (_first, _live, _roles)
+def _marks(connection: Connection) -> None:
+    """Marks by which changed histories are found, for older turns as well."""
+    metadata.create_all(connection)
+    there = {column["name"] for column in inspect(connection).get_columns("turns")}
+    for name in ("mark", "asked", "history", "lost"):
+        if name not in there:
+            made = CreateColumn(turns.c[name]).compile(dialect=connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE turns ADD COLUMN {made}")
+    t = turns.c
+    last = ""
+    while rows := connection.execute(
+        select(t.id, t.kind, t.answer, t.messages).where(t.id > last, t.mark.is_(None)).order_by(t.id).limit(1000)
+    ).all():
+        last = rows[-1].id
+        known = [{"of": row.id} | marks_of(row.kind, row.messages, row.answer) for row in rows]
+        connection.execute(update(turns).where(t.id == bindparam("of")), known)
+    for index in turns.indexes:
+        index.create(connection, checkfirst=True)
+
+
+def marks_of(kind: TurnKind, messages: str, answer: str) -> dict[str, bytes | None]:
+    """The marks of a stored turn, from its JSON."""
+    asked = [message_from_dict(message) for message in json.loads(messages)]
+    return {"mark": answer_mark(message_from_dict(json.loads(answer)), kind), "asked": asked_mark(asked)}
+
+
+STEPS: Sequence[Callable[[Connection], None]] = (_first, _live, _roles, _marks)
 """Step n brings a database from n to n + 1; a step that was released is never changed."""
 
 
 def migrate(connection: Connection) -> None:
     """Run the steps that this database has not seen; UserError when a newer talktune made it."""
-    have = 0
+    have: set[int] = set()
     if inspect(connection).has_table("schema_steps"):
-        have = len(connection.execute(select(steps)).all())
-    if have > len(STEPS):
-        raise UserError(f"The store is of a newer talktune (schema {have}, known {len(STEPS)}): update talktune.")
-    for number in range(have, len(STEPS)):
-        STEPS[number](connection)
-        connection.execute(insert(steps).values(number=number))
+        have = set(connection.execute(select(steps.c.number)).scalars())
+    if any(number >= len(STEPS) for number in have):
+        raise UserError(f"The store is of a newer talktune (schema {len(have)}, known {len(STEPS)}): update talktune.")
+    for number, step in enumerate(STEPS):
+        if number not in have:
+            step(connection)
+            connection.execute(insert(steps).values(number=number))

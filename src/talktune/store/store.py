@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DatabaseError
 
+from talktune.conversations.marks import answer_mark, asked_mark
 from talktune.conversations.messages import message_from_dict, message_to_dict
 from talktune.conversations.turns import turns_of
 from talktune.errors import UserError
@@ -33,7 +34,7 @@ from talktune.store.blobs import floats_from_bytes, floats_to_bytes, ids_from_by
 from talktune.store.queues import queue_for_judging, queue_for_learning
 from talktune.store.rows import ConversationRow, Forgotten, Found, NewTurn
 from talktune.store.trees import StoredTurn, conversations_of
-from talktune.types import Conversation, Sampled, Turn, Verdict, Vote
+from talktune.types import Conversation, Message, Sampled, Turn, Verdict, Vote
 
 BUSY_MS = 10_000
 """How long a writer waits for another process's transaction."""
@@ -41,6 +42,8 @@ _NUL = "\0"
 """No id has it, and PostgreSQL refuses to look for it."""
 CHUNK = 500
 """Rows of one IN (…): databases bound their parameters."""
+SENT_BYTES = 16
+"""Of the hash of a message: it need be its own within one conversation only."""
 
 
 class Store:
@@ -57,7 +60,7 @@ class Store:
                 Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
             self.engine: Engine = create_engine(url)
             self._reading = self.engine.execution_options(talktune_reads=True)
-            self._conversation, self._text = _upserts(self.engine.dialect.name)
+            self._conversation, self._text, self._sent = _upserts(self.engine.dialect.name)
             if self.engine.dialect.name == "sqlite":
                 event.listen(self.engine, "connect", _sqlite_options)
                 event.listen(self.engine, "begin", _sqlite_begin)
@@ -89,6 +92,8 @@ class Store:
             c.execute(self._conversation, [_conversation_values(turn) for turn in latest])
             if texts := {_text_hash(body): body for turn in fresh for body in _texts(turn) if body}:
                 c.execute(self._text, [{"hash": key, "body": body} for key, body in texts.items()])
+            if messages := {key: row for turn in fresh for key, row in _sent(turn).items()}:
+                c.execute(self._sent, list(messages.values()))
             c.execute(insert(schema.turns), [_turn_values(turn) for turn in fresh])
             if parents := [turn.parent for turn in fresh if turn.parent is not None]:
                 c.execute(_CONTINUED, {"ids": parents})
@@ -109,7 +114,7 @@ class Store:
         with self._reading.connect() as c:
             for at in range(0, len(hashes), CHUNK):
                 query = (
-                    select(t.id, t.conversation, t.hash, same.label("same"), t.continued, t.created)
+                    select(t.id, t.conversation, t.hash, t.kind, same.label("same"), t.continued, t.created)
                     .where(t.user == user, t.hash.in_(hashes[at : at + CHUNK]))
                 )  # fmt: skip
                 if conversation is not None:
@@ -118,7 +123,7 @@ class Store:
                 if rows:
                     order = {key: i for i, key in enumerate(hashes)}
                     best = min(rows, key=lambda r: (order[bytes(r.hash)], not r.same, r.continued, -r.created))
-                    return Found(best.id, best.conversation, bytes(best.hash))
+                    return Found(best.id, best.conversation, bytes(best.hash), best.kind)
         return None
 
     def conversation_of_session(self, user: str, session: str) -> str | None:
@@ -262,6 +267,7 @@ class Store:
             for at in range(0, len(ids), CHUNK):
                 part = list(ids[at : at + CHUNK])
                 c.execute(delete(schema.turns).where(t.conversation.in_(part)))
+                c.execute(delete(schema.sent).where(schema.sent.c.conversation.in_(part)))
                 c.execute(delete(schema.conversations).where(s.id.in_(part)))
             x = schema.texts.c.hash
             used = select(t.system).where(t.system == x).exists() | select(t.tools).where(t.tools == x).exists()
@@ -281,13 +287,14 @@ _CONTINUED = (
 )  # fmt: skip
 
 
-def _upserts(dialect: str) -> tuple[Executable, Executable]:
-    """Make a conversation, or open it again; keep a text, unless it is there: each without a look-up before."""
+def _upserts(dialect: str) -> tuple[Executable, Executable, Executable]:
+    """Make a conversation, or open it again; keep a text, or a message, unless it is there: without a look-up."""
     of = (postgresql if dialect == "postgresql" else sqlite).insert
     new = of(schema.conversations)
     again = {"touched": new.excluded.touched, "closed": None}
     conversation = new.on_conflict_do_update(index_elements=["id"], set_=again)
-    return conversation, of(schema.texts).on_conflict_do_nothing(index_elements=["hash"])
+    text = of(schema.texts).on_conflict_do_nothing(index_elements=["hash"])
+    return conversation, text, of(schema.sent).on_conflict_do_nothing(index_elements=["conversation", "hash"])
 
 
 def _sqlite_options(connection: Any, _record: Any) -> None:
@@ -372,7 +379,24 @@ def _turn_values(turn: NewTurn) -> dict[str, Any]:
         "policy_version": None if s is None else s.policy_version,
         "engine": turn.engine,
         "created": turn.created,
+        "mark": answer_mark(turn.answer, turn.kind),
+        "asked": asked_mark(turn.messages),
+        "history": None if turn.history is None else b"".join(key for key, _ in map(_hashed, turn.history)),
+        "lost": turn.lost,
     }
+
+
+def _sent(turn: NewTurn) -> dict[tuple[str, bytes], dict[str, Any]]:
+    """The messages of a changed history, to be kept once a conversation."""
+    rows: dict[tuple[str, bytes], dict[str, Any]] = {}
+    for key, body in map(_hashed, turn.history or ()):
+        rows[turn.conversation, key] = {"conversation": turn.conversation, "hash": key, "body": body}
+    return rows
+
+
+def _hashed(message: Message) -> tuple[bytes, str]:
+    body = json.dumps(message_to_dict(message), sort_keys=True)
+    return _text_hash(body)[:SENT_BYTES], body
 
 
 def _stored_turns(c: Connection, conversation: str) -> list[StoredTurn]:
@@ -398,10 +422,15 @@ def _stored_turns(c: Connection, conversation: str) -> list[StoredTurn]:
     given = select(schema.votes).join(schema.turns, t.id == v.turn).where(t.conversation == conversation)
     for row in c.execute(given.order_by(v.turn, v.number)):
         votes.setdefault(row.turn, []).append(Vote(row.label, row.confidence, row.judge, row.reason))
-    return [_stored_turn(row, tuple(votes.get(row.id, ()))) for row in rows]
+    sent: dict[bytes, Message] = {}
+    if any(row.history is not None for row in rows):
+        s = schema.sent.c
+        for row in c.execute(select(s.hash, s.body).where(s.conversation == conversation)):
+            sent[bytes(row.hash)] = message_from_dict(json.loads(row.body))
+    return [_stored_turn(row, tuple(votes.get(row.id, ())), sent) for row in rows]
 
 
-def _stored_turn(row: Any, votes: tuple[Vote, ...]) -> StoredTurn:
+def _stored_turn(row: Any, votes: tuple[Vote, ...], sent: Mapping[bytes, Message]) -> StoredTurn:
     reward = row.score if row.score is not None else row.reward  # a person's own word overrules
     sampled = None
     if row.answer_ids is not None and row.prompt_ids is not None:
@@ -424,4 +453,9 @@ def _stored_turn(row: Any, votes: tuple[Vote, ...]) -> StoredTurn:
         engine=row.engine,
         sampled=sampled,
         verdict=Verdict(votes, reward) if votes or reward is not None else None,
+        history=None if row.history is None else tuple(sent[key] for key in _keys(bytes(row.history))),
     )
+
+
+def _keys(hashes: bytes) -> list[bytes]:
+    return [hashes[at : at + SENT_BYTES] for at in range(0, len(hashes), SENT_BYTES)]

@@ -1,11 +1,16 @@
 """A tree of stored turns as conversations: one line for each path, and each turn trainable in one of them only."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from talktune.conversations.marks import answer_text
+from talktune.conversations.passing import Habits, compared
 from talktune.store.rows import TurnState
 from talktune.types import Conversation, Message, Sampled, TurnKind, Verdict
+
+SHOWN = 6
+"""So many of the last turns in a history are compared with what had been said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,8 @@ class StoredTurn:
     engine: str
     sampled: Sampled | None = None
     verdict: Verdict | None = None
+    history: tuple[Message, ...] | None = None
+    """What the client sent up to the parent's answer, where it had changed that."""
 
 
 def conversations_of(name: str, turns: Sequence[StoredTurn]) -> list[Conversation]:
@@ -55,7 +62,8 @@ def conversations_of(name: str, turns: Sequence[StoredTurn]) -> list[Conversatio
             if not goes_on:
                 break
             path.append(branches[0])
-        lines.append(_line(name if not lines else f"{name}/{turn.id}", path, len(shared)))
+        asides = [frozenset(answer_text(t.answer) for t in children.get(p.id, ()) if t.kind == "side") for p in path]
+        lines.append(_line(name if not lines else f"{name}/{turn.id}", path, len(shared), asides))
     return lines
 
 
@@ -70,15 +78,20 @@ def _depth_first(children: Mapping[str | None, Sequence[StoredTurn]]) -> list[St
     return found
 
 
-def _line(name: str, path: Sequence[StoredTurn], shared: int) -> Conversation:
+def _line(name: str, path: Sequence[StoredTurn], shared: int, asides: Sequence[frozenset[str]]) -> Conversation:
+    """`asides` are the answers of the side turns behind each turn of the path."""
     system = path[0].system
     messages: list[Message] = [Message("system", system)] if system else []
     kinds: dict[int, TurnKind] = {}
     sampled: dict[int, Sampled] = {}
     verdicts: dict[int, Verdict] = {}
+    prompts: dict[int, tuple[Message, ...]] = {}
     ids: dict[str, str] = {}
-    for i, turn in enumerate(path):
-        for message in turn.messages:
+    sent: list[Message] = []
+    changed = False
+    for i, (turn, own) in enumerate(zip(path, _with_words(path, asides), strict=True)):
+        sent = [*(sent if turn.history is None else turn.history), *turn.messages]
+        for message in _with_ids(own, turn.history, path[i - 1].answer if i else None):
             if message.role == "assistant":
                 kinds[len(messages)] = "side"
             messages.append(message)
@@ -90,7 +103,12 @@ def _line(name: str, path: Sequence[StoredTurn], shared: int) -> Conversation:
             sampled[index] = turn.sampled
         if turn.verdict is not None and i >= shared:
             verdicts[index] = turn.verdict
+        changed = changed or turn.history is not None
+        if changed or turn.system != system:
+            first = [Message("system", turn.system)] if turn.system else []
+            prompts[index] = (*first, *sent[: len(sent) - len(own)], *own)
         messages.append(turn.answer)
+        sent.append(turn.answer)
     return Conversation(
         id=name,
         messages=tuple(messages),
@@ -99,4 +117,71 @@ def _line(name: str, path: Sequence[StoredTurn], shared: int) -> Conversation:
         kinds=kinds,
         sampled=sampled,
         verdicts=verdicts,
+        prompts=prompts,
     )
+
+
+def _with_words(path: Sequence[StoredTurn], asides: Sequence[frozenset[str]]) -> list[tuple[Message, ...]]:
+    """The messages of each turn, those that only passed by and the words within the others marked."""
+    own = [_without_asides(turn.messages, asides[i - 1]) if i else turn.messages for i, turn in enumerate(path)]
+    shown: dict[int, tuple[Message, ...]] = {}
+    for i, turn in enumerate(path):
+        for k, before, cut in _blocks(turn.history or (), path[:i]):
+            known = compared(own[k], before, cut=cut)
+            if known is not None and (k not in shown or shown[k] == own[k]):  # the first that shows a change
+                shown[k] = known
+    habits = Habits()
+    found: list[tuple[Message, ...]] = []
+    for i, messages in enumerate(own):
+        found.append(habits.applied(messages) if i not in shown else shown[i])
+        habits.learn(found[-1])
+    return found
+
+
+def _blocks(history: Sequence[Message], path: Sequence[StoredTurn]) -> Iterator[tuple[int, Sequence[Message], bool]]:
+    """The last turns that a history shows: which, what stands before its answer, and whether that may be cut off."""
+    end, k = len(history), len(path) - 1
+    for number in range(SHOWN):
+        last = end
+        while end > 0 and history[end - 1].role == "assistant":  # an answer that the client keeps in pieces
+            end -= 1
+        answer = "".join(answer_text(m) for m in history[end:last])
+        start = end
+        while start > 0 and history[start - 1].role != "assistant":
+            start -= 1
+        near = range(k, max(k - SHOWN, -1), -1)
+        of = k if number == 0 else next((i for i in near if answer_text(path[i].answer) == answer), None)
+        if of is not None and of >= 0:
+            yield of, history[start:end], start == 0 and of > 0
+            k = of - 1
+        if start == 0 or k < 0:
+            return
+        end = start
+
+
+def _without_asides(messages: Sequence[Message], asides: frozenset[str]) -> tuple[Message, ...]:
+    """Side turns that the client kept in its history are passed over: their requests and their answers."""
+    found = list(messages)
+    start = 0
+    for i, message in enumerate(messages):
+        if message.role != "assistant":
+            continue
+        if answer_text(message) in asides:
+            for j in range(start, i + 1):
+                found[j] = replace(messages[j], words="")
+        start = i + 1
+    return tuple(found)
+
+
+def _with_ids(
+    messages: Sequence[Message], history: Sequence[Message] | None, answer: Message | None
+) -> Sequence[Message]:
+    """Tool results under the ids that the answer gave its calls, where the client had others."""
+    if not history or answer is None or not answer.tool_calls:
+        return messages
+    theirs = [call.get("id") for call in history[-1].tool_calls]
+    ids = dict(zip(theirs, (call.get("id") for call in answer.tool_calls), strict=False))
+    return [
+        replace(m, tool_call_id=ids[m.tool_call_id]) if m.role == "tool" and m.tool_call_id in ids else m
+        for m in messages
+    ]

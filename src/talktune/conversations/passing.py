@@ -1,0 +1,226 @@
+"""What a client adds to its messages and takes out of its history again: known by comparing the two.
+
+A turn's own messages are held against the place in a later history where they stood. A message that is not there any
+more had only passed by; of one that is shorter there, the rest was an envelope. What was seen once in a conversation
+is looked for in its newest messages, too, which no history shows yet: a client does again what it did before.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from difflib import SequenceMatcher
+
+from talktune.conversations.marks import skeleton
+from talktune.conversations.words import spoken
+from talktune.types import Message
+
+KEPT = 6
+"""So many of the last envelopes and passing messages are remembered."""
+_PIECE = re.compile(r"\d+(?:[.:,/-]\d+)*|[^\W\d_]+|\s+|[\W_]")
+_CALENDAR = re.compile(
+    r"(?:(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?|[ap]m|utc|gmt|[ecmp][ds]?t|cest|t|z|"
+    r"jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|"
+    r"nov(?:ember)?|dec(?:ember)?)",
+    re.I,
+)
+_PAIRS = {"[": "]", "(": ")", "{": "}", "<": ">", "«": "»", "【": "】"}
+
+
+@dataclass
+class Habits:
+    """What a client was seen to add, in one line of a conversation up to some turn."""
+
+    blocks: list[str] = field(default_factory=list[str])
+    """Passing messages."""
+    envelopes: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """What stood before and behind a person's words."""
+    places: dict[int, tuple[bool, ...]] = field(default_factory=dict[int, tuple[bool, ...]])
+    """Of so many messages in a row, which passed."""
+
+    def learn(self, messages: Sequence[Message]) -> None:
+        """Take in messages whose words are known."""
+        users = [m for m in messages if m.role == "user"]
+        passed = [m.words == "" for m in users]
+        if any(passed) and not all(passed):
+            self.places[len(users)] = tuple(passed)
+        for message in users:
+            if message.words == "":
+                self.blocks = [*self.blocks, message.content][-KEPT:]
+            elif message.words is not None:
+                before, _, behind = message.content.partition(message.words)
+                self.envelopes = [*self.envelopes, (before, behind)][-KEPT:]
+
+    def applied(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """The newest messages of a client with these habits; at least one of the person's is left to count."""
+        users = [i for i, m in enumerate(messages) if m.role == "user" and m.words is None]
+        if not users or not (self.blocks or self.envelopes):
+            return tuple(messages)
+        passed = [any(_alike(messages[i].content, block) for block in self.blocks) for i in users]
+        usual = self.places.get(len(users))
+        if usual is not None and (all(passed) or all(u for u, p in zip(usual, passed, strict=True) if p)):
+            passed = list(usual)
+        if all(passed):
+            passed = [False] * len(users)
+        found = list(messages)
+        for i, passes in zip(users, passed, strict=True):
+            words = "" if passes else self._unwrapped(messages[i].content)
+            if words != messages[i].content:
+                found[i] = replace(messages[i], words=words)
+        return tuple(found)
+
+    def _unwrapped(self, text: str) -> str:
+        for before, behind in reversed(self.envelopes):
+            start = _length_like(text, before)
+            rest = text[start:]
+            end = _length_like(rest[::-1], behind[::-1], backwards=True)
+            inner = rest[: len(rest) - end]
+            if inner.strip() and (start or not before.strip()) and (end or not behind.strip()):
+                return inner.strip()
+        return text
+
+
+def compared(messages: Sequence[Message], shown: Sequence[Message], *, cut: bool) -> tuple[Message, ...] | None:
+    """A turn's messages with their words, as a later history shows them; None where it does not show them at all.
+
+    `cut` says that the history may have lost its beginning: then what is missing in front shows nothing.
+    """
+    users = [i for i, m in enumerate(messages) if m.role == "user"]
+    later = [m for m in shown if m.role == "user"]
+    pairs = _pairs([messages[i] for i in users], later)
+    if not pairs:
+        return None
+    found = list(messages)
+    first = min(pairs)
+    for place, i in enumerate(users):
+        message = messages[i]
+        if place in pairs:
+            words = _inner(message.content, later[pairs[place]].content)
+            if words is not None:
+                found[i] = replace(message, words=words)
+        elif not (cut and place < first):
+            found[i] = replace(message, words="")
+    return tuple(found)
+
+
+def _pairs(messages: Sequence[Message], later: Sequence[Message]) -> dict[int, int]:
+    """Which message stands where in the later history: as it was, within, with more around it, or nearly so."""
+    ours, theirs = ([skeleton(m.content) or m.content.strip() for m in some] for some in (messages, later))
+    own, other = ([skeleton(spoken(m)) for m in some] for some in (messages, later))
+    pairs: dict[int, int] = {}
+    for j in reversed(range(len(theirs))):  # the last of them first: the person's newest words
+        free = [i for i in range(len(ours)) if i not in pairs]
+        best = (
+            [i for i in free if ours[i] == theirs[j]]
+            or [i for i in free if own[i] and own[i] == other[j]]
+            or [i for i in free if theirs[j] and (ours[i].startswith(theirs[j]) or ours[i].endswith(theirs[j]))]
+            or [i for i in free if theirs[j] and theirs[j] in ours[i]]
+            or [i for i in free if len(own[i]) > 3 and own[i] in theirs[j]]
+            or [i for i in free if _alike(messages[i].content, later[j].content)]
+        )
+        if best:
+            pairs[best[-1]] = j
+    return pairs
+
+
+def _inner(text: str, words: str) -> str | None:
+    """The words where they stand within the text and are not all of it; as the text spells them."""
+    words = words.strip()
+    if not words or text.strip() == words:
+        return None
+    for at in (len(text.rstrip()) - len(words), len(text) - len(text.lstrip()), text.rfind(words)):
+        if at >= 0 and text.startswith(words, at):
+            return words
+    loose = re.compile(r"\s+".join(re.escape(word) for word in words.split()[:2000]))
+    matches = list(loose.finditer(text))
+    if matches and matches[-1][0].strip() != text.strip():
+        return matches[-1][0]
+    plain = unicodedata.normalize("NFC", text)
+    if plain != text and (inner := _inner(plain, unicodedata.normalize("NFC", words))) is not None and inner in text:
+        return inner
+    return None
+
+
+def _alike(text: str, block: str) -> bool:
+    """Whether a text has the shape of another: the same but for numbers, or most of its words, or its first line."""
+    ours, theirs = (_SHAPE.sub("0", one.strip()).casefold() for one in (text, block))
+    if ours == theirs:
+        return True
+    first, other = (one.split("\n", 1)[0] for one in (ours, theirs))
+    if len(first) >= 12 and first == other and "\n" in ours:
+        return True
+    a, b = ours.split()[:400], theirs.split()[:400]
+    if min(len(a), len(b)) < 3:
+        return False
+    return SequenceMatcher(None, a, b, autojunk=False).ratio() >= 0.6
+
+
+_SHAPE = re.compile(r"\d+(?:[.:,/-]\d+)*")
+
+
+def _length_like(text: str, pattern: str, *, backwards: bool = False) -> int:
+    """How much of the beginning of a text has the shape of a pattern; 0 for none.
+
+    Numbers and names of days stand for each other, words for themselves; or both begin alike and end with the same
+    sign; with `backwards` both are read from behind.
+    """
+    if not pattern.strip():
+        return 0
+    if text.startswith(pattern):
+        return len(pattern)
+    at = 0
+    rest = text[: 20 * len(pattern) + 100]
+    pieces = [m[0] for m in _PIECE.finditer(rest)]
+    wanted = [m[0] for m in _PIECE.finditer(pattern)]
+    for piece, want in zip(pieces, wanted, strict=False):
+        if not _stands_for(piece[::-1] if backwards else piece, want[::-1] if backwards else want):
+            break
+        at += len(piece)
+    else:
+        if len(pieces) >= len(wanted):
+            return at
+    return _delimited(rest, pattern) if not backwards else _delimited_end(rest, pattern)
+
+
+def _stands_for(piece: str, want: str) -> bool:
+    if piece == want or (piece.isspace() and want.isspace()):
+        return True
+    if piece[0].isdigit() and want[0].isdigit():
+        return True
+    return _CALENDAR.fullmatch(piece) is not None and _CALENDAR.fullmatch(want) is not None
+
+
+def _delimited(text: str, pattern: str) -> int:
+    """A bracket for a bracket; or as many lines for lines that begin with the same word."""
+    lead, want = text.lstrip(), pattern.strip()
+    skipped = len(text) - len(lead)
+    close = _PAIRS.get(want[0])
+    if close is not None and lead[:1] == want[0] and want.endswith(close):
+        end = lead.find(close)
+        return 0 if end < 0 else skipped + end + 1
+    if pattern.endswith("\n"):
+        lines = pattern.count("\n")
+        parts = text.split("\n", lines)
+        word = re.match(r"\W*\w+", want)
+        if len(parts) > lines and word is not None and lead.startswith(word[0]):
+            return len(text) - len(parts[-1])
+    return 0
+
+
+def _delimited_end(text: str, pattern: str) -> int:
+    """The same from behind: `text` and `pattern` are reversed, so a bracket closes first, and a line ends first."""
+    lead, want = text.lstrip(), pattern.strip()
+    skipped = len(text) - len(lead)
+    opened = {close: open for open, close in _PAIRS.items()}.get(want[0])
+    if opened is not None and lead[:1] == want[0] and want.endswith(opened):
+        end = lead.find(opened)
+        return 0 if end < 0 else skipped + end + 1
+    if pattern.endswith("\n"):
+        lines = pattern.count("\n")
+        parts = text.split("\n", lines)
+        word = re.match(r"\w+\W*", want[::-1])
+        if len(parts) > lines and word is not None:
+            block = "\n".join(parts[:lines])[::-1].strip()
+            if block.startswith(word[0].strip()):
+                return len(text) - len(parts[-1])
+    return 0

@@ -1,0 +1,80 @@
+"""Turns by the marks of their answers: what a request whose history was changed may go on behind."""
+
+import json
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, literal, select
+
+from talktune.conversations.messages import message_from_dict
+from talktune.store import schema
+from talktune.store.rows import Candidate
+
+FEW = 24
+"""More turns than this under one mark tell nothing by it alone."""
+MOST_CHILDREN = 200
+
+_COLUMNS = tuple(
+    schema.turns.c[name]
+    for name in ("id", "conversation", "parent", "kind", "mark", "continued", "created", "messages", "answer")
+)
+
+
+class Candidates:
+    """A user's turns, or those of one conversation, over one connection for reading."""
+
+    def __init__(self, connection: Connection, user: str, conversation: str | None = None) -> None:
+        self._c = connection
+        t = schema.turns.c
+        self._conversation = conversation
+        self._whose: ColumnElement[bool] = t.user == user if conversation is None else t.conversation == conversation
+
+    def answered(self, marks: Collection[bytes], asked: bytes | None = None) -> list[Candidate] | None:
+        """Turns with one of these marks (and of what they answer); None where there are too many."""
+        t = schema.turns.c
+        where = [t.mark.in_(list(marks))] + ([] if asked is None else [t.asked == asked])
+        return self._few(where) if marks else []
+
+    def asked(self, asked: bytes | None) -> list[Candidate] | None:
+        """Turns that were asked this; None where there are too many."""
+        return [] if asked is None else self._few([schema.turns.c.asked == asked])
+
+    def children(self, ids: Iterable[str]) -> list[Candidate]:
+        """The turns that go on behind some."""
+        t = schema.turns.c
+        query = select(*_COLUMNS).where(t.parent.in_(list(ids))).order_by(t.created.desc()).limit(MOST_CHILDREN)
+        return [_candidate(row) for row in self._c.execute(query)]
+
+    def with_ancestors(self, candidates: Iterable[Candidate], depth: int) -> dict[str, Candidate]:
+        """The candidates and, of each, as many ancestors as `depth`."""
+        t = schema.turns
+        known = {candidate.id: candidate for candidate in candidates}
+        starts = list(known)
+        up = select(t.c.id, t.c.parent, literal(0).label("depth")).where(t.c.id.in_(starts))
+        chain = up.cte("chain", recursive=True)
+        chain = chain.union_all(
+            select(t.c.id, t.c.parent, chain.c.depth + 1).where(t.c.id == chain.c.parent, chain.c.depth < depth)
+        )
+        query = select(*_COLUMNS).where(t.c.id.in_(select(chain.c.id).where(chain.c.depth > 0)), t.c.id.not_in(starts))
+        return known | {row.id: _candidate(row) for row in self._c.execute(query)}
+
+    def _few(self, where: list[ColumnElement[bool]]) -> list[Candidate] | None:
+        query = select(*_COLUMNS).where(self._whose, *where).limit(FEW + 1)
+        if self._conversation is not None:  # a few turns, of which the newest count
+            return [_candidate(row) for row in self._c.execute(query.order_by(schema.turns.c.created.desc()))]
+        rows = self._c.execute(query).all()
+        return None if len(rows) > FEW else [_candidate(row) for row in rows]
+
+
+def _candidate(row: Any) -> Candidate:
+    return Candidate(
+        row.id,
+        row.conversation,
+        row.parent,
+        row.kind,
+        None if row.mark is None else bytes(row.mark),
+        bool(row.continued),
+        row.created,
+        tuple(message_from_dict(message) for message in json.loads(row.messages)),
+        message_from_dict(json.loads(row.answer)),
+    )
