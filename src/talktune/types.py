@@ -5,6 +5,7 @@ Conversation -> Turn -> Vote -> Verdict -> Sample -> (update) -> PolicyVersion
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +32,8 @@ class Message:
 class Sampled:
     """What the engine really sampled for one answer: it is trained on exactly as it is.
 
-    `logprobs` are of softmax(logits / temperature) before any top-k or top-p cut, one per id of `answer_ids`.
+    `logprobs` are of softmax(logits / temperature), one per id of `answer_ids`, and None where those that sampled
+    are not known: so they are when one of them is no finite number.
     """
 
     prompt_ids: tuple[int, ...]
@@ -39,6 +41,10 @@ class Sampled:
     logprobs: tuple[float, ...] | None
     temperature: float
     policy_version: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.logprobs is not None and not all(map(isfinite, self.logprobs)):
+            object.__setattr__(self, "logprobs", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,13 @@ class Turn:
     kind: TurnKind = "main"
     sampled: Sampled | None = None
     verdict: Verdict | None = None
+    finish: str | None = None
+    """Why the engine ended the answer, in OpenAI's words (stop, length, …), where it is known."""
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the answer was ended by something else than the model."""
+        return self.finish in ("length", "content_filter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +102,7 @@ class Conversation:
     kinds: Mapping[int, TurnKind] = field(default_factory=dict[int, TurnKind])
     sampled: Mapping[int, Sampled] = field(default_factory=dict[int, Sampled])
     verdicts: Mapping[int, Verdict] = field(default_factory=dict[int, Verdict])
+    finishes: Mapping[int, str] = field(default_factory=dict[int, str])
 
 
 @dataclass(frozen=True, slots=True)

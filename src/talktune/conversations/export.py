@@ -88,6 +88,7 @@ def _openai_rows(turns: Sequence[Turn]) -> list[Row]:
             kinds={t.index: t.kind for t in own},
             sampled={t.index: t.sampled for t in own if t.sampled is not None},
             verdicts={t.index: t.verdict for t in own if t.verdict is not None},
+            finishes={t.index: t.finish for t in own if t.finish is not None},
         )
         rows.append(conversation_to_dict(conversation))
     return rows

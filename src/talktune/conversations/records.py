@@ -58,7 +58,7 @@ def conversation_from_dict(raw: object) -> Conversation:
     else:
         raise BadConversation('it has none of "messages", "conversations" or "prompt" with "completion"')
     tools = _tools(fields.get("tools"))
-    kinds, sampled, verdicts = _known_turns(fields.get("turns") or (), messages)
+    kinds, sampled, verdicts, finishes = _known_turns(fields.get("turns") or (), messages)
     for index in _list(fields.get("side_turns") or (), "side_turns"):
         kinds[_answer_index(index, messages, "side_turns")] = "side"
     return Conversation(
@@ -69,6 +69,7 @@ def conversation_from_dict(raw: object) -> Conversation:
         kinds=kinds,
         sampled=sampled,
         verdicts=verdicts,
+        finishes=finishes,
     )
 
 
@@ -83,8 +84,12 @@ def conversation_to_dict(conversation: Conversation) -> dict[str, Any]:
     if conversation.metadata:
         out["metadata"] = dict(conversation.metadata)
     turns: list[dict[str, Any]] = []
-    for index in sorted({*conversation.kinds, *conversation.sampled, *conversation.verdicts}):
+    for index in sorted(
+        {*conversation.kinds, *conversation.sampled, *conversation.verdicts, *conversation.finishes}
+    ):
         entry: dict[str, Any] = {"index": index, "kind": conversation.kinds.get(index, "main")}
+        if index in conversation.finishes:
+            entry["finish_reason"] = conversation.finishes[index]
         verdict, sampled = conversation.verdicts.get(index), conversation.sampled.get(index)
         if verdict is not None:
             entry["votes"] = [
@@ -137,11 +142,12 @@ def _metadata(fields: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
 
 def _known_turns(
     raw: object, messages: Sequence[Message]
-) -> tuple[dict[int, TurnKind], dict[int, Sampled], dict[int, Verdict]]:
-    """Side marks, sampled ids and verdicts of a line's "turns", by message index."""
+) -> tuple[dict[int, TurnKind], dict[int, Sampled], dict[int, Verdict], dict[int, str]]:
+    """Side marks, sampled ids, verdicts and finish reasons of a line's "turns", by message index."""
     kinds: dict[int, TurnKind] = {}
     sampled: dict[int, Sampled] = {}
     verdicts: dict[int, Verdict] = {}
+    finishes: dict[int, str] = {}
     for entry in _list(_unpacked(raw, "turns"), "turns"):
         if not isinstance(entry, Mapping):
             raise BadConversation('"turns" holds something that is not an object')
@@ -152,13 +158,18 @@ def _known_turns(
             raise BadConversation(f'turn {index}: the kind {kind!r} is neither "main" nor "side"')
         if kind == "side":
             kinds[index] = "side"
+        finish = turn.get("finish_reason")
+        if finish is not None:
+            if not isinstance(finish, str):
+                raise BadConversation(f"turn {index}: finish_reason is not text")
+            finishes[index] = finish
         if turn.get("sampled") is not None:
             sampled[index] = _sampled(turn["sampled"], f"turn {index}")
         if turn.get("votes") is not None or turn.get("reward") is not None:
             votes = tuple(_vote(v, f"turn {index}") for v in _list(turn.get("votes") or (), "votes"))
             reward = turn.get("reward")
             verdicts[index] = Verdict(votes, None if reward is None else _number(reward, f"turn {index}: reward"))
-    return kinds, sampled, verdicts
+    return kinds, sampled, verdicts, finishes
 
 
 def _vote(raw: object, where: str) -> Vote:
@@ -185,7 +196,7 @@ def _sampled(raw: object, where: str) -> Sampled:
     prompt_ids, answer_ids = _ids(fields, "prompt_ids", where), _ids(fields, "answer_ids", where)
     logprobs = fields.get("logprobs")
     if logprobs is not None:
-        logprobs = tuple(_number(p, f"{where}: logprobs") for p in _list(logprobs, "logprobs"))
+        logprobs = tuple(_logprob(p, where) for p in _list(logprobs, "logprobs"))
         if len(logprobs) != len(answer_ids):
             raise BadConversation(f"{where}: {len(logprobs)} logprobs for {len(answer_ids)} answer_ids")
     temperature = _number(fields.get("temperature", 1.0), f"{where}: temperature")
@@ -281,6 +292,15 @@ def _unpacked(raw: object, field: str) -> Any:
 def _number(raw: object, what: str) -> float:
     if isinstance(raw, bool) or not isinstance(raw, int | float) or not math.isfinite(raw):
         raise BadConversation(f"{what} is not a finite number")
+    return float(raw)
+
+
+def _logprob(raw: object, where: str) -> float:
+    """A log-prob; what stands for one that is no number (null) makes all of its turn unknown."""
+    if raw is None:
+        return math.nan
+    if isinstance(raw, bool) or not isinstance(raw, int | float):
+        raise BadConversation(f"{where}: logprobs holds something that is not a number")
     return float(raw)
 
 

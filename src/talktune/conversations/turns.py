@@ -31,6 +31,7 @@ def turns_of(conversation: Conversation) -> list[Turn]:
             kind=conversation.kinds.get(i, "main"),
             sampled=conversation.sampled.get(i),
             verdict=conversation.verdicts.get(i),
+            finish=conversation.finishes.get(i),
         )
         for i, message in enumerate(messages)
         if message.role == "assistant"

@@ -45,6 +45,8 @@ class NewTurn:
     """None where the engine gave no token ids."""
     session: str | None = None
     """The client's own id of the conversation."""
+    finish: str | None = None
+    """Why the engine ended the answer, in OpenAI's words."""
 
 
 @dataclass(frozen=True, slots=True)

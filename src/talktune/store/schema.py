@@ -75,6 +75,7 @@ turns = Table(
     Column("policy_version", Integer),
     Column("engine", String(80), nullable=False),
     Column("created", Float, nullable=False),
+    Column("finish", String(40), comment="why the engine ended the answer: stop, length, tool_calls, …"),
 )
 Index("turns_by_hash", turns.c.user, turns.c.hash)
 Index("turns_of_conversation", turns.c.conversation)
@@ -195,7 +196,14 @@ def _live(connection: Connection) -> None:
     connection.execute(insert(judging).from_select(["turn", "created", "after", "tries", "until"], waiting))
 
 
-STEPS: Sequence[Callable[[Connection], None]] = (_first, _live)
+def _finish(connection: Connection) -> None:
+    """Why an answer ended; not known of those that an older talktune stored."""
+    if "finish" not in {column["name"] for column in inspect(connection).get_columns("turns")}:
+        made = CreateColumn(turns.c.finish).compile(dialect=connection.dialect)
+        connection.exec_driver_sql(f"ALTER TABLE turns ADD COLUMN {made}")
+
+
+STEPS: Sequence[Callable[[Connection], None]] = (_first, _live, _finish)
 """Step n brings a database from n to n + 1; a step that was released is never changed."""
 
 

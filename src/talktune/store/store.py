@@ -365,6 +365,7 @@ def _turn_values(turn: NewTurn) -> dict[str, Any]:
         "policy_version": None if s is None else s.policy_version,
         "engine": turn.engine,
         "created": turn.created,
+        "finish": turn.finish,
     }
 
 
@@ -417,4 +418,5 @@ def _stored_turn(row: Any, votes: tuple[Vote, ...]) -> StoredTurn:
         engine=row.engine,
         sampled=sampled,
         verdict=Verdict(votes, reward) if votes or reward is not None else None,
+        finish=row.finish,
     )

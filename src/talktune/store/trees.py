@@ -23,6 +23,7 @@ class StoredTurn:
     engine: str
     sampled: Sampled | None = None
     verdict: Verdict | None = None
+    finish: str | None = None
 
 
 def conversations_of(name: str, turns: Sequence[StoredTurn]) -> list[Conversation]:
@@ -76,6 +77,7 @@ def _line(name: str, path: Sequence[StoredTurn], shared: int) -> Conversation:
     kinds: dict[int, TurnKind] = {}
     sampled: dict[int, Sampled] = {}
     verdicts: dict[int, Verdict] = {}
+    finishes: dict[int, str] = {}
     ids: dict[str, str] = {}
     for i, turn in enumerate(path):
         for message in turn.messages:
@@ -90,6 +92,8 @@ def _line(name: str, path: Sequence[StoredTurn], shared: int) -> Conversation:
             sampled[index] = turn.sampled
         if turn.verdict is not None and i >= shared:
             verdicts[index] = turn.verdict
+        if turn.finish is not None:
+            finishes[index] = turn.finish
         messages.append(turn.answer)
     return Conversation(
         id=name,
@@ -99,4 +103,5 @@ def _line(name: str, path: Sequence[StoredTurn], shared: int) -> Conversation:
         kinds=kinds,
         sampled=sampled,
         verdicts=verdicts,
+        finishes=finishes,
     )
