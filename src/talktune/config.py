@@ -128,6 +128,8 @@ class TrainConfig:
     """One sample a forward pass, for architectures whose samples cannot share what they have in common."""
     max_tokens: int = 2048
     """Longest prompt plus answer, in tokens; longer turns are skipped and counted."""
+    truncated: Literal["train", "skip"] = "train"
+    """Answers that were cut off (token limit, content filter): trained as far as they go, or left out (as in DAPO)."""
     keep_checkpoints: int = 2
     """How many checkpoints stay on disk."""
     seed: int = 0

@@ -84,9 +84,7 @@ def conversation_to_dict(conversation: Conversation) -> dict[str, Any]:
     if conversation.metadata:
         out["metadata"] = dict(conversation.metadata)
     turns: list[dict[str, Any]] = []
-    for index in sorted(
-        {*conversation.kinds, *conversation.sampled, *conversation.verdicts, *conversation.finishes}
-    ):
+    for index in sorted({*conversation.kinds, *conversation.sampled, *conversation.verdicts, *conversation.finishes}):
         entry: dict[str, Any] = {"index": index, "kind": conversation.kinds.get(index, "main")}
         if index in conversation.finishes:
             entry["finish_reason"] = conversation.finishes[index]
@@ -196,7 +194,7 @@ def _sampled(raw: object, where: str) -> Sampled:
     prompt_ids, answer_ids = _ids(fields, "prompt_ids", where), _ids(fields, "answer_ids", where)
     logprobs = fields.get("logprobs")
     if logprobs is not None:
-        logprobs = tuple(_logprob(p, where) for p in _list(logprobs, "logprobs"))
+        logprobs = tuple(_number(p, f"{where}: logprobs") for p in _list(logprobs, "logprobs"))
         if len(logprobs) != len(answer_ids):
             raise BadConversation(f"{where}: {len(logprobs)} logprobs for {len(answer_ids)} answer_ids")
     temperature = _number(fields.get("temperature", 1.0), f"{where}: temperature")
@@ -292,15 +290,6 @@ def _unpacked(raw: object, field: str) -> Any:
 def _number(raw: object, what: str) -> float:
     if isinstance(raw, bool) or not isinstance(raw, int | float) or not math.isfinite(raw):
         raise BadConversation(f"{what} is not a finite number")
-    return float(raw)
-
-
-def _logprob(raw: object, where: str) -> float:
-    """A log-prob; what stands for one that is no number (null) makes all of its turn unknown."""
-    if raw is None:
-        return math.nan
-    if isinstance(raw, bool) or not isinstance(raw, int | float):
-        raise BadConversation(f"{where}: logprobs holds something that is not a number")
     return float(raw)
 
 

@@ -15,6 +15,9 @@ from talktune.errors import UserError
 from talktune.policy.tokens import render_answer, render_prompt
 from talktune.types import Sample, Turn
 
+CUT_OFF = "cut off"
+"""Why an answer is left out that its engine ended, with `--truncated skip`."""
+
 
 @dataclass
 class Intake:
@@ -55,6 +58,8 @@ def samples_from(
             intake.skipped[reason] += 1
         elif turn.verdict is None or turn.verdict.reward is None:
             intake.unscored += 1
+        elif turn.cut_off and config.truncated == "skip":
+            intake.skipped[CUT_OFF] += 1
         else:
             try:
                 sample = sample_of(turn, turn.verdict.reward, tokenizer, group)
@@ -81,7 +86,9 @@ def sample_of(turn: Turn, reward: float, tokenizer: PreTrainedTokenizerBase, gro
         temperature, version = s.temperature or 1.0, s.policy_version
     else:
         prompt = tuple(render_prompt(tokenizer, turn.prompt, turn.tools))
-        answer = tuple(render_answer(tokenizer, turn.prompt, turn.answer, turn.tools))
+        answer = tuple(render_answer(tokenizer, turn.prompt, turn.answer, turn.tools, cut_off=turn.cut_off))
+        if not answer:
+            raise UserError("empty answer")
         logprobs, temperature, version = None, 1.0, None
     return Sample(
         id=name,

@@ -25,7 +25,7 @@ from talktune.host.lora import Lora, load_lora
 from talktune.judge.panel import Judge, judge_turns
 from talktune.learner.checkpoint import load_checkpoint, whole_folder, write_checkpoint
 from talktune.learner.pieces import within
-from talktune.learner.samples import sample_of
+from talktune.learner.samples import CUT_OFF, sample_of
 from talktune.learner.update import Learner
 from talktune.live.asking import answers
 from talktune.live.exam import Examiner
@@ -185,6 +185,8 @@ class LiveLearner:
             raise UserError(reason)
         if turn.verdict is None or turn.verdict.reward is None:
             raise UserError("unscored")
+        if turn.cut_off and train.truncated == "skip":
+            raise UserError(CUT_OFF)
         made = sample_of(turn, turn.verdict.reward, self._policy.tokenizer, self.config.algorithm.group)
         if len(made.prompt_ids) + len(made.answer_ids) > train.max_tokens:
             raise UserError(f"longer than {train.max_tokens} tokens")

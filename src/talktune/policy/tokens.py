@@ -62,10 +62,13 @@ def render_answer(
     prompt: Sequence[Message],
     answer: Message,
     tools: Sequence[Mapping[str, Any]] = (),
+    *,
+    cut_off: bool = False,
 ) -> list[int]:
     """The ids that the model would have had to produce after `render_prompt(prompt)` to give this answer.
 
-    They are what the template adds for the answer, up to and with the token that ends the turn. A template
+    They are what the template adds for the answer, up to and with the token that ends the turn; without that one
+    where the answer was `cut_off`: nobody sampled it. A template
     that rewrites earlier messages once an answer follows them (gpt-oss drops their reasoning) is asked again
     with the last user message alone before the answer. After a generation prompt that rules reasoning out,
     the answer has none; one that opens a block which finished answers lack (`<think>`) gets it closed.
@@ -83,8 +86,9 @@ def render_answer(
     kept = ids[: len(before_ids)] == before_ids
     # Else a token straddles the border: a model that has read the prompt's own tokens cannot produce it.
     ids = ids[len(before_ids) :] if kept else _encode(tokenizer, text)
-    first_end = next((i for i, token in enumerate(ids) if token in shape.ends), None)
-    return [*ids, shape.end] if first_end is None else ids[: first_end + 1]
+    first_end, end = next(((i, token) for i, token in enumerate(ids) if token in shape.ends), (None, shape.end))
+    ids = ids if first_end is None else ids[:first_end]
+    return ids if cut_off else [*ids, end]
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any = None) -> frozenset[int]:

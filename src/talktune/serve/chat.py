@@ -101,9 +101,7 @@ class ChatAnswer:
         body = engine_body(asked, dialect, asked.model, service.config)
         body, number = await self._with_version(body, dialect)
         temperature = float(body.get("temperature") or 0.0)
-        self._exchange = exchange = Exchange(
-            asked, self._user, dialect, temperature, service.upstream.scaled, number
-        )
+        self._exchange = exchange = Exchange(asked, self._user, dialect, temperature, service.upstream.scaled, number)
         loop = asyncio.get_running_loop()
         placing = loop.run_in_executor(service.readers, place, service.store, self._user, asked) if asked.old else None
         asking = None

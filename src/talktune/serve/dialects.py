@@ -16,8 +16,8 @@ The host's and SGLang's log-probs are of softmax(logits / temperature), and so a
 `--logprobs-mode processed_logprobs`, which is found out by asking. Those of llama.cpp, and of vLLM by default, are of
 softmax(logits): at another temperature than 1 they are not those that sampled, and are left out; the learner computes
 them anew. So it does where something else than the temperature decided what was sampled: a cut (`top_p`, `top_k`,
-`min_p`), a penalty, a form that the answer must have. Where a client asks for none, the engine is told to use none,
-whatever its own defaults are.
+`min_p`), a penalty, a form that the answer must have. Where a client asks for no cut, vLLM and SGLang are told to use
+none, whatever the model's generation config says; llama.cpp keeps its own defaults, which leave out unlikely tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,7 +59,7 @@ def whole_distribution(dialect: Dialect) -> dict[str, Any]:
     """What an engine must be told so that its own defaults do not cut what is sampled from."""
     if dialect in ("vllm", "sglang"):
         return {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
-    return {"top_p": 1.0, "top_k": 0, "min_p": 0.0} if dialect == "llama.cpp" else {}
+    return {}
 
 
 def steered(body: Mapping[str, Any]) -> bool:

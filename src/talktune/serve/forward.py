@@ -13,8 +13,8 @@ def engine_body(asked: ChatRequest, dialect: Dialect, model: str | None, config:
 
     To an engine of a known dialect the messages go as they are stored, so that what was asked is what is kept:
     `developer` as `system`, text parts as text. A limit that is too high is clamped, a missing temperature becomes
-    the configured one, a cut that nobody asked for is ruled out, and an empty list of tools is left out (engines refuse it). An unknown engine gets the
-    client's own words.
+    the configured one, a cut that nobody asked for is ruled out, and an empty list of tools is left out (engines
+    refuse it). An unknown engine gets the client's own words.
     """
     body = {key: value for key, value in asked.raw.items() if key not in OWN_FIELDS and value is not None}
     if model is not None:

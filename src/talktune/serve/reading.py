@@ -10,6 +10,7 @@ What goes on has each choice's finish once, behind all that was said of it.
 
 import json
 import math
+import time
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ def read_whole(content: bytes) -> dict[str, Any]:
         for call in said.get("tool_calls", ()):
             call.pop("index")
         entry["finish_reason"] = _finish(entry.get("finish_reason")) or choice.finish
-    return body
+    return _headed(body, "chat.completion")
 
 
 async def read_stream(chunks: AsyncIterable[bytes]) -> AsyncIterator[dict[str, Any]]:
@@ -130,6 +131,7 @@ class _Choice:
     calls: list[_Call] = field(default_factory=list[_Call])
     numbered: dict[int, _Call] = field(default_factory=dict[int, _Call])
     """The newest call of each index that the engine gave."""
+    begun: bool = False
     said: bool = False
     ended: bool = False
     went_on: bool = False
@@ -249,13 +251,11 @@ def _checked(body: Any) -> dict[str, Any]:
     return raw
 
 
-def _split(
-    body: dict[str, Any], choices: dict[int, _Choice], ends: dict[int, dict[str, Any]]
-) -> list[dict[str, Any]]:
+def _split(body: dict[str, Any], choices: dict[int, _Choice], ends: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
     """What of a chunk goes on at once; the finish of a choice goes to `ends`, until something follows it."""
     if not body["choices"]:
         return [body]
-    head = {key: value for key, value in body.items() if key != "choices"}
+    head = {key: value for key, value in _headed(body, "chat.completion.chunk").items() if key != "choices"}
     out: list[dict[str, Any]] = []
     for place, entry in enumerate(cast(list[dict[str, Any]], body["choices"])):
         index = _index(entry.get("index"), place)
@@ -263,6 +263,8 @@ def _split(
         choice.head = {key: value for key, value in head.items() if key != "prompt_token_ids"}
         raw = next((entry[key] for key in ("delta", "message", "text") if entry.get(key) is not None), None)
         delta = choice.tidy(raw)
+        if not choice.begun:
+            choice.begun, delta = True, {"role": "assistant"} | delta
         rest = {key: value for key, value in entry.items() if key not in ("delta", "message", "text")}
         rest |= {"index": index, "finish_reason": None}
         if (held := ends.pop(index, None)) is not None:
@@ -282,6 +284,12 @@ def _split(
             "choices": [rest | {"delta": delta, "finish_reason": finish}]
         }
     return out
+
+
+def _headed(body: dict[str, Any], object: str) -> dict[str, Any]:
+    """The body with what clients expect of each."""
+    known = {"id": "", "object": object, "created": int(time.time()), "model": ""}
+    return body | {key: body.get(key) or value for key, value in known.items()}
 
 
 def _index(raw: Any, place: int) -> int:
