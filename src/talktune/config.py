@@ -214,15 +214,6 @@ class LabConfig:
     """Simulated cases of an experiment that only draws votes or rewards."""
 
 
-SIDE_PATTERNS = (
-    r"(?i)\b(generate|create|write|suggest|give)\b[^.\n]{0,60}\b(title|name|headline|summary|tags?)\b[^.\n]{0,40}"
-    r"\b(chat|conversation|discussion|session|dialogue|thread|history)\b",
-    r"(?i)^#+ task:",
-    r"HEARTBEAT",
-)
-"""Requests that clients make for themselves: titles (many), tasks (Open WebUI), heartbeats (OpenClaw)."""
-
-
 @dataclass(frozen=True)
 class ServeConfig:
     """The server: where it listens, what it forwards to, what it keeps, how much it takes."""
@@ -253,8 +244,9 @@ class ServeConfig:
     """A conversation is closed when nothing was said in it for so long."""
     grace: float = 20.0
     """Seconds that running answers may go on after SIGTERM."""
-    side_patterns: tuple[str, ...] = SIDE_PATTERNS
-    """Regular expressions: a request whose last message matches one is a side turn, served and never trained."""
+    side_patterns: tuple[str, ...] = ()
+    """Regular expressions for side turns of your own clients, served and never trained: each is looked for in the
+    system prompt and in what was said since the last answer. Titles, heartbeats and the like are known."""
 
 
 @dataclass(frozen=True)
