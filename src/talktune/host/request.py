@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from talktune.config import SampleConfig
 from talktune.conversations.messages import BadConversation, message_from_dict
 from talktune.errors import UserError
-from talktune.policy.tokens import render_prompt
+from talktune.policy.tokens import encode_text, render_prompt
 from talktune.serve.wire import BadRequest, Fields
 from talktune.types import Message
 
@@ -118,7 +118,7 @@ def render(tokenizer: PreTrainedTokenizerBase, request: ChatRequest) -> Prompt:
     if request.forced_tool is not None:
         bare = "tools" in template and "<tool_call>" not in template
         call = f'{{"name": {json.dumps(request.forced_tool)}, "{"parameters" if bare else "arguments"}": {{'
-        ids += tokenizer.encode(call if bare else f"<tool_call>\n{call}", add_special_tokens=False)
+        ids += encode_text(tokenizer, call if bare else f"<tool_call>\n{call}")
     ending = str(tokenizer.decode(ids[-8:], skip_special_tokens=False)).rstrip()
     return Prompt(tuple(ids), ending.endswith("<think>"))
 

@@ -16,6 +16,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from talktune.errors import UserError
+from talktune.policy.control import Control
 from talktune.types import Message
 
 _PROBE = "Xprobe"
@@ -146,6 +147,11 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str:
     return str(tokenizer.chat_template)
 
 
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids of a text that somebody wrote: what spells out a control token is text, too."""
+    return _control(tokenizer, _template(tokenizer)).encode_text(text)
+
+
 def _render(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Message],
@@ -153,7 +159,26 @@ def _render(
     *,
     generation_prompt: bool,
 ) -> str:
-    chat = to_chat(messages)
+    """The template's rendering, in which the control tokens that others spelled out are broken."""
+    control = _control(tokenizer, _template(tokenizer))
+    chat = [{k: v if k == "role" else control.broken(v) for k, v in m.items()} for m in to_chat(messages)]
+    return _apply(tokenizer, chat, control.broken(list(tools)), generation_prompt)
+
+
+@lru_cache(maxsize=16)
+def _control(tokenizer: PreTrainedTokenizerBase, template: str) -> Control:
+    """`template` is part of the key because it can be set."""
+    probe = to_chat([_QUESTION, Message("assistant", _PROBE), _QUESTION])
+    try:
+        structure = _apply(tokenizer, probe, [], True)
+    except UserError:  # whoever renders real messages hears of it
+        structure = ""
+    return Control(tokenizer, structure)
+
+
+def _apply(
+    tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, Any]], tools: list[Any], generation_prompt: bool
+) -> str:
     if "reasoning_content" not in _template(tokenizer):  # gpt-oss and LFM2 read the same thing as `thinking`
         chat = [{("thinking" if k == "reasoning_content" else k): v for k, v in m.items()} for m in chat]
 
@@ -161,7 +186,7 @@ def _render(
         return str(
             tokenizer.apply_chat_template(
                 chat,
-                tools=[dict(tool) for tool in tools] or None,
+                tools=tools or None,
                 add_generation_prompt=generation_prompt,
                 tokenize=False,
             )
@@ -175,7 +200,7 @@ def _render(
                 call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
             return rendered()
     except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-        roles = ", ".join(dict.fromkeys(message.role for message in messages))
+        roles = ", ".join(dict.fromkeys(str(message["role"]) for message in chat))
         raise UserError(
             f"the chat template of {_name(tokenizer)} refuses these messages (roles: {roles}): {error}"
         ) from error
@@ -199,7 +224,8 @@ def _answer_text(
         if whole.startswith(before):
             return whole[len(before) :]
     shared = len(before) + _shape(tokenizer, _template(tokenizer)).shared
-    return _close_block(before[shared:], answer) + whole[shared:]
+    control = _control(tokenizer, _template(tokenizer))
+    return control.broken(_close_block(control.mended(before[shared:]), answer)) + whole[shared:]
 
 
 def _shortest(prompt: Sequence[Message]) -> list[Message]:
@@ -226,7 +252,8 @@ def _check_whole(
     text: str,
 ) -> None:
     """Raise UserError when the template has left out a part, or the answer itself holds an end of turn."""
-    if _squeeze(answer.content) not in _squeeze(text):
+    control = _control(tokenizer, _template(tokenizer))
+    if _squeeze(answer.content) not in _squeeze(control.mended(text)):
         raise UserError(f"the chat template of {_name(tokenizer)} leaves out the text of this answer.")
     if answer.tool_calls:
         short = _shortest(prompt)
@@ -280,8 +307,7 @@ def _common(a: str, b: str) -> int:
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    # Templates write their own bos; `apply_chat_template` encodes in the same way.
-    return list(tokenizer.encode(text, add_special_tokens=False))
+    return _control(tokenizer, _template(tokenizer)).encode(text)
 
 
 def _squeeze(text: str) -> str:
