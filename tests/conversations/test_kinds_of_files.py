@@ -57,7 +57,8 @@ def test_hermes_calls_and_results_become_tool_calls() -> None:
 
 
 def test_hermes_calls_as_python_writes_them_several_at_once(tmp_path: Path) -> None:
-    calls = "Let me look.\n<tool_call>\n{'name': 'f', 'arguments': {'x': 'it is'}}\n</tool_call>\n<tool_call>\n{'name': 'g'}\n</tool_call>"
+    python = "{'name': 'f', 'arguments': {'x': 'it is'}}"
+    calls = f"Let me look.\n<tool_call>\n{python}\n</tool_call>\n<tool_call>\n{{'name': 'g'}}\n</tool_call>"
     results = "<tool_response>\n1\n</tool_response>\n<tool_response>\n2\n</tool_response>"
     said = [("human", "q"), ("gpt", calls), ("tool", results), ("gpt", "done"), ("human", "no")]
     path = tmp_path / "in.jsonl"

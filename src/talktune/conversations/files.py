@@ -18,7 +18,10 @@ from talktune.errors import UserError
 GZIP_MAGIC = b"\x1f\x8b"
 BOM = b"\xef\xbb\xbf"
 PARQUET_MAGIC = b"PAR1"
-ACCEPTED = 'give JSON lines of {"messages": [{"role": …, "content": …}, …]} or ShareGPT\'s form, a JSON list of them, or Parquet'
+ACCEPTED = (
+    'give JSON lines of {"messages": [{"role": …, "content": …}, …]} or in the form of ShareGPT, a JSON list of '
+    "them, or Parquet"
+)
 HALF_SURROGATE = re.compile(rb"\\ud[89a-f]", re.IGNORECASE)
 
 
