@@ -159,6 +159,8 @@ class TrainConfig:
     """One sample a forward pass, for architectures whose samples cannot share what they have in common."""
     max_tokens: Count = 2048
     """Longest prompt plus answer, in tokens; longer turns are skipped and counted."""
+    truncated: Literal["train", "skip"] = "train"
+    """Answers that were cut off (token limit, content filter): trained as far as they go, or left out (as in DAPO)."""
     keep_checkpoints: Count = 2
     """How many checkpoints stay on disk."""
     seed: Seed = 0
@@ -237,15 +239,6 @@ class LabConfig:
     """Simulated cases of an experiment that only draws votes or rewards."""
 
 
-SIDE_PATTERNS = (
-    r"(?i)\b(generate|create|write|suggest|give)\b[^.\n]{0,60}\b(title|name|headline|summary|tags?)\b[^.\n]{0,40}"
-    r"\b(chat|conversation|discussion|session|dialogue|thread|history)\b",
-    r"(?i)^#+ task:",
-    r"HEARTBEAT",
-)
-"""Requests that clients make for themselves: titles (many), tasks (Open WebUI), heartbeats (OpenClaw)."""
-
-
 @dataclass(frozen=True)
 class ServeConfig:
     """The server: where it listens, what it forwards to, what it keeps, how much it takes."""
@@ -276,8 +269,9 @@ class ServeConfig:
     """A conversation is closed when nothing was said in it for so long."""
     grace: NotNegative = 20.0
     """Seconds that running answers may go on after SIGTERM."""
-    side_patterns: tuple[str, ...] = SIDE_PATTERNS
-    """Regular expressions: a request whose last message matches one is a side turn, served and never trained."""
+    side_patterns: tuple[str, ...] = ()
+    """Regular expressions for side turns of your own clients, served and never trained: each is looked for in the
+    system prompt and in what was said since the last answer. Titles, heartbeats and the like are known."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Conversation -> Turn -> Vote -> Verdict -> Sample -> (update)
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -33,7 +34,8 @@ class Message:
 class Sampled:
     """What the engine really sampled for one answer: it is trained on exactly as it is.
 
-    `logprobs` are of softmax(logits / temperature) before any top-k or top-p cut, one per id of `answer_ids`.
+    `logprobs` are of softmax(logits / temperature), one per id of `answer_ids`, and None where those that sampled
+    are not known: so they are when one of them is no finite number.
     """
 
     prompt_ids: tuple[int, ...]
@@ -41,6 +43,10 @@ class Sampled:
     logprobs: tuple[float, ...] | None
     temperature: float
     policy_version: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.logprobs is not None and not all(map(isfinite, self.logprobs)):
+            object.__setattr__(self, "logprobs", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,13 @@ class Turn:
     verdict: Verdict | None = None
     before: tuple[Message, ...] | None = None
     """The conversation's own messages before the answer, where the client had sent others as its history."""
+    finish: str | None = None
+    """Why the engine ended the answer, in OpenAI's words (stop, length, …), where it is known."""
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the answer was ended by something else than the model."""
+        return self.finish in ("length", "content_filter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +110,7 @@ class Conversation:
     prompts: Mapping[int, tuple[Message, ...]] = field(default_factory=dict[int, tuple[Message, ...]])
     """What an answer was given to, where that is not just the messages before it: clients shorten and change what
     they send."""
+    finishes: Mapping[int, str] = field(default_factory=dict[int, str])
 
 
 @dataclass(frozen=True, slots=True)

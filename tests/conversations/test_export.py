@@ -78,7 +78,8 @@ def test_grpo_has_rewards_groups_ids_and_logprobs(tmp_path: Path) -> None:
     same = [replace(turn, conversation_id=f"again-{i}") for i in range(2) for turn in with_rewards(0.5)]
     export([*turns_of(TALK), *same], "grpo", path)
     call, answer, *again = rows(path)
-    assert call["completion"][0]["tool_calls"] == [CALL]
+    assert call["completion"][0]["tool_calls"] == [CALL | {"function": {"name": "add", "arguments": {"a": 1}}}]
+    assert answer["prompt"][1] == call["completion"][0]
     assert (call["reward"], call["prompt_ids"], call["logprobs"]) == (-1.0, None, None)
     assert (answer["id"], answer["reward"], answer["temperature"], answer["policy_version"]) == (
         "talk/3",

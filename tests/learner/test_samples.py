@@ -126,3 +126,25 @@ def test_the_seed_shuffles() -> None:
     assert plans[0] != plans[1]
     two = batches(samples, TrainConfig(batch_turns=12, epochs=2))
     assert [s.id for s in two[0]] != [s.id for s in two[1]]
+
+
+@pytest.mark.parametrize("finish", ["length", "content_filter"])
+def test_an_answer_that_was_cut_off_has_no_end_or_is_left_out(tokenizer: PreTrainedTokenizerBase, finish: str) -> None:
+    turn = replace(TURN, finish=finish)
+    whole, cut = (sample_of(one, 1.0, tokenizer, "batch").answer_ids for one in (TURN, turn))
+    assert cut == whole[:-1]
+    assert tokenizer.decode(cut) == "So."
+    sampled = Sampled((4, 5), (6, 7), None, 1.0)
+    assert sample_of(replace(turn, sampled=sampled), 1.0, tokenizer, "batch").answer_ids == (6, 7)
+    assert len(samples_from([turn, TURN], tokenizer, "batch", CONFIG).samples) == 2
+    intake = samples_from([turn, TURN], tokenizer, "batch", replace(CONFIG, truncated="skip"))
+    assert (len(intake.samples), dict(intake.skipped)) == (1, {"cut off": 1})
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_one_log_prob_that_is_no_number_means_that_the_turn_has_none(
+    tokenizer: PreTrainedTokenizerBase, bad: float
+) -> None:
+    sampled = Sampled((4, 5), (6, 7), (-1.0, bad), 1.0)
+    assert sampled.logprobs is None
+    assert sample_of(replace(TURN, sampled=sampled), 1.0, tokenizer, "batch").rollout_logprobs is None

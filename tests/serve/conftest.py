@@ -139,6 +139,9 @@ class Engine:
     """Seconds between the chunks."""
     breaks: bool = False
     """End streams without [DONE]."""
+    raw: list[bytes] = field(default_factory=list[bytes])
+    """What a request gets instead of all that, byte by byte, streamed or not."""
+    headers: dict[str, str] = field(default_factory=dict[str, str])
     asked: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     ended: threading.Event = field(default_factory=threading.Event)
     """Set when a stream was left before its end."""
@@ -146,6 +149,8 @@ class Engine:
     loaded: dict[str, str] = field(default_factory=dict[str, str])
     """Adapters that it was given, in vLLM's way."""
     refuses_adapters: bool = False
+    processed: bool = False
+    """As vLLM with `--logprobs-mode processed_logprobs`."""
 
     def says(self, text: str, finish: str = "stop") -> None:
         """Answer with this text, a word a chunk."""
@@ -179,7 +184,15 @@ def _engine_app(engine: Engine) -> Starlette:
             return JSONResponse({"error": {"message": "no such model", "type": "NotFoundError"}}, 404)
         engine.asked.append(body)
         if engine.status != 200:
-            return JSONResponse({"error": {"message": "no", "type": "t"}}, engine.status)
+            return JSONResponse({"error": {"message": "no", "type": "t"}}, engine.status, engine.headers)
+        if engine.raw:
+
+            async def pieces() -> AsyncIterator[bytes]:
+                for piece in engine.raw:
+                    yield piece
+
+            kind = "text/event-stream" if body.get("stream") else "application/json"
+            return StreamingResponse(pieces(), media_type=kind)
         if not body.get("stream"):
             await asyncio.sleep(engine.pause)
             return JSONResponse(engine.reply)
@@ -198,6 +211,10 @@ def _engine_app(engine: Engine) -> Starlette:
                 yield "data: [DONE]\n\n"
 
         return StreamingResponse(stream(), media_type="text/event-stream")
+
+    async def completion(_request: Request) -> Response:
+        told = {"token_logprobs": [-0.0 if engine.processed else -2.5], "tokens": ["A"]}
+        return JSONResponse({"choices": [{"text": "A", "logprobs": told}]})
 
     async def models(_request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [{"id": "m", "object": "model"}]})
@@ -219,6 +236,7 @@ def _engine_app(engine: Engine) -> Starlette:
     return Starlette(
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/completions", completion, methods=["POST"]),
             Route("/v1/models", models),
             Route("/version", version),
             Route("/v1/load_lora_adapter", load, methods=["POST"]),
@@ -228,7 +246,7 @@ def _engine_app(engine: Engine) -> Starlette:
 
 
 @contextmanager
-def told_engine() -> Iterator[Engine]:
+def running_engine() -> Iterator[Engine]:
     """An engine that runs in a thread."""
     made = Engine()
     made.says("I am fine")
@@ -243,9 +261,15 @@ def told_engine() -> Iterator[Engine]:
     thread.join()
 
 
+@pytest.fixture(scope="session")
+def start_engine() -> Callable[[], AbstractContextManager[Engine]]:
+    """`with start_engine() as engine` is an engine for a whole module."""
+    return running_engine
+
+
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    with told_engine() as made:
+    with running_engine() as made:
         yield made
 
 
@@ -253,7 +277,7 @@ def engine() -> Iterator[Engine]:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, Engine]]:
     """A server and its engine for the many conversations of one module."""
     with (
-        told_engine() as engine,
+        running_engine() as engine,
         serving(tmp_path_factory.mktemp("shared") / "store.db", "--upstream", engine.url) as running,
     ):
         yield running, engine

@@ -30,7 +30,7 @@ def test_an_older_store_is_brought_up_to_date(tmp_path: Path) -> None:
             "judge VARCHAR(200) NOT NULL, reason TEXT NOT NULL, created FLOAT NOT NULL, "
             "PRIMARY KEY (turn, number))"
         )
-        c.execute(schema.steps.delete().where(schema.steps.c.number == 1))
+        c.execute(schema.steps.delete().where(schema.steps.c.number >= 1))
         c.execute(insert(schema.conversations).values(id="c", user="ann", created=0.0, touched=0.0))
         shared = {"conversation": "c", "user": "ann", "kind": "main", "state": "complete", "engine": "e"}
         for id, parent, continued in (("a", None, 1), ("b", "a", 0)):
@@ -60,7 +60,7 @@ def test_answers_of_an_older_store_are_found_by_their_marks(tmp_path: Path) -> N
         for column in ("mark", "asked", "history", "lost"):
             c.exec_driver_sql(f"ALTER TABLE turns DROP COLUMN {column}")
         c.exec_driver_sql("DROP TABLE sent")
-        c.execute(schema.steps.delete().where(schema.steps.c.number == 2))
+        c.execute(schema.steps.delete().where(schema.steps.c.number >= schema.STEPS.index(schema._marks)))
         c.exec_driver_sql("INSERT INTO conversations (id, user, created, touched) VALUES ('c', 'ann', 0, 0)")
         c.exec_driver_sql(
             "INSERT INTO turns (id, conversation, user, hash, continued, kind, state, messages, answer, engine, "

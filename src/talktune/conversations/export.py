@@ -7,6 +7,9 @@
   and the log-probs where they were captured (named as TRL names them), and "group", equal for answers to
   the same prompt: advantages can be taken over it.
 
+In `kto` and `grpo` the arguments of tool calls are objects, as chat templates read them; in Parquet they are JSON
+text, like everything free-form, since typed columns have no room for it.
+
 Turns that hold images are left out of all three, as the images were never kept; `kto` and `grpo` leave out
 side and unscored turns as well. What is left out is counted by reason.
 """
@@ -26,7 +29,7 @@ from talktune.conversations.records import conversation_to_dict, digest
 from talktune.conversations.turns import skip_reason
 from talktune.errors import UserError
 from talktune.files import whole_file
-from talktune.types import Conversation, Turn
+from talktune.types import Conversation, Message, Turn
 
 Row = dict[str, Any]
 
@@ -90,6 +93,7 @@ def _openai_rows(turns: Sequence[Turn]) -> list[Row]:
             sampled={t.index: t.sampled for t in own if t.sampled is not None},
             verdicts={t.index: t.verdict for t in own if t.verdict is not None},
             prompts={t.index: t.prompt for t in own if t.before is not None},
+            finishes={t.index: t.finish for t in own if t.finish is not None},
         )
         rows.append(conversation_to_dict(conversation))
     return rows
@@ -99,8 +103,8 @@ def _kto_row(turn: Turn) -> Row:
     assert turn.verdict is not None
     assert turn.verdict.reward is not None
     row: Row = {
-        "prompt": [message_to_dict(replace(m, words=None)) for m in turn.prompt],
-        "completion": [message_to_dict(turn.answer)],
+        "prompt": to_chat([replace(m, words=None) for m in turn.prompt]),
+        "completion": to_chat([turn.answer]),
         "label": turn.verdict.reward > 0,
     }
     return {**row, "tools": [dict(tool) for tool in turn.tools]} if turn.tools else row
@@ -113,16 +117,44 @@ def _grpo_row(turn: Turn) -> Row:
         "id": f"{turn.conversation_id}/{turn.index}",
         "conversation": turn.conversation_id,
         "group": f"prompt-{digest(turn.prompt, turn.tools)}",
-        "prompt": [message_to_dict(replace(m, words=None)) for m in turn.prompt],
-        "completion": [message_to_dict(turn.answer)],
+        "prompt": to_chat([replace(m, words=None) for m in turn.prompt]),
+        "completion": to_chat([turn.answer]),
         "reward": turn.verdict.reward,
         "prompt_ids": None if sampled is None else list(sampled.prompt_ids),
         "completion_ids": None if sampled is None else list(sampled.answer_ids),
         "logprobs": None if sampled is None or sampled.logprobs is None else list(sampled.logprobs),
         "temperature": None if sampled is None else sampled.temperature,
         "policy_version": None if sampled is None else sampled.policy_version,
+        "finish_reason": turn.finish,
     }
     return {**row, "tools": [dict(tool) for tool in turn.tools]} if turn.tools else row
+
+
+def to_chat(messages: Sequence[Message]) -> list[Row]:
+    """Messages in OpenAI's form, but for the arguments of tool calls: objects, where they are a JSON object."""
+    found = [message_to_dict(message) for message in messages]
+    for call in (call for message in found for call in message.get("tool_calls", ())):
+        try:
+            arguments = json.loads(call["function"]["arguments"])
+        except ValueError:
+            continue
+        if isinstance(arguments, dict):
+            call["function"] = {**call["function"], "arguments": arguments}
+    return found
+
+
+def _as_text(messages: Sequence[Row]) -> list[Row]:
+    """The inverse, for Parquet."""
+    out = [dict(message) for message in messages]
+    for message in out:
+        calls = [dict(call) for call in message.get("tool_calls", ())]
+        for call in calls:
+            arguments = call["function"]["arguments"]
+            text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+            call["function"] = {**call["function"], "arguments": text}
+        if calls:
+            message["tool_calls"] = calls
+    return out
 
 
 def _write(rows: Sequence[Row], path: Path) -> None:
@@ -136,6 +168,7 @@ def _write(rows: Sequence[Row], path: Path) -> None:
     # Tool definitions are free-form JSON, which typed columns have no room for: they go in as JSON text.
     keys = dict.fromkeys(chain.from_iterable(rows))
     free = {"tools", "metadata"}
+    rows = [row | {k: _as_text(row[k]) for k in ("prompt", "completion") if k in row} for row in rows]
     flat = [{k: json.dumps(row[k]) if k in free and k in row else row.get(k) for k in keys} for row in rows]
     sink: Any = pyarrow.BufferOutputStream()
     parquet.write_table(pyarrow.Table.from_pylist(flat), sink)

@@ -1,7 +1,9 @@
 """Files in: the entries of JSONL, a JSON list or Parquet, gzip or not."""
 
+import contextlib
 import gzip
 import json
+import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +15,26 @@ from talktune.errors import UserError
 
 GZIP_MAGIC = b"\x1f\x8b"
 BOM = b"\xef\xbb\xbf"
+PARQUET_MAGIC = b"PAR1"
+ACCEPTED = (
+    'give JSON lines of {"messages": [{"role": …, "content": …}, …]} or in the form of ShareGPT, a JSON list of '
+    "them, or Parquet"
+)
 HALF_SURROGATE = re.compile(rb"\\ud[89a-f]", re.IGNORECASE)
+
+
+OTHER_KINDS = {
+    ".csv": "a table (CSV)",
+    ".tsv": "a table (TSV)",
+    ".xlsx": "a spreadsheet",
+    ".arrow": "an Arrow file",
+    ".feather": "an Arrow file",
+    ".zip": "an archive",
+    ".tar": "an archive",
+    ".zst": "compressed with zstd",
+    ".bz2": "compressed with bzip2",
+    ".xz": "compressed with xz",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +56,8 @@ def read_records(path: Path) -> Iterator[tuple[int, object] | Problem]:
 
     Blank lines are no entries. Raises `UserError` for a file that is missing, unreadable or empty.
     """
-    if path.suffix == ".parquet":
-        _check_readable(path)
+    _check_readable(path)
+    if path.suffix == ".parquet" or _starts_with(path, PARQUET_MAGIC):
         yield from enumerate(_read_parquet(path), start=1)
         return
     seen = False
@@ -46,8 +67,8 @@ def read_records(path: Path) -> Iterator[tuple[int, object] | Problem]:
             return
         if not line.strip():
             continue
-        if not seen and line.lstrip().startswith(b"["):
-            yield from _read_json_list(path)
+        if not seen and line.lstrip().startswith(b"[") and (whole := _json_list(path)) is not None:
+            yield from whole
             return
         seen = True
         try:
@@ -91,7 +112,7 @@ def open_binary(path: Path) -> IO[bytes]:
 def parse_json(line: bytes) -> object:
     """The JSON value of one line; raises ValueError with a reason that reads well after file and line."""
     try:
-        value = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        value = strict_json(line.decode("utf-8"))
         if HALF_SURROGATE.search(line):
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
@@ -104,6 +125,11 @@ def parse_json(line: bytes) -> object:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     return value
+
+
+def strict_json(text: str) -> Any:
+    """The JSON value; raises ValueError for NaN and for numbers that are too large, which no reader would get back."""
+    return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def json_line(value: Mapping[str, Any]) -> bytes:
@@ -131,27 +157,50 @@ def _read_parquet(path: Path) -> Sequence[object]:
         raise UserError(f"{path} is not a readable Parquet file ({reason}); check the file.") from error
     if not rows:
         raise UserError(f"{path} is empty; give a file with one conversation a row.")
-    return rows
+    return [_without_nan(row) for row in rows]
 
 
-def _read_json_list(path: Path) -> Iterator[tuple[int, object] | Problem]:
-    """A file that is one JSON list, as ShareGPT data often is; its entries count as lines."""
+def _without_nan(value: Any) -> Any:
+    """Columns of numbers hold NaN where a row has none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in cast(dict[str, Any], value).items()}
+    return [_without_nan(inner) for inner in cast(list[Any], value)] if isinstance(value, list) else value
+
+
+def _json_list(path: Path) -> list[tuple[int, object] | Problem] | None:
+    """A file that is one JSON list: of conversations, or the messages of one. None where it is a list a line."""
+    content = b""
     try:
         with open_binary(path) as file:
-            entries = parse_json(file.read().removeprefix(BOM))
+            content = file.read().removeprefix(BOM)
+        entries = parse_json(content)
     except (ValueError, EOFError, OSError, zlib.error) as error:
-        yield Problem(path, 1, str(error))
-        return
+        with contextlib.suppress(ValueError):
+            parse_json(content.lstrip().split(b"\n", 1)[0])
+            return None
+        return [Problem(path, 1, str(error))]
     if not isinstance(entries, list):
         raise UserError(f"{path} is neither JSON lines nor a list of conversations; convert it to JSON lines.")
     if not entries:
         raise UserError(f"{path} is empty; give a file with one conversation a line.")
-    yield from enumerate(cast(list[object], entries), start=1)
+    listed = cast(list[object], entries)
+    if all(isinstance(one, dict) and ("role" in one or "from" in one) for one in listed):
+        return [(1, listed)]
+    return list(enumerate(listed, start=1))
 
 
 def _check_readable(path: Path) -> None:
     if path.is_dir():
+        if any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json", "state.json")):
+            raise UserError(
+                f"{path} is a directory of a Hugging Face dataset; write it to a file with "
+                '`dataset.to_json("talks.jsonl")` or `dataset.to_parquet(…)`, and name that.'
+            )
         raise UserError(f"{path} is a directory; name the files in it.")
+    if (kind := OTHER_KINDS.get(path.suffix.lower())) is not None:
+        raise UserError(f"{path} is {kind}, which is not read: {ACCEPTED}.")
     try:
         with path.open("rb"):
             pass
@@ -159,6 +208,18 @@ def _check_readable(path: Path) -> None:
         raise UserError(f"{path} does not exist; check the name of the file.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}); check the file.") from error
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"it holds {text[:40]}, which is too large for a number")
+    return number
 
 
 def _refuse_constant(name: str) -> object:

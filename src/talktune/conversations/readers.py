@@ -88,6 +88,7 @@ def _joined(old: Conversation, new: Conversation) -> Conversation:
         kinds={**old.kinds, **new.kinds},
         sampled={**old.sampled, **new.sampled},
         verdicts={**old.verdicts, **new.verdicts},
+        finishes={**old.finishes, **new.finishes},
     )
 
 

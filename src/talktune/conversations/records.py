@@ -3,12 +3,13 @@
 Four forms are known by their fields:
 
     {"messages": […]}                          OpenAI, Hugging Face; `score`, `export --format openai`
-    {"conversations": [{"from", "value"}]}     ShareGPT
+    {"conversations": [{"from", "value"}]}     ShareGPT; also with role and content, and with calls in Hermes' tags
     {"prompt": …, "completion": …, "label"}    TRL's KTO form, `export --format kto`
     {"prompt": …, "completion": …, "reward"}   `export --format grpo`
 
 Optional beside them: "id", "tools", "metadata", "side_turns" (indices of messages that are side turns) and
-"turns" (what is known of each). Fields nobody knows are kept in the metadata.
+"turns" (what is known of each). Fields nobody knows are kept in the metadata. An answer with "weight": 0, as in
+OpenAI's data for fine-tuning, is a side turn: it stays in the talk, and is neither judged nor trained.
 """
 
 import hashlib
@@ -17,6 +18,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from talktune.conversations.files import strict_json
+from talktune.conversations.hermes import from_tags
 from talktune.conversations.messages import (
     BadConversation,
     check_conversation,
@@ -29,7 +32,8 @@ from talktune.types import Conversation, Label, Message, Sampled, TurnKind, Verd
 
 KNOWN = {"id", "messages", "conversations", "system", "tools", "metadata", "turns", "side_turns"}
 KNOWN_SAMPLED = {"prompt_ids", "completion_ids", "logprobs", "temperature", "policy_version"}
-KNOWN_COMPLETION = {"id", "prompt", "completion", "label", "reward", "tools", "metadata"} | KNOWN_SAMPLED
+KNOWN_ANSWER = {"completion", "label", "reward", "finish_reason"} | KNOWN_SAMPLED
+KNOWN_COMPLETION = {"id", "prompt", "tools", "metadata"} | KNOWN_ANSWER
 SHAREGPT_ROLES = {
     "human": "user",
     "user": "user",
@@ -47,6 +51,8 @@ def conversation_from_dict(raw: object) -> Conversation:
     Without an "id" it is named after a hash of its messages, so that the same line has the same name in
     every run, wherever it stands.
     """
+    if isinstance(raw, list) and raw:  # the messages of one conversation
+        raw = {"conversations": raw}
     fields = object_of(raw, "it is not a JSON object")
     if "messages" in fields:
         messages = messages_from_list(fields["messages"])
@@ -57,7 +63,9 @@ def conversation_from_dict(raw: object) -> Conversation:
     else:
         raise BadConversation('it has none of "messages", "conversations" or "prompt" with "completion"')
     tools = _tools(fields.get("tools"))
-    kinds, sampled, verdicts, prompts = _known_turns(fields.get("turns") or (), messages)
+    kinds, sampled, verdicts, prompts, finishes = _known_turns(fields.get("turns") or (), messages)
+    for index in _unweighted(fields.get("messages", fields.get("conversations")), messages):
+        kinds[index] = "side"
     for index in _list(fields.get("side_turns") or (), "side_turns"):
         kinds[_answer_index(index, messages, "side_turns")] = "side"
     return Conversation(
@@ -69,6 +77,7 @@ def conversation_from_dict(raw: object) -> Conversation:
         sampled=sampled,
         verdicts=verdicts,
         prompts=prompts,
+        finishes=finishes,
     )
 
 
@@ -83,8 +92,17 @@ def conversation_to_dict(conversation: Conversation) -> dict[str, Any]:
     if conversation.metadata:
         out["metadata"] = dict(conversation.metadata)
     turns: list[dict[str, Any]] = []
-    for index in sorted({*conversation.kinds, *conversation.sampled, *conversation.verdicts, *conversation.prompts}):
+    known = (
+        conversation.kinds,
+        conversation.sampled,
+        conversation.verdicts,
+        conversation.prompts,
+        conversation.finishes,
+    )
+    for index in sorted({index for about in known for index in about}):
         entry: dict[str, Any] = {"index": index, "kind": conversation.kinds.get(index, "main")}
+        if index in conversation.finishes:
+            entry["finish_reason"] = conversation.finishes[index]
         verdict, sampled = conversation.verdicts.get(index), conversation.sampled.get(index)
         if verdict is not None:
             entry["votes"] = [
@@ -149,12 +167,13 @@ def _metadata(fields: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
 
 def _known_turns(
     raw: object, messages: Sequence[Message]
-) -> tuple[dict[int, TurnKind], dict[int, Sampled], dict[int, Verdict], dict[int, tuple[Message, ...]]]:
-    """Side marks, sampled ids, verdicts and prompts of their own of a line's "turns", by message index."""
+) -> tuple[dict[int, TurnKind], dict[int, Sampled], dict[int, Verdict], dict[int, tuple[Message, ...]], dict[int, str]]:
+    """Side marks, ids, verdicts, prompts of their own and finish reasons of a line's "turns", by message index."""
     kinds: dict[int, TurnKind] = {}
     sampled: dict[int, Sampled] = {}
     verdicts: dict[int, Verdict] = {}
     prompts: dict[int, tuple[Message, ...]] = {}
+    finishes: dict[int, str] = {}
     for entry in _list(_unpacked(raw, "turns"), "turns"):
         turn = object_of(entry, '"turns" holds something that is not an object')
         index = _answer_index(turn.get("index"), messages, "turns")
@@ -163,6 +182,11 @@ def _known_turns(
             raise BadConversation(f'turn {index}: the kind {kind!r} is neither "main" nor "side"')
         if kind == "side":
             kinds[index] = "side"
+        finish = turn.get("finish_reason")
+        if finish is not None:
+            if not isinstance(finish, str):
+                raise BadConversation(f"turn {index}: finish_reason is not text")
+            finishes[index] = finish
         if turn.get("sampled") is not None:
             sampled[index] = _sampled(turn["sampled"], f"turn {index}")
         if turn.get("votes") is not None or turn.get("reward") is not None:
@@ -174,7 +198,7 @@ def _known_turns(
             prompts[index] = tuple(message_from_dict(m, f"turn {index}: message {i} of its prompt") for i, m in own)
         elif isinstance(turn.get("system"), str):
             prompts[index] = with_system(turn["system"], messages[:index])
-    return kinds, sampled, verdicts, prompts
+    return kinds, sampled, verdicts, prompts, finishes
 
 
 def _vote(raw: object, where: str) -> Vote:
@@ -210,7 +234,7 @@ def _sampled(raw: object, where: str) -> Sampled:
 
 
 def _from_sharegpt(raw: object, system: object) -> tuple[Message, ...]:
-    """ShareGPT's list; `function_call` and `observation` as in LLaMA-Factory's data format."""
+    """ShareGPT's list, in which messages may be OpenAI's; `function_call` and `observation` as in LLaMA-Factory."""
     items = _list(raw, "conversations")
     messages: list[Message] = []
     if system:
@@ -219,7 +243,9 @@ def _from_sharegpt(raw: object, system: object) -> tuple[Message, ...]:
         where = f"message {i}"
         fields: Mapping[str, Any] = cast(Mapping[str, Any], item) if isinstance(item, Mapping) else {}
         speaker, value = fields.get("from"), fields.get("value")
-        if speaker == "function_call":
+        if speaker is None and "role" in fields:
+            messages.append(message_from_dict(fields, where))
+        elif speaker == "function_call":
             calls: object = _unpacked(value, f"{where}: value")
             listed = cast(list[object], calls) if isinstance(calls, list) else [calls]
             wrapped = [{"function": call} for call in listed]
@@ -229,8 +255,25 @@ def _from_sharegpt(raw: object, system: object) -> tuple[Message, ...]:
         else:
             known = ", ".join([*SHAREGPT_ROLES, "function_call"])
             raise BadConversation(f'{where} has "from": {speaker!r}; known are {known}')
+    if any(m.role == "tool" for m in messages) and not any(m.tool_calls for m in messages):
+        messages = [one for message in messages for one in from_tags(message)]
     check_conversation(messages)
     return tuple(messages)
+
+
+def _unweighted(raw: object, messages: Sequence[Message]) -> list[int]:
+    """Indices of the answers whose weight is 0."""
+    items = [cast(Mapping[str, Any], item) for item in cast(list[Any], raw if isinstance(raw, list) else [])]
+    weights: list[object] = []
+    for item in items:
+        speaker = item.get("role", item.get("from"))
+        if SHAREGPT_ROLES.get(str(speaker)) == "assistant" or speaker == "function_call":
+            weights.append(item.get("weight"))
+    answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
+    for index, weight in zip(answers, weights, strict=False):
+        if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
+            raise BadConversation(f"message {index + 1}: the weight {weight!r} is neither 0 nor 1")
+    return [index for index, weight in zip(answers, weights, strict=False) if weight == 0 and weight is not None]
 
 
 def _from_completion(fields: Mapping[str, Any]) -> Conversation:
@@ -258,6 +301,7 @@ def _from_completion(fields: Mapping[str, Any]) -> Conversation:
         metadata=_metadata(fields, KNOWN_COMPLETION),
         sampled=sampled,
         verdicts={} if reward is None else {index: Verdict((), _number(reward, "reward"))},
+        finishes={index: finish} if isinstance(finish := fields.get("finish_reason"), str) else {},
     )
 
 
@@ -285,7 +329,7 @@ def _unpacked(raw: object, field: str) -> Any:
     if not isinstance(raw, str):
         return raw
     try:
-        return json.loads(raw)
+        return strict_json(raw)
     except ValueError:
         raise BadConversation(f'"{field}" is text, but not JSON') from None
 

@@ -35,6 +35,7 @@ def turns_of(conversation: Conversation) -> list[Turn]:
             sampled=conversation.sampled.get(i),
             verdict=conversation.verdicts.get(i),
             before=messages[:i] if i in conversation.prompts else None,
+            finish=conversation.finishes.get(i),
         )
         for i, message in enumerate(messages)
         if message.role == "assistant"

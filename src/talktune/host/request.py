@@ -1,7 +1,8 @@
 """A chat completion request, checked: OpenAI's fields and the few of vLLM that talktune uses.
 
-Names and limits as in OpenAI's chat completions reference and vLLM's OpenAI-compatible server; a field that
-means nothing here (`user`, `store`, `reasoning_effort`, …) is allowed and not read.
+Names and limits as in OpenAI's chat completions reference and vLLM's OpenAI-compatible server. What would change the
+answer and cannot be done is refused in a sentence; a field that asks for nothing of the kind (`user`, `store`,
+`metadata`, …) is allowed and not read.
 """
 
 import json
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from talktune.config import SampleConfig
 from talktune.conversations.messages import BadConversation, message_from_dict
 from talktune.errors import UserError
-from talktune.policy.tokens import render_prompt
+from talktune.policy.tokens import encode_text, render_answer, render_prompt
 from talktune.serve.wire import BadRequest, Fields
 from talktune.types import Message
 
@@ -23,11 +24,42 @@ MAX_TOP = 20
 MAX_STOPS = 16
 
 
+NEUTRAL: Mapping[str, tuple[object, ...]] = {
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "repetition_penalty": (1,),
+    "length_penalty": (1,),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "logit_bias": ({},),
+    "bad_words": ([],),
+    "stop_token_ids": ([],),
+    "ignore_eos": (False,),
+    "use_beam_search": (False,),
+    "echo": (False,),
+    "prompt_logprobs": (0,),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "structured_outputs": ({},),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "audio": (),
+    "web_search_options": (),
+    "logits_processors": ([],),
+}
+"""Fields that would change the answer and cannot be honoured, with the values that ask for nothing."""
+
+
 @dataclass(frozen=True)
 class ChatRequest:
     """What a client asks for."""
 
     messages: tuple[Message, ...]
+    begun: Message | None
+    """The last message where it is an answer to be continued; it is not among `messages` then."""
     tools: tuple[Mapping[str, Any], ...]
     """Empty also when `tool_choice` is none."""
     forced_tool: str | None
@@ -58,9 +90,13 @@ def parse_request(raw: object) -> ChatRequest:
     if not isinstance(raw, dict):
         raise BadRequest("The body must be a JSON object.")
     body = Fields(cast(dict[str, Any], raw))
+    _refuse_unable(body)
+    messages, begun = _messages(body)
     tools = _tools(body)
     choice = body.raw.get("tool_choice")
     forced = _forced(choice, tools)
+    if forced is not None and begun is not None:
+        raise BadRequest("An answer that is continued cannot be made to call a tool.", param="tool_choice")
     options = body.get("stream_options", dict) or {}
     limit = body.number("max_completion_tokens", int, 1, None)
     limit = limit if limit is not None else body.number("max_tokens", int, 1, None)
@@ -69,7 +105,8 @@ def parse_request(raw: object) -> ChatRequest:
     top_k = body.number("top_k", int, -1, None)
     logprobs = body.get("logprobs", bool) or False
     return ChatRequest(
-        messages=_messages(body),
+        messages=messages,
+        begun=begun,
         tools=() if choice == "none" else tools,
         forced_tool=forced,
         named_tool=isinstance(choice, dict),
@@ -104,8 +141,9 @@ class Prompt:
 def render(tokenizer: PreTrainedTokenizerBase, request: ChatRequest) -> Prompt:
     """The prompt's ids through the chat template; raises BadRequest when the template refuses the messages.
 
-    A template that knows no tools gets them, and earlier calls, as text in Hermes' form. A tool that
-    `tool_choice` names is already begun in the prompt, so that the model can only write its arguments.
+    A template that knows no tools gets them, and earlier calls, as text in Hermes' form. A tool that `tool_choice`
+    names is already begun in the prompt, so that the model can only write its arguments; an answer that is to be
+    continued stands there without its end.
     """
     template = str(tokenizer.chat_template)
     messages: Sequence[Message] = request.messages
@@ -113,24 +151,68 @@ def render(tokenizer: PreTrainedTokenizerBase, request: ChatRequest) -> Prompt:
         messages = _tools_as_text(messages, request.tools)
     try:
         ids = render_prompt(tokenizer, messages, request.tools)
+        if request.begun is not None:
+            ids += render_answer(tokenizer, messages, request.begun, request.tools, cut_off=True)
     except UserError as error:
         raise BadRequest(str(error), param="messages") from error
+    if request.begun is not None:
+        said = request.begun.content
+        return Prompt(tuple(ids), said.rfind("<think>") > said.rfind("</think>"))
     if request.forced_tool is not None:
         bare = "tools" in template and "<tool_call>" not in template
         call = f'{{"name": {json.dumps(request.forced_tool)}, "{"parameters" if bare else "arguments"}": {{'
-        ids += tokenizer.encode(call if bare else f"<tool_call>\n{call}", add_special_tokens=False)
+        ids += encode_text(tokenizer, call if bare else f"<tool_call>\n{call}")
     ending = str(tokenizer.decode(ids[-8:], skip_special_tokens=False)).rstrip()
     return Prompt(tuple(ids), ending.endswith("<think>"))
 
 
-def _messages(body: Fields) -> tuple[Message, ...]:
+def _refuse_unable(body: Fields) -> None:
+    for name, neutral in NEUTRAL.items():
+        value = body.raw.get(name)
+        if value is not None and not any((value == one and type(value) is not bool) or value is one for one in neutral):
+            raise BadRequest(f"{name} is not supported by talktune's own engine; leave it out.", param=name)
+    form: Any = body.raw.get("response_format")
+    kind = form.get("type", "text") if isinstance(form, dict) else form
+    if kind not in (None, "text"):
+        shown = f" {kind!r}"[:60] if isinstance(kind, str) else ""
+        raise BadRequest(
+            f"The response_format{shown} is not supported by talktune's own engine; ask for the form in the prompt.",
+            param="response_format",
+        )
+
+
+def _messages(body: Fields) -> tuple[tuple[Message, ...], Message | None]:
+    """All messages, and the last one apart where it is an answer to be continued."""
     raw = body.raw.get("messages")
     if not isinstance(raw, list) or not raw:
         raise BadRequest("messages must be a list with at least one message.", param="messages")
     try:
-        return tuple(message_from_dict(m, f"message {i}") for i, m in enumerate(cast(list[object], raw), start=1))
+        found = [message_from_dict(m, f"message {i}") for i, m in enumerate(cast(list[object], raw), start=1)]
     except BadConversation as error:
         raise BadRequest(f"{error}.", param="messages") from error
+    for i, message in enumerate(found, start=1):
+        if message.has_image:
+            raise BadRequest(
+                f"message {i} holds an image, audio or a file: this model reads text only.", param="messages"
+            )
+    wanted = body.get("continue_final_message", bool)
+    fresh = wanted is False or body.get("add_generation_prompt", bool) is True
+    last = found[-1]
+    if wanted and fresh:
+        raise BadRequest(
+            "continue_final_message and add_generation_prompt exclude each other.", param="continue_final_message"
+        )
+    if last.role != "assistant" or fresh:
+        if wanted:
+            raise BadRequest(
+                "continue_final_message needs an assistant message at the end.", param="continue_final_message"
+            )
+        return tuple(found), None
+    if last.tool_calls or (last.reasoning_content and not last.content):
+        raise BadRequest("The last message can be continued only in its text.", param="messages")
+    if len(found) == 1:
+        raise BadRequest("There is nothing that the answer to be continued answers.", param="messages")
+    return tuple(found[:-1]), last if last.content else None
 
 
 def _tools(body: Fields) -> tuple[Mapping[str, Any], ...]:
@@ -152,7 +234,12 @@ def _forced(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:
         return None
     names = [tool["function"]["name"] for tool in tools]
     if choice == "required":
-        return names[0] if len(names) == 1 else None
+        if len(names) == 1:
+            return names[0]
+        raise BadRequest(
+            f"tool_choice required works with one tool, and there are {len(names)}: name one of them, or use auto.",
+            param="tool_choice",
+        )
     name = choice.get("function", {}).get("name") if isinstance(choice, dict) else None
     if name not in names:
         raise BadRequest("tool_choice must be none, auto, required or name one of the tools.", param="tool_choice")

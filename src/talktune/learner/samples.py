@@ -15,6 +15,9 @@ from talktune.errors import UserError
 from talktune.policy.tokens import render_answer, render_prompt
 from talktune.types import Sample, Sampled, Turn
 
+CUT_OFF = "cut off"
+"""Why an answer is left out that its engine ended, with `--truncated skip`."""
+
 
 @dataclass
 class Intake:
@@ -55,6 +58,8 @@ def samples_from(
             intake.skipped[reason] += 1
         elif turn.verdict is None or turn.verdict.reward is None:
             intake.unscored += 1
+        elif turn.cut_off and config.truncated == "skip":
+            intake.skipped[CUT_OFF] += 1
         else:
             try:
                 sample = sample_of(turn, turn.verdict.reward, tokenizer, group)
@@ -74,12 +79,13 @@ def samples_from(
 
 def sample_of(turn: Turn, reward: float, tokenizer: PreTrainedTokenizerBase, group: Grouping) -> Sample:
     """What was sampled, where ids were captured; only logs that never had ids are rendered to tokens again."""
-    sampled = turn.sampled or Sampled(
-        tuple(render_prompt(tokenizer, turn.prompt, turn.tools)),
-        tuple(render_answer(tokenizer, turn.prompt, turn.answer, turn.tools)),
-        logprobs=None,
-        temperature=1.0,
-    )
+    sampled = turn.sampled
+    if sampled is None:
+        prompt = tuple(render_prompt(tokenizer, turn.prompt, turn.tools))
+        answer = tuple(render_answer(tokenizer, turn.prompt, turn.answer, turn.tools, cut_off=turn.cut_off))
+        if not answer:
+            raise UserError("empty answer")
+        sampled = Sampled(prompt, answer, logprobs=None, temperature=1.0)
     name = turn.conversation_id if group == "conversation" else _digest(sampled.prompt_ids)
     made = sample_of_answer(sampled, id=f"{turn.conversation_id}:{turn.index}", reward=reward, group=name)
     return replace(made, retokenised=turn.sampled is None)

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from talktune.config import Config, LiveConfig
 from talktune.conversations.turns import skip_reason
 from talktune.errors import UserError
-from talktune.learner.samples import sample_of
+from talktune.learner.samples import CUT_OFF, sample_of
 from talktune.store.learning import Learning, Scored, Waiting
 from talktune.store.policies import EVERYBODY, Policies, Version, ancestry
 from talktune.types import Sample
@@ -112,6 +112,8 @@ class Batches:
             raise UserError(reason)
         if turn.verdict is None or turn.verdict.reward is None:
             raise UserError("unscored")
+        if turn.cut_off and train.truncated == "skip":
+            raise UserError(CUT_OFF)
         made = sample_of(turn, turn.verdict.reward, self._tokenizer, self._config.algorithm.group)
         if len(made.prompt_ids) + len(made.answer_ids) > train.max_tokens:
             raise UserError(f"longer than {train.max_tokens} tokens")

@@ -16,6 +16,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from talktune.errors import UserError
+from talktune.policy.control import Control
 from talktune.types import Message
 
 Tools = Sequence[Mapping[str, Any]]
@@ -57,11 +58,17 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
 
 
 def render_answer(
-    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], answer: Message, tools: Tools = ()
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[Message],
+    answer: Message,
+    tools: Tools = (),
+    *,
+    cut_off: bool = False,
 ) -> list[int]:
     """The ids that the model would have had to produce after `render_prompt(prompt)` to give this answer.
 
-    They are what the template adds for the answer, up to and with the token that ends the turn. A template
+    They are what the template adds for the answer, up to and with the token that ends the turn; without that one
+    where the answer was `cut_off`: nobody sampled it. A template
     that rewrites earlier messages once an answer follows them (gpt-oss drops their reasoning) is asked again
     with the last user message alone before the answer. After a generation prompt that rules reasoning out,
     the answer has none; one that opens a block which finished answers lack (`<think>`) gets it closed.
@@ -79,8 +86,9 @@ def render_answer(
     kept = ids[: len(before_ids)] == before_ids
     # Else a token straddles the border: a model that has read the prompt's own tokens cannot produce it.
     ids = ids[len(before_ids) :] if kept else _encode(tokenizer, text)
-    first_end = next((i for i, token in enumerate(ids) if token in shape.ends), None)
-    return [*ids, shape.end] if first_end is None else ids[: first_end + 1]
+    first_end, end = next(((i, token) for i, token in enumerate(ids) if token in shape.ends), (None, shape.end))
+    ids = ids if first_end is None else ids[:first_end]
+    return ids if cut_off else [*ids, end]
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any = None) -> frozenset[int]:
@@ -138,10 +146,34 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str:
     return str(tokenizer.chat_template)
 
 
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids of a text that somebody wrote: what spells out a control token is text, too."""
+    return _control(tokenizer, _template(tokenizer)).encode_text(text)
+
+
 def _render(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools, *, generation_prompt: bool
 ) -> str:
-    chat = to_chat(messages)
+    """The template's rendering, in which the control tokens that others spelled out are broken."""
+    control = _control(tokenizer, _template(tokenizer))
+    chat = [{k: v if k == "role" else control.broken(v) for k, v in m.items()} for m in to_chat(messages)]
+    return _apply(tokenizer, chat, control.broken(list(tools)), generation_prompt)
+
+
+@lru_cache(maxsize=16)
+def _control(tokenizer: PreTrainedTokenizerBase, template: str) -> Control:
+    """`template` is part of the key because it can be set."""
+    probe = to_chat([_QUESTION, Message("assistant", _PROBE), _QUESTION])
+    try:
+        structure = _apply(tokenizer, probe, [], True)
+    except UserError:  # whoever renders real messages hears of it
+        structure = ""
+    return Control(tokenizer, structure)
+
+
+def _apply(
+    tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, Any]], tools: list[Any], generation_prompt: bool
+) -> str:
     if "reasoning_content" not in _template(tokenizer):  # gpt-oss and LFM2 read the same thing as `thinking`
         chat = [{("thinking" if k == "reasoning_content" else k): v for k, v in m.items()} for m in chat]
 
@@ -149,7 +181,7 @@ def _render(
         return str(
             tokenizer.apply_chat_template(
                 chat,
-                tools=[dict(tool) for tool in tools] or None,
+                tools=tools or None,
                 add_generation_prompt=generation_prompt,
                 tokenize=False,
             )
@@ -163,7 +195,7 @@ def _render(
                 call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
             return rendered()
     except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-        roles = ", ".join(dict.fromkeys(message.role for message in messages))
+        roles = ", ".join(dict.fromkeys(str(message["role"]) for message in chat))
         raise UserError(
             f"the chat template of {_name(tokenizer)} refuses these messages (roles: {roles}): {error}"
         ) from error
@@ -183,7 +215,8 @@ def _answer_text(
         if whole.startswith(before):
             return whole[len(before) :]
     shared = len(before) + _shape(tokenizer, _template(tokenizer)).shared
-    return _close_block(before[shared:], answer) + whole[shared:]
+    control = _control(tokenizer, _template(tokenizer))
+    return control.broken(_close_block(control.mended(before[shared:]), answer)) + whole[shared:]
 
 
 def _shortest(prompt: Sequence[Message]) -> list[Message]:
@@ -206,7 +239,8 @@ def _check_whole(
     tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], answer: Message, tools: Tools, text: str
 ) -> None:
     """Raise UserError when the template has left out a part, or the answer itself holds an end of turn."""
-    if _squeeze(answer.content) not in _squeeze(text):
+    control = _control(tokenizer, _template(tokenizer))
+    if _squeeze(answer.content) not in _squeeze(control.mended(text)):
         raise UserError(f"the chat template of {_name(tokenizer)} leaves out the text of this answer.")
     if answer.tool_calls:
         short = _shortest(prompt)
@@ -260,8 +294,7 @@ def _common(a: str, b: str) -> int:
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    # Templates write their own bos; `apply_chat_template` encodes in the same way.
-    return list(tokenizer.encode(text, add_special_tokens=False))
+    return _control(tokenizer, _template(tokenizer)).encode(text)
 
 
 def _squeeze(text: str) -> str:

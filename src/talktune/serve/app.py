@@ -218,7 +218,7 @@ def _lines(rows: list[dict[str, Any]], headers: dict[str, str]) -> Response:
 
 async def _refused(_request: Request, error: Exception) -> Response:
     assert isinstance(error, BadRequest)
-    headers = CLOSE if error.status in (408, 413) else RETRY if error.status == 429 else {}
+    headers = CLOSE if error.status in (408, 413) else error.headers or (RETRY if error.status == 429 else {})
     if error.status == 401:
         headers = {"WWW-Authenticate": "Bearer"}
     return JSONResponse(error.body, error.status, headers)
@@ -226,7 +226,7 @@ async def _refused(_request: Request, error: Exception) -> Response:
 
 async def _engine_failed(_request: Request, error: Exception) -> Response:
     assert isinstance(error, EngineError)
-    return JSONResponse(error.body, error.status, RETRY)
+    return JSONResponse(error.body, error.status, error.headers)
 
 
 async def _http(_request: Request, error: Exception) -> Response:

@@ -7,6 +7,7 @@ as a partial turn.
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +20,16 @@ from talktune.serve.exchange import VERSION, Exchange
 from talktune.serve.forward import engine_body
 from talktune.serve.metrics import Metrics
 from talktune.serve.placing import place
+from talktune.serve.reading import read_stream, read_whole
 from talktune.serve.request import ChatRequest
-from talktune.serve.sse import DONE, event, events
-from talktune.serve.upstream import RETRY, EngineError, Reply, Upstream
+from talktune.serve.sse import DONE, event
+from talktune.serve.upstream import EngineError, Reply, Upstream
 from talktune.serve.versions import Versions, with_version
 from talktune.serve.wire import BadRequest
 from talktune.serve.writer import Writer
 from talktune.store.store import Store
+
+log = logging.getLogger("talktune.serve")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -80,13 +84,16 @@ class ChatAnswer:
             await self._exchange_with_engine(send)
         except (BadRequest, EngineError) as error:
             await self._fail(send, error)
+        except Exception:  # whatever it is, a client must not wait for the rest of a stream
+            log.exception("a request failed")
+            await self._fail(send, EngineError("The server failed; its log says why.", 500))
 
     async def _fail(self, send: Send, error: BadRequest | EngineError) -> None:
         self._ended = True
         if self._started:  # without [DONE]: half an answer is not a whole one
             await send({"type": "http.response.body", "body": event(error.body)})
         else:
-            await _send_json(send, error.status, error.body, RETRY if error.status == 503 else {})
+            await _send_json(send, error.status, error.body, error.headers)
 
     async def _exchange_with_engine(self, send: Send) -> None:
         service, asked = self._service, self._asked
@@ -94,7 +101,7 @@ class ChatAnswer:
         body = engine_body(asked, dialect, asked.model, service.config)
         body, number = await self._with_version(body, dialect)
         temperature = float(body.get("temperature") or 0.0)
-        self._exchange = exchange = Exchange(asked, self._user, dialect, temperature, number)
+        self._exchange = exchange = Exchange(asked, self._user, dialect, temperature, service.upstream.scaled, number)
         loop = asyncio.get_running_loop()
         placing = loop.run_in_executor(service.readers, place, service.store, self._user, asked) if asked.old else None
         asking = None
@@ -136,15 +143,8 @@ class ChatAnswer:
     async def _whole(self, send: Send, reply: Reply) -> None:
         exchange = self._exchange
         assert exchange is not None
-        content = await reply.read()
-        try:
-            body: Any = json.loads(content)
-            ended = exchange.add(body)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise EngineError("The engine's reply is not a chat completion.", 502) from error
-        if not ended:
-            raise EngineError("The engine's reply has no finished choice.", 502)
-        await self._commit(ended)
+        body = read_whole(await reply.read())
+        await self._commit(exchange.add(body))
         self._ended = True
         await _send_json(send, 200, self._shown(body))
 
@@ -154,26 +154,15 @@ class ChatAnswer:
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         self._started = True
-        finished, waiting = 0, True
-        async for data in events(reply.chunks()):
-            if data == "[DONE]":
-                break
-            try:
-                body: Any = json.loads(data)
-                ended = exchange.add(body)
-            except (ValueError, TypeError, AttributeError) as error:
-                raise EngineError("The engine sent something that is no chunk of an answer.") from error
-            if "error" in body:
-                raise EngineError(str((body["error"] or {}).get("message", "The engine failed."))[:2000])
+        waiting = True
+        async for body in read_stream(reply.chunks()):
+            ended = exchange.add(body)
             if waiting and body.get("choices"):
                 waiting = False
                 self._service.metrics.first_token.observe(time.perf_counter() - self._began)
             if ended:
-                finished += len(ended)
                 await self._commit(ended)
             await send({"type": "http.response.body", "body": event(self._shown(body)), "more_body": True})
-        if finished < max(len(exchange.choices), 1):
-            raise EngineError("The engine ended before its answer did.")
         self._ended = True
         await send({"type": "http.response.body", "body": DONE})
 
@@ -181,7 +170,11 @@ class ChatAnswer:
         exchange, service = self._exchange, self._service
         assert exchange is not None
         began = time.perf_counter()
-        await service.writer.write([exchange.turn(i) for i in ended])
+        try:
+            await service.writer.write([exchange.turn(i) for i in ended])
+        except Exception:
+            exchange.keep_again(ended)
+            raise
         service.metrics.commit.observe(time.perf_counter() - began)
         service.metrics.turns.labels(exchange.asked.kind).inc(len(ended))
         if exchange.asked.done and exchange.place is not None:
@@ -204,7 +197,7 @@ def _close(store: Store, exchange: Exchange) -> None:
 
 
 async def _send_json(send: Send, status: int, body: object, headers: dict[str, str] | None = None) -> None:
-    content = json.dumps(body, separators=(",", ":")).encode()
+    content = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
     lines = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
     lines += [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
     await send({"type": "http.response.start", "status": status, "headers": lines})

@@ -12,9 +12,12 @@ All are OpenAI-compatible; beyond that:
   (https://github.com/ggml-org/llama.cpp/tree/master/tools/server).
 - others: text only. The turn is stored and marked so.
 
-The host's and SGLang's log-probs are of softmax(logits / temperature), those of vLLM and llama.cpp by default of
-softmax(logits): at another temperature than 1 they are not those that sampled, and are left out; the learner
-computes them anew.
+The host's and SGLang's log-probs are of softmax(logits / temperature), and so are vLLM's when it was started with
+`--logprobs-mode processed_logprobs`, which is found out by asking. Those of llama.cpp, and of vLLM by default, are of
+softmax(logits): at another temperature than 1 they are not those that sampled, and are left out; the learner computes
+them anew. So it does where something else than the temperature decided what was sampled: a cut (`top_p`, `top_k`,
+`min_p`), a penalty, a form that the answer must have. Where a client asks for no cut, vLLM and SGLang are told to use
+none, whatever the model's generation config says; llama.cpp keeps its own defaults, which leave out unlikely tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,6 +31,48 @@ Dialect = Literal["host", "vllm", "sglang", "llama.cpp", "other"]
 
 PROBES = ("/version", "/model_info", "/props")
 """Routes that tell engines apart."""
+
+
+NEUTRAL: Mapping[str, float] = {
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "typical_p": 1.0,
+    "frequency_penalty": 0.0,
+    "presence_penalty": 0.0,
+    "repetition_penalty": 1.0,
+    "repeat_penalty": 1.0,
+    "min_tokens": 0,
+}
+"""Fields that change what is sampled, with the value that changes nothing; so does a `top_k` over 0."""
+STEERING = ("logit_bias", "response_format", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
+            "structured_outputs", "structural_tag", "regex", "ebnf", "json_schema", "grammar", "bad_words",
+            "allowed_token_ids", "samplers", "mirostat", "dynatemp_range", "xtc_probability",
+            "dry_multiplier")  # fmt: skip
+"""Fields that change it by being there."""
+HIGHEST = 1e-3
+"""A log-prob above it is none, rounding aside."""
+LOWEST = -9999.0
+"""What engines write in JSON, which has no infinities, for a token that could not come."""
+
+
+def whole_distribution(dialect: Dialect) -> dict[str, Any]:
+    """What an engine must be told so that its own defaults do not cut what is sampled from."""
+    if dialect in ("vllm", "sglang"):
+        return {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+    return {}
+
+
+def steered(body: Mapping[str, Any]) -> bool:
+    """Whether anything but the temperature decided what was sampled for this request."""
+    if any(body.get(key) not in (None, neutral) for key, neutral in NEUTRAL.items()):
+        return True
+    top_k, form = body.get("top_k"), body.get("response_format")
+    if isinstance(top_k, int | float) and top_k > 0:
+        return True
+    plain = form in (None, {}) or (isinstance(form, Mapping) and form.get("type") == "text")
+    choice = body.get("tool_choice")
+    required = choice not in (None, "auto", "none") and bool(body.get("tools"))
+    return required or not plain or any(body.get(key) for key in STEERING if key != "response_format")
 
 
 def detect(answers: Mapping[str, Any]) -> Dialect:
@@ -79,6 +124,12 @@ class Tokens:
         """Take in one chunk, or a whole reply, with the entry of `choices` that is this one's."""
         if self.dialect == "other":
             return
+        try:
+            self._add(body, choice)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError):
+            self.complete = False  # an engine's slip costs the tokens, not the answer
+
+    def _add(self, body: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
         prompt = body.get("prompt_token_ids") or choice.get("prompt_token_ids")
         if isinstance(prompt, Sequence) and prompt:
             self.prompt_ids = tuple(int(i) for i in prompt)
@@ -92,21 +143,28 @@ class Tokens:
             self.spelled += b"".join(bytes(entry.get("bytes") or ()) for entry in content)
         else:
             ids = list(choice.get("token_ids") or [])
-        if any(type(i) is not int for i in ids) or len(numbers) != len(ids):
+        if any(type(i) is not int or not 0 <= i < 2**32 for i in ids) or len(numbers) != len(ids):
             self.complete = False
             return
         self.ids += ids
-        self.logprobs += [float(n) for n in numbers]
+        self.logprobs += [float("nan") if n is None else float(n) for n in numbers]
 
-    def sampled(self, answer: Message, temperature: float, version: int | None) -> Sampled | None:
-        """What was sampled for an answer; None where the engine did not give all of it."""
+    def sampled(
+        self, answer: Message, temperature: float, version: int | None, *, scaled: bool = False, cut: bool = False
+    ) -> Sampled | None:
+        """What was sampled for an answer; None where the engine did not give all of it.
+
+        Its log-probs are kept where they are those that sampled: `scaled` says that this engine's are of
+        softmax(logits / temperature), `cut` that something else decided, too.
+        """
         if self.prompt_ids is None or not self.ids or not self.complete:
             return None
         plain = not answer.tool_calls and answer.reasoning_content is None
         if self.dialect == "llama.cpp" and plain and self.spelled.decode("utf-8", "replace") != answer.content:
             return None
-        as_sampled = self.dialect in ("host", "sglang") or temperature in (0.0, 1.0)
-        logprobs = tuple(self.logprobs) if as_sampled else None
+        as_sampled = scaled or self.dialect in ("host", "sglang") or temperature in (0.0, 1.0)
+        real = all(LOWEST < n <= HIGHEST for n in self.logprobs)  # false for NaN
+        logprobs = tuple(self.logprobs) if as_sampled and real and not cut else None
         return Sampled(self.prompt_ids, tuple(self.ids), logprobs, temperature or 1.0, version)
 
 
@@ -120,4 +178,14 @@ def without_tokens(body: dict[str, Any], *, logprobs: bool, token_ids: bool) -> 
                 choice.pop(name, None)
         if not logprobs:
             choice.pop("logprobs", None)
+        elif isinstance(told := choice.get("logprobs"), dict):
+            _numbers_only(told)
     return body
+
+
+def _numbers_only(told: dict[str, Any]) -> None:
+    """Log-probs that are no numbers in JSON, as engines write those of tokens that could not come."""
+    for entry in told.get("content") or ():
+        for one in (entry, *(entry.get("top_logprobs") or ())):
+            if "logprob" in one and one["logprob"] is None:
+                one["logprob"] = LOWEST

@@ -2,11 +2,11 @@
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from talktune.serve.dialects import Dialect, Tokens
+from talktune.serve.dialects import Dialect, Tokens, steered
 from talktune.serve.matching import extend
 from talktune.serve.placing import Place
 from talktune.serve.recorder import Recorder
@@ -33,6 +33,8 @@ class Exchange:
     dialect: Dialect
     temperature: float
     """That the engine was asked for."""
+    scaled: bool = False
+    """Whether this engine's log-probs are of softmax(logits / temperature)."""
     version: int | None = None
     """Of the policy that answers; None for the engine's own model."""
     id: str = field(default_factory=lambda: new_id("chatcmpl"))
@@ -80,11 +82,19 @@ class Exchange:
             tools=self.asked.tools,
             kind=self.asked.kind,
             state=state,
-            sampled=choice.tokens.sampled(sampled, self.temperature, version),
+            finish=choice.recorder.finish,
+            sampled=choice.tokens.sampled(
+                sampled, self.temperature, version, scaled=self.scaled, cut=steered(self.asked.raw)
+            ),
             session=self.asked.session,
             history=self.place.history,
             lost=self.place.lost,
         )
+
+    def keep_again(self, indices: Iterable[int]) -> None:
+        """The turns of these choices could not be committed: they are left over."""
+        for index in indices:
+            self.choices[index].kept = False
 
     def left(self) -> list[NewTurn]:
         """Partial turns of the choices that had begun and never ended: the client left, or the engine broke off."""

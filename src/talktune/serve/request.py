@@ -1,12 +1,12 @@
 """A chat completion request as the server reads it: checked where talktune depends on it, kept as sent elsewhere."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from talktune.config import ServeConfig
 from talktune.conversations.messages import BadConversation, message_from_dict
+from talktune.serve.side import kind_of
 from talktune.serve.wire import BadRequest, Fields
 from talktune.types import Message, TurnKind
 
@@ -55,6 +55,7 @@ def parse_request(raw: object, headers: Mapping[str, str], config: ServeConfig) 
         raise BadRequest("The body must be a JSON object.")
     body = Fields(cast(dict[str, Any], raw))
     messages = _messages(body, config.max_messages)
+    tools = _tools(body)
     limits = [body.number(name, int, None, None) for name in ("max_completion_tokens", "max_tokens")]
     body.get("stream_options", dict)
     body.number("seed", int, -INT64, INT64 - 1)
@@ -63,7 +64,7 @@ def parse_request(raw: object, headers: Mapping[str, str], config: ServeConfig) 
     return ChatRequest(
         raw=body.raw,
         messages=messages,
-        tools=_tools(body),
+        tools=tools,
         model=body.get("model", str) or None,
         temperature=body.number("temperature", float, 0, 2),
         limit=next((n for n in limits if n is not None and n > 0), None),
@@ -72,7 +73,7 @@ def parse_request(raw: object, headers: Mapping[str, str], config: ServeConfig) 
         logprobs=body.get("logprobs", bool) or False,
         token_ids=body.get("return_token_ids", bool) or False,
         session=_session(body, headers),
-        kind=_kind(body, headers, messages, config.side_patterns),
+        kind=_kind(body, headers, messages, len(tools), config.side_patterns),
         done=headers.get("x-session-done", "").lower() in ("1", "true") or bool(body.get("session_done", bool)),
     )
 
@@ -106,11 +107,12 @@ def _session(body: Fields, headers: Mapping[str, str]) -> str | None:
     return session or None
 
 
-def _kind(body: Fields, headers: Mapping[str, str], messages: Sequence[Message], patterns: Sequence[str]) -> TurnKind:
+def _kind(
+    body: Fields, headers: Mapping[str, str], messages: Sequence[Message], tools: int, patterns: Sequence[str]
+) -> TurnKind:
     kind = headers.get("x-turn-type") or body.get("turn_type", str)
-    if kind:
-        if kind not in ("main", "side"):
-            raise BadRequest(f"The turn type is {kind[:40]!r}, and must be main or side.", param="turn_type")
-        return kind
-    last = messages[-1].content if messages[-1].role == "user" else ""
-    return "side" if any(re.search(pattern, last) for pattern in patterns) else "main"
+    if not kind:
+        return kind_of(messages, tools, patterns)
+    if kind not in ("main", "side"):
+        raise BadRequest(f"The turn type is {kind[:40]!r}, and must be main or side.", param="turn_type")
+    return kind

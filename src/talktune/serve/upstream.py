@@ -26,9 +26,14 @@ RETRY = {"Retry-After": "2"}
 class EngineError(Exception):
     """The engine is not there, or failed: the client may try again. `status` is that of the answer to it."""
 
-    def __init__(self, message: str, status: int = 503) -> None:
+    def __init__(
+        self, message: str, status: int = 503, *, broken_off: bool = False, retry_after: str | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.broken_off = broken_off
+        """True when its answer stopped coming, rather than that it said what failed."""
+        self.headers = {"Retry-After": retry_after} if retry_after else RETRY if status == 503 else {}
         self.body = {"error": {"message": message, "type": "engine_error", "param": None, "code": "engine_unavailable"}}
 
 
@@ -38,6 +43,7 @@ class Reply:
     def __init__(self, reply: aiohttp.ClientResponse) -> None:
         self._reply = reply
         self.status = reply.status
+        self.retry_after = reply.headers.get("Retry-After")
 
     async def read(self) -> bytes:
         """The whole body; raises EngineError when it does not come whole."""
@@ -75,6 +81,8 @@ class Upstream:
         self._health: tuple[float, bool] = (-HEALTH_AGE, False)
         self._adapters: dict[str, int | None] = {}
         """Versions that the engine has; llama.cpp's with their slot."""
+        self.scaled = False
+        """Whether its log-probs are of softmax(logits / temperature)."""
         self.roles: Mapping[str, Any] = {}
         """What else the engine's process says of itself: talktune's own host judges and learns."""
 
@@ -93,8 +101,22 @@ class Upstream:
         if self._dialect is None:
             replies = await asyncio.gather(*(self._get(path) for path in PROBES))
             answers = {path: _json(*reply) for path, reply in zip(PROBES, replies, strict=True)}
-            self._dialect = detect(answers)
+            found = detect(answers)
+            self.scaled = found in ("host", "sglang") or (found == "vllm" and await self._processed())
+            self._dialect = found
         return self._dialect
+
+    async def _processed(self) -> bool:
+        """vLLM: whether its log-probs are those of what is sampled from (`--logprobs-mode processed_logprobs`).
+
+        Of the one token that `top_k` leaves, that log-prob is 0.
+        """
+        body = {"prompt": "A", "max_tokens": 1, "temperature": 2.0, "top_k": 1, "logprobs": 1}
+        try:
+            told = (await self._post("/v1/completions", body))["choices"][0]["logprobs"]["token_logprobs"][0]
+            return isinstance(told, int | float) and -1e-4 < told < 1e-4
+        except (*_FAILURES, IndexError, KeyError, TypeError, ValueError):
+            return False
 
     def has(self, adapter: str) -> bool:
         """Whether the engine has this adapter, as far as is known."""
@@ -123,7 +145,7 @@ class Upstream:
         status, said = await self._tell("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
         taken = b"already" in said or b"taken" in said  # loaded by another server, or before a restart
         if status != 200 and not taken:
-            raise _refusal(status, said)
+            raise refusal(status, said)
         self._adapters[name] = None
 
     async def unload(self, name: str, dialect: Dialect) -> None:
@@ -152,7 +174,7 @@ class Upstream:
         reply = await self._send("/v1/chat/completions", content)
         if reply.status != 200:
             try:
-                raise _refusal(reply.status, await reply.read())
+                raise refusal(reply.status, await reply.read(), reply.retry_after)
             finally:
                 reply.close()
         return reply
@@ -232,7 +254,7 @@ _JSON = {"Content-Type": "application/json"}
 
 
 def _broken_off(error: Exception) -> EngineError:
-    return EngineError(f"The engine broke off its answer ({type(error).__name__}).")
+    return EngineError(f"The engine broke off its answer ({type(error).__name__}).", broken_off=True)
 
 
 def _base(url: str) -> str:
@@ -256,19 +278,19 @@ def _json(status: int, body: bytes) -> Any:
         return None
 
 
-def _refusal(status: int, body: bytes) -> Exception:
-    """What the engine refused with, in OpenAI's form."""
+def refusal(status: int, body: bytes, retry_after: str | None = None) -> Exception:
+    """What the engine refused with, in OpenAI's form; when to come again is the engine's word, too."""
     try:
         raw: Any = json.loads(body)
     except ValueError:
         raw = {}
-    error: Any = raw.get("error", raw) if isinstance(raw, dict) else {}
-    said = error.get("message") if isinstance(error, dict) else error if isinstance(error, str) else None
+    error: Any = (raw.get("error") or raw) if isinstance(raw, dict) else {}
+    said = error.get("message", error.get("detail")) if isinstance(error, dict) else error
     message = str(said or f"The engine answered with status {status}.")[:2000]
     if status in (401, 403):
         return EngineError("The engine refused talktune's own key; set it with --upstream-key-env.", 502)
     if not 400 <= status < 500:
-        return EngineError(message, 503 if status == 503 else 502)
+        return EngineError(message, 503 if status == 503 else 502, retry_after=retry_after)
     fields: Any = error if isinstance(error, dict) else {}
     code, kind, param = fields.get("code"), fields.get("type"), fields.get("param")
     return BadRequest(
@@ -277,4 +299,5 @@ def _refusal(status: int, body: bytes) -> Exception:
         type=kind if isinstance(kind, str) else "invalid_request_error",
         code=code if isinstance(code, str) else None,
         param=param if isinstance(param, str) else None,
+        retry_after=retry_after or (RETRY["Retry-After"] if status == 429 else None),
     )

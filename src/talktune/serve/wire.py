@@ -15,9 +15,11 @@ class BadRequest(Exception):
         status: int = 400,
         type: str = "invalid_request_error",
         code: str | None = None,
+        retry_after: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
+        self.headers = {"Retry-After": retry_after} if retry_after else {}
         self.body = {"error": {"message": message, "type": type, "param": param, "code": code}}
 
 

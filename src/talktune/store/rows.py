@@ -50,6 +50,8 @@ class NewTurn:
     history: tuple[Message, ...] | None = None
     """What the client sent up to the parent's answer, where that is not what had been said; no system prompt."""
     lost: Lost | None = None
+    finish: str | None = None
+    """Why the engine ended the answer, in OpenAI's words."""
 
 
 @dataclass(frozen=True, slots=True)

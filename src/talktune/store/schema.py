@@ -87,6 +87,7 @@ turns = Table(
         "history", LargeBinary, comment="hashes in `sent`: what the client sent before `messages`, where it was changed"
     ),
     Column("lost", String(10), comment="why no turn was found for the history that came with it"),
+    Column("finish", String(40), comment="why the engine ended the answer: stop, length, tool_calls, …"),
 )
 Index("turns_by_mark", turns.c.user, turns.c.mark, turns.c.asked)
 Index("turns_by_asked", turns.c.user, turns.c.asked)
@@ -256,7 +257,14 @@ def marks_of(kind: TurnKind, messages: str, answer: str) -> dict[str, bytes | No
     return {"mark": answer_mark(message_from_dict(json.loads(answer)), kind), "asked": asked_mark(asked)}
 
 
-STEPS: Sequence[Callable[[Connection], None]] = (_first, _live, _roles, _marks)
+def _finish(connection: Connection) -> None:
+    """Why an answer ended; not known of those that an older talktune stored."""
+    if "finish" not in {column["name"] for column in inspect(connection).get_columns("turns")}:
+        made = CreateColumn(turns.c.finish).compile(dialect=connection.dialect)
+        connection.exec_driver_sql(f"ALTER TABLE turns ADD COLUMN {made}")
+
+
+STEPS: Sequence[Callable[[Connection], None]] = (_first, _live, _roles, _marks, _finish)
 """Step n brings a database from n to n + 1; a step that was released is never changed."""
 
 

@@ -383,6 +383,7 @@ def _turn_values(turn: NewTurn) -> dict[str, Any]:
         "asked": asked_mark(turn.messages),
         "history": None if turn.history is None else b"".join(key for key, _ in map(_hashed, turn.history)),
         "lost": turn.lost,
+        "finish": turn.finish,
     }
 
 
@@ -454,6 +455,7 @@ def _stored_turn(row: Any, votes: tuple[Vote, ...], sent: Mapping[bytes, Message
         sampled=sampled,
         verdict=Verdict(votes, reward) if votes or reward is not None else None,
         history=None if row.history is None else tuple(sent[key] for key in _keys(bytes(row.history))),
+        finish=row.finish,
     )
 
 

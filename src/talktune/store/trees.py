@@ -30,6 +30,7 @@ class StoredTurn:
     verdict: Verdict | None = None
     history: tuple[Message, ...] | None = None
     """What the client sent up to the parent's answer, where it had changed that."""
+    finish: str | None = None
 
 
 def conversations_of(name: str, turns: Sequence[StoredTurn]) -> list[Conversation]:
@@ -86,6 +87,7 @@ def _line(name: str, path: Sequence[StoredTurn], shared: int, asides: Sequence[f
     sampled: dict[int, Sampled] = {}
     verdicts: dict[int, Verdict] = {}
     prompts: dict[int, tuple[Message, ...]] = {}
+    finishes: dict[int, str] = {}
     ids: dict[str, str] = {}
     sent: list[Message] = []
     changed = False
@@ -107,6 +109,8 @@ def _line(name: str, path: Sequence[StoredTurn], shared: int, asides: Sequence[f
         if changed or turn.system != system:
             first = [Message("system", turn.system)] if turn.system else []
             prompts[index] = (*first, *sent[: len(sent) - len(own)], *own)
+        if turn.finish is not None:
+            finishes[index] = turn.finish
         messages.append(turn.answer)
         sent.append(turn.answer)
     return Conversation(
@@ -118,6 +122,7 @@ def _line(name: str, path: Sequence[StoredTurn], shared: int, asides: Sequence[f
         sampled=sampled,
         verdicts=verdicts,
         prompts=prompts,
+        finishes=finishes,
     )
 
 

@@ -1,0 +1,70 @@
+"""Whose requests are whose: whole requests of many clients and of people, and a text that is made to be slow."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from talktune.config import ServeConfig
+from talktune.serve.request import parse_request
+from talktune.serve.side import kind_of
+from talktune.types import Message
+
+DATA = Path(__file__).resolve().parents[1] / "data" / "side_turns.jsonl"
+ROWS: list[dict[str, Any]] = [json.loads(line) for line in DATA.read_text(encoding="utf-8").splitlines()]
+REQUEST = "Generate a title for the conversation, 5 words, no quotes.\n"
+
+
+def kind(request: dict[str, Any], *patterns: str, **headers: str) -> str:
+    return parse_request(request, headers, ServeConfig(side_patterns=patterns)).kind
+
+
+def test_there_are_enough_of_both() -> None:
+    assert min(sum(row["kind"] == kind for row in ROWS) for kind in ("main", "side")) >= 100
+
+
+def test_side_turns_are_told_from_a_persons() -> None:
+    wrong = [row["client"] for row in ROWS if kind(row["request"]) != row["kind"]]
+    assert len(wrong) <= 0.02 * len(ROWS), wrong
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row["kind"] == "main"], ids=lambda row: row["client"])
+def test_no_word_of_a_person_is_lost(row: dict[str, Any]) -> None:
+    assert kind(row["request"]) == "main"
+
+
+def test_ones_own_patterns_look_at_the_system_prompt_and_at_what_was_said() -> None:
+    def request(*messages: tuple[str, str]) -> dict[str, Any]:
+        return {"messages": [{"role": role, "content": text} for role, text in messages]}
+
+    assert kind(request(("user", "cron: report")), r"^cron:") == "side"
+    assert kind(request(("system", "job 7"), ("user", "hi")), r"^job \d") == "side"
+    assert kind(request(("user", "cron: report"), ("user", "it is noon")), r"^cron:") == "side"
+    assert kind(request(("user", "cron: report"), ("assistant", "done"), ("user", "thanks")), r"^cron:") == "main"
+    assert kind(request(("user", "hi")), r"^cron:") == "main"
+
+
+def test_the_client_may_say_it_outright() -> None:
+    asked = {"messages": [{"role": "user", "content": REQUEST}]}
+    assert kind(asked) == "side"
+    assert kind(asked | {"turn_type": "main"}) == "main"
+    assert kind({"messages": [{"role": "user", "content": "Hi"}]}, **{"x-turn-type": "side"}) == "side"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        REQUEST + "user:\n" * 200_000,
+        "System\n" * 200_000,
+        "[1-00]" * 200_000,
+        "<tag>" + "</tag>x" * 200_000,
+        "nothing reply " * 100_000,
+        "give title of " * 100_000,
+        "\n" * 1_000_000,
+    ],
+)
+@pytest.mark.timeout(20)
+def test_no_text_is_slow_to_read(text: str) -> None:
+    for role in ("user", "system"):
+        kind_of([Message(role, text)])  # type: ignore[arg-type]
