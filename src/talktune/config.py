@@ -237,6 +237,10 @@ class ServeConfig:
     """Where conversations are kept: a SQLite file, or a database URL (postgresql://…)."""
     keys: Path | None = None
     """File with a line `USER KEY` for each user; users do not see each other's conversations."""
+    allow_origin: tuple[str, ...] = ()
+    """Origin of a web page that may talk to this server, like https://chat.example.org; none by default, repeatable."""
+    strict_models: bool = False
+    """Refuse model names that the engine does not have; by default the live policy answers under any name."""
     temperature: float = 0.8
     """Sampling temperature of requests that name none."""
     max_answer_tokens: int = 4096
@@ -439,6 +443,9 @@ def check_config(config: Config) -> Config:
     for holds, option, value, wanted in rules:
         if not holds:
             raise UserError(f"{option} is {value}: it must be {wanted}.")
+    for origin in v.allow_origin:
+        if origin not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#*]+", origin):
+            raise UserError(f"--allow-origin {origin}: write it like https://chat.example.org, without a path.")
     for pattern in v.side_patterns:
         try:
             re.compile(pattern)
