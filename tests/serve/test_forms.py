@@ -248,6 +248,25 @@ def test_responses_ask_for_what_chat_completions_know(shared: Serving, scripted:
     assert reply.json()["tools"][0]["name"] == "other"
 
 
+def test_functions_in_namespaces(shared: Serving, scripted: Engine) -> None:
+    """Codex CLI has some, and offers a search that may not go to the web."""
+    group = {"type": "namespace", "name": "skies", "description": "d", "tools": [TOOL]}
+    items: list[Any] = [{"role": "user", "content": "Namespace: the weather?"}]
+    body: dict[str, Any] = {"tools": [group, {"type": "web_search", "external_web_access": False}], "input": items}
+    call = {"id": "c", "type": "function", "function": {"name": "skies__get_weather", "arguments": "{}"}}
+    decided, scripted.decide = scripted.decide, lambda _: {"role": "assistant", "content": None, "tool_calls": [call]}
+    try:
+        (item,) = post(shared, "/v1/responses", body).json()["output"]
+    finally:
+        scripted.decide = decided
+    assert [tool["function"]["name"] for tool in scripted.asked[-1]["tools"]] == ["skies__get_weather"]
+    assert (item["name"], item["namespace"]) == ("get_weather", "skies")
+    items += [item, {"type": "function_call_output", "call_id": "c", "output": "cold"}]
+    assert post(shared, "/v1/responses", body).status_code == 200
+    assert scripted.asked[-1]["messages"][1]["tool_calls"][0]["function"]["name"] == "skies__get_weather"
+    assert [[m.content for m in t.next_state] for t in conversation_of(shared, "Namespace:")] == [["cold"], []]
+
+
 def test_anthropic_blocks_and_events(shared: Serving, scripted: Engine) -> None:
     body: dict[str, Any] = {
         "model": "claude-sonnet-4-5", "max_tokens": 50, "stream": True, "metadata": {"user_id": "u"},

@@ -50,7 +50,10 @@ RESPONSES: dict[str, Any] = {
         {"type": "function_call_output", "call_id": "c", "output": "r"},
         {"role": "user", "content": "b"},
     ],
-    "tools": [{"type": "function", "name": "f", "parameters": {}, "strict": True}],
+    "tools": [
+        {"type": "function", "name": "f", "parameters": {}, "strict": True},
+        {"type": "namespace", "name": "s", "tools": [{"type": "function", "name": "g", "parameters": {}}]},
+    ],
     "tool_choice": {"type": "function", "name": "f"},
     "text": {"format": {"type": "json_schema", "name": "n", "schema": {}}, "verbosity": "low"},
     "reasoning": {"effort": "low", "summary": "auto"},

@@ -25,7 +25,7 @@ from talktune.serve.request import ChatRequest
 from talktune.serve.sse import events
 from talktune.serve.too_long import explained
 from talktune.serve.upstream import RETRY, EngineError, Reply, Upstream
-from talktune.serve.versions import Versions, with_version
+from talktune.serve.versions import Versions, with_slot, with_version
 from talktune.serve.wire import BadRequest
 from talktune.serve.writer import Writer
 from talktune.store.policies import version_name
@@ -136,7 +136,8 @@ class ChatAnswer:
         """The request for the version that answers it, and its number. A version that the client names is its own."""
         asked = self._asked.model or ""
         if (named := VERSION.search(asked)) is not None:
-            return body, int(named[1])
+            slot = self._service.upstream.slot(asked)
+            return (body if slot is None else with_slot(body, slot)), int(named[1])
         version = await self._service.versions.of(self._user, dialect)
         if version is None:
             return body, None

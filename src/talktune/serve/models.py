@@ -9,8 +9,7 @@ from talktune.serve.upstream import EngineError, Upstream
 from talktune.serve.wire import BadRequest
 
 FRESH_SECONDS = 30.0
-"""How long one look at the engine's models is good; a version that is asked for by name may be new."""
-FRESH_VERSIONS = 1.0
+"""How long one look at the engine's models is good, but for versions: one that is asked for by name may be new."""
 MOST_SHOWN = 20
 
 
@@ -41,7 +40,7 @@ class Models:
         version = VERSION.search(name) is not None
         if name in self._names and not version:
             return name
-        if time.monotonic() - self._seen > (FRESH_VERSIONS if version else FRESH_SECONDS):
+        if version or time.monotonic() - self._seen > FRESH_SECONDS:
             try:
                 await self.listed()
             except EngineError:

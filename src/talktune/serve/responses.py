@@ -68,8 +68,7 @@ def request(body: Mapping[str, Any], known: Mapping[str, Answered]) -> dict[str,
     stream = fields.get("stream", bool) or False
     inner |= {"stream": stream} | ({"stream_options": {"include_usage": True}} if stream else {})
     inner["max_tokens"] = fields.number("max_output_tokens", int, 1, None)
-    inner["tools"] = _tools(body)
-    inner["tool_choice"], inner["tools"] = _tool_choice(body.get("tool_choice"), inner["tools"])
+    inner["tool_choice"], inner["tools"] = _tool_choice(body.get("tool_choice"), _tools(body.get("tools"), "tools"))
     inner["parallel_tool_calls"] = fields.get("parallel_tool_calls", bool)
     reasoning = fields.get("reasoning", dict) or {}
     inner["reasoning_effort"] = optional_text(reasoning, "effort", "reasoning")
@@ -176,7 +175,7 @@ def _piece(item: Mapping[str, Any], kind: str, where: str, known: Mapping[str, A
     if kind == "function_call":
         arguments = item.get("arguments")
         arguments = "{}" if arguments is None else text_of(item, "arguments", where)
-        return {"tool_calls": [call_of(name_of(item, where, "call_id"), name_of(item, where), arguments)]}
+        return {"tool_calls": [call_of(name_of(item, where, "call_id"), _flat_name(item, where), arguments)]}
     if kind == "reasoning":
         said = objects(item.get("content"), f"{where}.content") or objects(item.get("summary"), f"{where}.summary")
         return {"reasoning_content": "".join(text_of(part, "text", where) for part in said)}
@@ -220,14 +219,38 @@ def _parts(raw: object, where: str) -> list[dict[str, Any]]:
     return found
 
 
-def _tools(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _tools(raw: object, where: str, namespace: str | None = None) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    for at, tool in enumerate(objects(body.get("tools"), "tools")):
-        if tool.get("type") != "function":
-            raise refused_tool(f"tools[{at}]", tool.get("type"))
-        # Some clients send the nested form of chat completions here, too.
-        flat = tool["function"] if isinstance(tool.get("function"), dict) else tool
-        found.append(function_tool(flat, f"tools[{at}]", flat.get("parameters")))
+    for at, tool in enumerate(objects(raw, where)):
+        here, kind = f"{where}[{at}]", tool.get("type")
+        if kind == "namespace" and namespace is None:
+            found += _tools(tool.get("tools"), f"{here}.tools", name_of(tool, here))
+        elif kind == "web_search" and tool.get("external_web_access") is False:
+            pass  # Codex CLI's default: a search that may not go to the web, and finds nothing here
+        elif kind != "function":
+            raise refused_tool(here, kind)
+        else:
+            # Some clients send the nested form of chat completions here, too.
+            flat = tool["function"] if isinstance(tool.get("function"), dict) else tool
+            named = flat | {"name": _flat_name(flat | {"namespace": namespace}, here)}
+            found.append(function_tool(named, here, flat.get("parameters")))
+    return found
+
+
+def _flat_name(fields: Mapping[str, Any], where: str) -> str:
+    """A function's name, with its namespace where it has one: chat completions know none."""
+    name, namespace = name_of(fields, where), optional_text(fields, "namespace", where)
+    return f"{namespace.rstrip('_')}__{name}" if namespace else name
+
+
+def _namespaces(body: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Of the functions in a namespace: their names as a client knows them, by their flat ones."""
+    found: dict[str, dict[str, str]] = {}
+    for tool in objects(body.get("tools"), "tools"):
+        for function in objects(tool.get("tools"), "tools") if tool.get("type") == "namespace" else ():
+            if function.get("type") == "function" and isinstance(function.get("name"), str):
+                named = {"name": function["name"], "namespace": tool["name"]}
+                found[_flat_name(named, "tools")] = named
     return found
 
 
@@ -238,7 +261,7 @@ def _tool_choice(raw: Any, tools: list[dict[str, Any]]) -> tuple[Any, list[dict[
     if isinstance(raw, dict):
         choice = cast(dict[str, Any], raw)
         if choice.get("type") == "function":
-            return {"type": "function", "function": {"name": name_of(choice, "tool_choice")}}, tools
+            return {"type": "function", "function": {"name": _flat_name(choice, "tool_choice")}}, tools
         if choice.get("type") == "allowed_tools" and choice.get("mode") in ("auto", "required"):
             names = [tool.get("name") for tool in objects(choice.get("tools"), "tool_choice.tools")]
             return choice["mode"], [tool for tool in tools if tool["function"]["name"] in names]
@@ -271,6 +294,7 @@ class ResponsesForm:
         name = new_id("resp").replace("-", "_")
         self.id = name if self._stored else name.replace("resp_", UNSTORED)
         self._head = _head(self.id, int(time.time()), str(inner.get("model") or "")) | _echo(body, inner)
+        self._namespaces = _namespaces(body)
         self._answer = Growing()
         self._items: list[dict[str, Any]] = []
         """As far as they have grown, in the order in which they began."""
@@ -364,7 +388,8 @@ class ResponsesForm:
         kind = "function_call" if call is not None else what
         if what not in self._places:
             self._places[what] = len(self._items)
-            self._items.append(_item(kind, self._item_id(kind), call))
+            item = _item(kind, self._item_id(kind), call)
+            self._items.append(item | self._namespaces.get(item.get("name", ""), {}))
             shown = _copy(self._items[-1], kind, "in_progress")
             found.append(self._event("response.output_item.added", output_index=self._places[what], item=shown))
             if kind != "function_call":
