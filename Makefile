@@ -42,7 +42,7 @@ demo: install
 tokenizers: .venv/.installed-dev
 	$(BIN)/python scripts/fetch_tokenizers.py
 
-# Node clients for the server's tests, where npm is there.
+# Clients for the server's tests: Python's in a venv of their own, Node's where npm is there.
 clients: .venv/.installed-dev
 	$(BIN)/python scripts/fetch_clients.py
 

@@ -255,6 +255,10 @@ class ServeConfig:
     """Where conversations are kept: a SQLite file, or a database URL (postgresql://…)."""
     keys: Path | None = None
     """File with a line `USER KEY` for each user; users do not see each other's conversations."""
+    allow_origin: tuple[str, ...] = ()
+    """Origin of a web page that may talk to this server, like https://chat.example.org; none by default, repeatable."""
+    strict_models: bool = False
+    """Refuse model names that the engine does not have; by default the live policy answers under any name."""
     temperature: Annotated[float, Range(0, 2)] = 0.8
     """Sampling temperature of requests that name none."""
     max_answer_tokens: Count = 4096
@@ -397,7 +401,10 @@ def check_config(config: Part) -> Part:
             raise UserError(f"--brake-judge is {(low, high)}: it must be a lower and a higher number.")
         case GateConfig(gate_length_low=low, gate_length_high=high) if low > high:
             raise UserError(f"--gate-length-low is {low}: it must be at most --gate-length-high ({high}).")
-        case ServeConfig(side_patterns=patterns):
+        case ServeConfig(side_patterns=patterns, allow_origin=origins):
+            for origin in origins:
+                if origin not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#*]+", origin):
+                    raise UserError(f"--allow-origin {origin}: write it like https://chat.example.org, without a path.")
             for pattern in patterns:
                 try:
                     re.compile(pattern)

@@ -207,6 +207,15 @@ def test_errors_have_openais_shape(running: str) -> None:
     assert httpx2.get(f"{running}/version").json()["version"]
 
 
+def test_counted_tokens_are_those_of_the_prompt(running: str) -> None:
+    body: dict[str, Any] = {"messages": [{"role": "system", "content": "Be kind."}, *HI], "tools": [TOOL]}
+    counted = httpx2.post(f"{running}/tokenize", json=body).json()
+    done = httpx2.post(f"{running}/v1/chat/completions", json=body | {"max_tokens": 1, **EXACT}).json()
+    assert counted["tokens"] == done["prompt_token_ids"]
+    assert counted["count"] == done["usage"]["prompt_tokens"]
+    assert counted["max_model_len"] > counted["count"]
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_stops_its_generation(running: str, stream: bool) -> None:
     def health() -> dict[str, Any]:

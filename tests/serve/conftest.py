@@ -151,6 +151,12 @@ class Engine:
     refuses_adapters: bool = False
     processed: bool = False
     """As vLLM with `--logprobs-mode processed_logprobs`."""
+    decide: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    """The message that answers a request; instead of `chunks` and `reply`."""
+    refusal: str = "no"
+    """What it says with another status."""
+    tokens: int | None = None
+    """What /tokenize counts, where it is there."""
 
     def says(self, text: str, finish: str = "stop") -> None:
         """Answer with this text, a word a chunk."""
@@ -175,6 +181,26 @@ def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> dict
     return {"id": "x", "object": "chat.completion.chunk", "model": "m", "choices": [choice]}
 
 
+def spoken(message: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """An answer as the chunks of a stream, a few letters each, and as a whole reply."""
+    chunks = [chunk({"role": "assistant", "content": ""})]
+    for name in ("reasoning_content", "content"):
+        text = message.get(name) or ""
+        chunks += [chunk({name: text[i : i + 4]}) for i in range(0, len(text), 4)]
+    for index, call in enumerate(message.get("tool_calls") or ()):
+        function = call["function"]
+        chunks.append(chunk({"tool_calls": [call | {"index": index, "function": function | {"arguments": ""}}]}))
+        for i in range(0, len(function["arguments"]), 4):
+            part = {"index": index, "function": {"arguments": function["arguments"][i : i + 4]}}
+            chunks.append(chunk({"tool_calls": [part]}))
+    finish = "tool_calls" if message.get("tool_calls") else "stop"
+    usage = {"prompt_tokens": 3, "completion_tokens": len(chunks), "total_tokens": 3 + len(chunks)}
+    end = {"id": "x", "object": "chat.completion.chunk", "model": "m", "choices": [], "usage": usage}
+    choice = {"index": 0, "message": message, "finish_reason": finish}
+    reply = {"id": "x", "object": "chat.completion", "model": "m", "choices": [choice], "usage": usage}
+    return [*chunks, chunk({}, finish), end], reply
+
+
 def _engine_app(engine: Engine) -> Starlette:
     import asyncio
 
@@ -184,7 +210,7 @@ def _engine_app(engine: Engine) -> Starlette:
             return JSONResponse({"error": {"message": "no such model", "type": "NotFoundError"}}, 404)
         engine.asked.append(body)
         if engine.status != 200:
-            return JSONResponse({"error": {"message": "no", "type": "t"}}, engine.status, engine.headers)
+            return JSONResponse({"error": {"message": engine.refusal, "type": "t"}}, engine.status, engine.headers)
         if engine.raw:
 
             async def pieces() -> AsyncIterator[bytes]:
@@ -193,14 +219,17 @@ def _engine_app(engine: Engine) -> Starlette:
 
             kind = "text/event-stream" if body.get("stream") else "application/json"
             return StreamingResponse(pieces(), media_type=kind)
+        chunks, reply = engine.chunks, engine.reply
+        if engine.decide is not None:
+            chunks, reply = spoken(engine.decide(body))
         if not body.get("stream"):
             await asyncio.sleep(engine.pause)
-            return JSONResponse(engine.reply)
+            return JSONResponse(reply)
 
         async def stream() -> AsyncIterator[str]:
             try:
-                for i, one in enumerate(engine.chunks):
-                    if i == len(engine.chunks) - 1 and engine.before_end is not None:
+                for i, one in enumerate(chunks):
+                    if i == len(chunks) - 1 and engine.before_end is not None:
                         engine.before_end()
                     yield f"data: {json.dumps(one)}\n\n"
                     await asyncio.sleep(engine.pause)
@@ -218,6 +247,9 @@ def _engine_app(engine: Engine) -> Starlette:
 
     async def models(_request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [{"id": "m", "object": "model"}]})
+
+    async def tokenize(_request: Request) -> Response:
+        return JSONResponse({"count": engine.tokens}, 200 if engine.tokens else 404)
 
     async def load(request: Request) -> Response:
         body = await request.json()
@@ -238,6 +270,7 @@ def _engine_app(engine: Engine) -> Starlette:
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/completions", completion, methods=["POST"]),
             Route("/v1/models", models),
+            Route("/tokenize", tokenize, methods=["POST"]),
             Route("/version", version),
             Route("/v1/load_lora_adapter", load, methods=["POST"]),
             Route("/v1/unload_lora_adapter", unload, methods=["POST"]),
@@ -256,9 +289,11 @@ def running_engine() -> Iterator[Engine]:
     while not server.started:
         time.sleep(0.01)
     made.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    yield made
-    server.should_exit = server.force_exit = True
-    thread.join()
+    try:
+        yield made
+    finally:
+        server.should_exit = server.force_exit = True
+        thread.join()
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,63 @@ BODY: dict[str, Any] = {
     "turn_type": "main",
     "user": "u",
 }  # fmt: skip
+RESPONSES: dict[str, Any] = {
+    "model": "m",
+    "instructions": "s",
+    "input": [
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "a"}]},
+        {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "x"}], "content": None},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "b", "annotations": []}]},
+        {"type": "function_call", "id": "fc_1", "call_id": "c", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": "r"},
+        {"role": "user", "content": "b"},
+    ],
+    "tools": [
+        {"type": "function", "name": "f", "parameters": {}, "strict": True},
+        {"type": "namespace", "name": "s", "tools": [{"type": "function", "name": "g", "parameters": {}}]},
+    ],
+    "tool_choice": {"type": "function", "name": "f"},
+    "text": {"format": {"type": "json_schema", "name": "n", "schema": {}}, "verbosity": "low"},
+    "reasoning": {"effort": "low", "summary": "auto"},
+    "include": ["message.output_text.logprobs"],
+    "metadata": {"a": "b"},
+    "max_output_tokens": 8,
+    "temperature": 0.5,
+    "store": True,
+    "stream": True,
+    "parallel_tool_calls": True,
+    "session_id": "s",
+}
+MESSAGES: dict[str, Any] = {
+    "model": "m",
+    "max_tokens": 8,
+    "system": [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral"}}],
+    "messages": [
+        {"role": "user", "content": [{"type": "text", "text": "a"}]},
+        {"role": "assistant", "content": [
+            {"type": "thinking", "thinking": "x", "signature": "y"},
+            {"type": "text", "text": "b"},
+            {"type": "tool_use", "id": "c", "name": "f", "input": {"a": 1}},
+        ]},
+        {"role": "user", "content": [
+            {"type": "tool_result", "tool_use_id": "c", "content": [{"type": "text", "text": "r"}], "is_error": False},
+            {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}},
+        ]},
+    ],
+    "tools": [{"name": "f", "description": "d", "input_schema": {}}],
+    "tool_choice": {"type": "auto", "disable_parallel_tool_use": True},
+    "stop_sequences": ["x"],
+    "temperature": 0.5,
+    "metadata": {"user_id": "u"},
+    "thinking": {"type": "enabled", "budget_tokens": 1024},
+    "stream": True,
+}  # fmt: skip
+ROUTES = {
+    "/v1/chat/completions": BODY,
+    "/v1/responses": RESPONSES,
+    "/v1/messages": MESSAGES,
+    "/v1/messages/count_tokens": MESSAGES,
+}
 VALUES = [
     None, True, False, 0, -1, 1, 2**31, 2**63, -(2**70), 10**400, 0.5, -0.0, 1e308, "", "x", "\x00", "\ud800",
     "💥" * 50, "a" * 5000, [], [[]], [None], {}, {"": None}, [{}], [[[[[[]]]]]], {"type": "text"}, {"role": "user"},
@@ -53,9 +111,9 @@ def paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
-def mutated(rng: random.Random) -> bytes:
+def mutated(rng: random.Random, good: dict[str, Any]) -> bytes:
     """A good body with one to four places changed, added or gone; now and then a byte, too."""
-    body = json.loads(json.dumps(BODY))
+    body = json.loads(json.dumps(good))
     for _ in range(rng.randint(1, 4)):
         *way, last = rng.choice(paths(body)[1:])
         inner = body
@@ -63,13 +121,13 @@ def mutated(rng: random.Random) -> bytes:
             inner = inner[key]
         kind = rng.random()
         if kind < 0.6:
-            inner[last] = rng.choice(VALUES)
+            inner[last] = deepcopy(rng.choice(VALUES))
         elif kind < 0.8:
             del inner[last]
         elif isinstance(inner, dict):
-            inner[rng.choice(["x", "role", "content", "messages", ""])] = rng.choice(VALUES)
+            inner[rng.choice(["x", "role", "type", "content", "messages", "input", ""])] = deepcopy(rng.choice(VALUES))
         else:
-            inner.append(rng.choice(VALUES))
+            inner.append(deepcopy(rng.choice(VALUES)))
     text = bytearray(json.dumps(body).encode())
     if rng.random() < 0.1:
         for _ in range(rng.randint(1, 3)):
@@ -97,7 +155,12 @@ def test_mutated_bodies(server: Any, count: int) -> None:
                     headers[rng.choice(["X-Session-Id", "X-Turn-Type", "X-Session-Done"])] = rng.choice(
                         ["", "1", "side", "x" * 300]
                     )
-                reply = client.post(f"{server.url}/v1/chat/completions", content=mutated(rng), headers=headers)
+                route = rng.choice(list(ROUTES))
+                content = mutated(rng, ROUTES[route])
+                reply = client.post(server.url + route, content=content, headers=headers)
+                assert reply.status_code < 500, (route, content, reply.text)
+                assert "NaN" not in reply.text.replace("NaN is not", "")
+                assert "Infinity" not in reply.text
                 statuses.append(reply.status_code)
         return statuses
 

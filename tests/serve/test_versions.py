@@ -71,8 +71,12 @@ def test_a_client_may_name_a_version(tiny_model: Path, tmp_path: Path) -> None:
         body = {"model": "policy-000002", "messages": [{"role": "user", "content": "hi"}]}
         reply = httpx2.post(f"{server.url}/v1/chat/completions", json=body, timeout=30)
         assert reply.json()["model"] == "policy-000002"
+        body["model"] = "gpt-4o"  # any name is the live version's
+        reply = httpx2.post(f"{server.url}/v1/chat/completions", json=body, timeout=30)
+        assert reply.json()["model"] == "policy-000002"
         body["model"] = "policy-000007"
-        assert httpx2.post(f"{server.url}/v1/chat/completions", json=body, timeout=30).status_code == 404
+        reply = httpx2.post(f"{server.url}/v1/chat/completions", json=body, timeout=30)
+        assert (reply.status_code, "policy-000002" in reply.json()["error"]["message"]) == (404, True)
     store.close()
 
 

@@ -79,6 +79,12 @@ def make_app(host: Host) -> Starlette:
         prompt = await run_in_threadpool(render, host.policy.tokenizer, asked)
         return await _answer(host, request, asked, prompt, lora)
 
+    async def tokenize(request: Request) -> Response:
+        asked = parse_request(await _json(request))
+        prompt = await run_in_threadpool(render, host.policy.tokenizer, asked)
+        ids = list(prompt.ids)
+        return JSONResponse({"count": len(ids), "max_model_len": host.engine.context, "tokens": ids})
+
     async def models(_request: Request) -> Response:
         base = {"object": "model", "created": host.started, "owned_by": "talktune"}
         name = host.policy.name
@@ -118,6 +124,7 @@ def make_app(host: Host) -> Starlette:
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/models", models),
+            Route("/tokenize", tokenize, methods=["POST"]),
             Route("/v1/load_lora_adapter", load, methods=["POST"]),
             Route("/v1/unload_lora_adapter", unload, methods=["POST"]),
             Route("/health", health),

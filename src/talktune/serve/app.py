@@ -9,19 +9,25 @@ from typing import Any, TypeVar, cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from talktune.conversations.records import conversation_to_dict
+from talktune.serve import anthropic, responses
 from talktune.serve.body import CLOSE, read_body
 from talktune.serve.chat import ChatAnswer, Receive, Scope, Send, Service
 from talktune.serve.engine import HostProcess
+from talktune.serve.form import ChatForm, Form
+from talktune.serve.forward import engine_body
 from talktune.serve.keys import Keys
 from talktune.serve.openapi import DESCRIPTION
-from talktune.serve.request import parse_request
+from talktune.serve.request import ChatRequest, parse_request
 from talktune.serve.upstream import RETRY, EngineError
 from talktune.serve.wire import BadRequest, Fields, read_json
+from talktune.store.lookup import Answered, answers
 
 BODY_SECONDS = 30.0
 LARGE = 1 << 18
@@ -30,6 +36,7 @@ MOST_PAGE = 1000
 SMALL_BODY = 1 << 16
 
 Handler = Callable[[Request], Awaitable[Any]]
+Understood = tuple[Form, ChatRequest]
 T = TypeVar("T")
 
 
@@ -44,6 +51,59 @@ class Server:
 
     async def chat(self, request: Request) -> Any:
         """POST /v1/chat/completions."""
+
+        def understand(body: bytes, _user: str) -> Understood:
+            asked = parse_request(read_json(body), request.headers, self.service.config)
+            return ChatForm(asked), asked
+
+        return await self._answer(request, understand)
+
+    async def messages(self, request: Request) -> Any:
+        """POST /v1/messages: Anthropic's dialect."""
+
+        def understand(body: bytes, _user: str) -> Understood:
+            inner = anthropic.request(_object(body))
+            return anthropic.AnthropicForm(inner), parse_request(inner, request.headers, self.service.config)
+
+        return await self._answer(request, understand)
+
+    async def responses(self, request: Request) -> Any:
+        """POST /v1/responses: OpenAI's newer dialect."""
+
+        def understand(body: bytes, user: str) -> Understood:
+            raw = _object(body)
+            inner = responses.request(raw, self._answers(user, responses.references(raw)))
+            asked = parse_request(inner, request.headers, self.service.config)
+            return responses.ResponsesForm(raw, inner), asked
+
+        return await self._answer(request, understand, reads=True)
+
+    async def response(self, request: Request) -> Response:
+        """GET /v1/responses/ID: an earlier answer."""
+        user, id = self.keys.user(request.headers), request.path_params["id"]
+        found = await self._read(lambda: self._answers(user, {id}))
+        if id not in found:
+            raise BadRequest(f"There is no response {id[:100]}.", status=404, type="not_found_error")
+        return JSONResponse(responses.stored_response(id, found[id]))
+
+    async def count_tokens(self, request: Request) -> Response:
+        """POST /v1/messages/count_tokens: how long a prompt is."""
+        service = self.service
+        self.keys.user(request.headers)
+        body = await read_body(request, service.config.max_body_mib << 20, BODY_SECONDS)
+        inner = anthropic.count_request(_object(body))
+        asked = parse_request(inner, request.headers, service.config)
+        dialect = await service.upstream.dialect()
+        wanted = engine_body(asked, dialect, await service.models.named(asked.model), service.config)
+        counted = await service.upstream.count_tokens(wanted, dialect)
+        if counted is None:
+            return JSONResponse({"input_tokens": anthropic.estimate(inner), "estimated": True})
+        return JSONResponse({"input_tokens": counted})
+
+    async def _answer(
+        self, request: Request, understand: Callable[[bytes, str], Understood], *, reads: bool = False
+    ) -> Any:
+        """The answer to a request, whatever its dialect; `reads`: the store is asked to understand it."""
         service, user = self.service, self.keys.user(request.headers)
         if service.running >= service.config.max_running:
             raise BadRequest(
@@ -53,38 +113,44 @@ class Server:
         service.metrics.running.inc()
         try:
             body = await read_body(request, service.config.max_body_mib << 20, BODY_SECONDS)
-            if len(body) > LARGE:
-                asked = await asyncio.to_thread(lambda: parse_request(read_json(body), request.headers, service.config))
+            if reads or len(body) > LARGE:
+                form, asked = await asyncio.to_thread(understand, body, user)
             else:
-                asked = parse_request(read_json(body), request.headers, service.config)
+                form, asked = understand(body, user)
         except BaseException:
             self._finished()
             raise
-        return _Counted(ChatAnswer(service, user, asked), self._finished)
+        return _Counted(ChatAnswer(service, user, asked, form), self._finished)
+
+    def _answers(self, user: str, ids: set[str]) -> dict[str, Answered]:
+        """The user's earlier answers that may be referred to."""
+        return answers(self.service.store, user, [id for id in ids if responses.may_be_named(id)])
 
     def _finished(self) -> None:
         self.service.running -= 1
         self.service.metrics.running.dec()
 
     async def models(self, request: Request) -> Response:
-        """GET /v1/models, and one of them."""
+        """GET /v1/models, and one of them. The first is the one to name: the live policy answers under it."""
         self.keys.user(request.headers)
-        found = await self.service.upstream.models()
+        found = await self.service.models.listed()
+        if "anthropic-version" in request.headers:
+            found = [anthropic.model(one) for one in found]
         name = request.path_params.get("model")
         if name is None:
-            return JSONResponse({"object": "list", "data": found["data"]})
-        for model in found["data"]:
-            if model.get("id") == name:
+            ends = {"has_more": False, "first_id": None, "last_id": None}
+            if found:
+                ends |= {"first_id": found[0]["id"], "last_id": found[-1]["id"]}
+            return JSONResponse({"object": "list", "data": found, **ends})
+        for model in found:
+            if model["id"] == name:
                 return JSONResponse(model)
-        raise BadRequest(f"The model {name[:200]} does not exist.", status=404, code="model_not_found", param="model")
+        raise self.service.models.unknown(name)
 
     async def feedback(self, request: Request) -> Response:
         """POST /v1/feedback: a person's own word on an answer."""
         user = self.keys.user(request.headers)
-        raw = read_json(await read_body(request, SMALL_BODY, BODY_SECONDS))
-        if not isinstance(raw, dict):
-            raise BadRequest("The body must be a JSON object.")
-        body = Fields(cast(dict[str, Any], raw))
+        body = Fields(_object(await read_body(request, SMALL_BODY, BODY_SECONDS)))
         id = body.get("completion_id", str) or body.get("id", str)
         if not id:
             raise BadRequest(
@@ -167,6 +233,10 @@ class Server:
         """The application."""
         routes: list[tuple[str, Handler, str]] = [
             ("/v1/chat/completions", self.chat, "POST"),
+            ("/v1/responses", self.responses, "POST"),
+            ("/v1/responses/{id}", self.response, "GET"),
+            ("/v1/messages", self.messages, "POST"),
+            ("/v1/messages/count_tokens", self.count_tokens, "POST"),
             ("/v1/models", self.models, "GET"),
             ("/v1/models/{model:path}", self.models, "GET"),
             ("/v1/feedback", self.feedback, "POST"),
@@ -177,15 +247,29 @@ class Server:
             ("/metrics", self.metrics, "GET"),
             ("/openapi.json", self.description, "GET"),
         ]
+        there = ", ".join(f"{method} {path}" for path, _, method in routes)
+
+        async def no_route(request: Request, error: Exception) -> Response:
+            return _no_route(request, error, there)
+
         handlers: dict[Any, Any] = {
             BadRequest: _refused,
             EngineError: _engine_failed,
-            HTTPException: _http,
+            HTTPException: no_route,
             ClientDisconnect: _gone,
             500: _broken,
         }
         made = [Route(path, handler, methods=[method]) for path, handler, method in routes]
-        return Starlette(routes=made, exception_handlers=handlers)
+        origins = self.service.config.allow_origin
+        pages = Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            expose_headers=("Retry-After", "X-Last-Id"),
+            allow_private_network=True,
+        )
+        return Starlette(routes=made, exception_handlers=handlers, middleware=[pages] if origins else [])
 
     async def _read(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.service.readers, work)
@@ -216,29 +300,50 @@ def _lines(rows: list[dict[str, Any]], headers: dict[str, str]) -> Response:
     return Response(text, media_type="application/jsonl", headers=headers)
 
 
-async def _refused(_request: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, BadRequest)
     headers = CLOSE if error.status in (408, 413) else error.headers or (RETRY if error.status == 429 else {})
     if error.status == 401:
         headers = {"WWW-Authenticate": "Bearer"}
-    return JSONResponse(error.body, error.status, headers)
+    return _error(request, error.status, error.body, headers)
 
 
-async def _engine_failed(_request: Request, error: Exception) -> Response:
+async def _engine_failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, EngineError)
-    return JSONResponse(error.body, error.status, error.headers)
+    return _error(request, error.status, error.body, error.headers)
 
 
-async def _http(_request: Request, error: Exception) -> Response:
+def _no_route(request: Request, error: Exception, there: str) -> Response:
     assert isinstance(error, HTTPException)
-    body = {"error": {"message": error.detail, "type": "invalid_request_error", "param": None, "code": None}}
-    return JSONResponse(body, error.status_code, error.headers)
+    method, path, headers = request.method, request.url.path[:200], dict(error.headers or {})
+    message = error.detail
+    if error.status_code == 404:
+        message = f"There is no route {path}; there are: {there}."
+    elif error.status_code == 405 and "access-control-request-method" in request.headers:
+        message = "Web pages of other origins may not talk to this server: start it with --allow-origin ORIGIN."
+    elif error.status_code == 405:
+        message = f"{method} cannot be used on {path}; {headers.get('Allow', 'another method')} can."
+    body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}
+    return _error(request, error.status_code, body, headers)
+
+
+def _error(request: Request, status: int, body: dict[str, Any], headers: dict[str, str]) -> Response:
+    """An error in the dialect of the route."""
+    said = anthropic.error(status, body) if request.url.path.startswith("/v1/messages") else body
+    return JSONResponse(said, status, headers)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    raw = read_json(body)
+    if not isinstance(raw, dict):
+        raise BadRequest("The body must be a JSON object.")
+    return cast(dict[str, Any], raw)
 
 
 async def _gone(_request: Request, _error: Exception) -> Response:
     return Response(status_code=499)  # nobody reads it: nginx's code for a client that left
 
 
-async def _broken(_request: Request, _error: Exception) -> Response:
+async def _broken(request: Request, _failure: Exception) -> Response:
     body = {"message": "The server failed; its log says why.", "type": "internal_error", "param": None, "code": None}
-    return JSONResponse({"error": body}, 500)
+    return _error(request, 500, {"error": body}, {})

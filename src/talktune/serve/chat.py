@@ -15,18 +15,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from talktune.config import ServeConfig
-from talktune.serve.dialects import Dialect, without_tokens
+from talktune.serve.dialects import Dialect
 from talktune.serve.exchange import VERSION, Exchange
+from talktune.serve.form import Form
 from talktune.serve.forward import engine_body
 from talktune.serve.metrics import Metrics
+from talktune.serve.models import Models
 from talktune.serve.placing import place
 from talktune.serve.reading import read_stream, read_whole
 from talktune.serve.request import ChatRequest
-from talktune.serve.sse import DONE, event
+from talktune.serve.too_long import explained
 from talktune.serve.upstream import EngineError, Reply, Upstream
-from talktune.serve.versions import Versions, with_version
+from talktune.serve.versions import Versions, with_slot, with_version
 from talktune.serve.wire import BadRequest
 from talktune.serve.writer import Writer
+from talktune.store.policies import version_name
 from talktune.store.store import Store
 
 log = logging.getLogger("talktune.serve")
@@ -46,6 +49,7 @@ class Service:
     upstream: Upstream
     metrics: Metrics
     versions: Versions
+    models: Models
     readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "store-reader"))
     running: int = 0
 
@@ -53,10 +57,11 @@ class Service:
 class ChatAnswer:
     """The answer to one request, as an ASGI application."""
 
-    def __init__(self, service: Service, user: str, asked: ChatRequest) -> None:
+    def __init__(self, service: Service, user: str, asked: ChatRequest, form: Form) -> None:
         self._service = service
         self._user = user
         self._asked = asked
+        self._form = form
         self._exchange: Exchange | None = None
         self._started = False
         self._ended = False
@@ -82,7 +87,9 @@ class ChatAnswer:
     async def _answer(self, send: Send) -> None:
         try:
             await self._exchange_with_engine(send)
-        except (BadRequest, EngineError) as error:
+        except BadRequest as error:
+            await self._fail(send, explained(error))
+        except EngineError as error:
             await self._fail(send, error)
         except Exception:  # whatever it is, a client must not wait for the rest of a stream
             log.exception("a request failed")
@@ -90,18 +97,20 @@ class ChatAnswer:
 
     async def _fail(self, send: Send, error: BadRequest | EngineError) -> None:
         self._ended = True
-        if self._started:  # without [DONE]: half an answer is not a whole one
-            await send({"type": "http.response.body", "body": event(error.body)})
+        if self._started:
+            await send({"type": "http.response.body", "body": self._form.broken(error.status, error.body)})
         else:
-            await _send_json(send, error.status, error.body, error.headers)
+            await _send_json(send, error.status, self._form.refused(error.status, error.body), error.headers)
 
     async def _exchange_with_engine(self, send: Send) -> None:
         service, asked = self._service, self._asked
         dialect = await service.upstream.dialect()
-        body = engine_body(asked, dialect, asked.model, service.config)
+        model = await service.models.named(asked.model)
+        body = engine_body(asked, dialect, model, service.config)
         body, number = await self._with_version(body, dialect)
         temperature = float(body.get("temperature") or 0.0)
-        self._exchange = exchange = Exchange(asked, self._user, dialect, temperature, service.upstream.scaled, number)
+        scaled, id = service.upstream.scaled, self._form.id
+        self._exchange = exchange = Exchange(asked, self._user, dialect, temperature, scaled, number, id)
         loop = asyncio.get_running_loop()
         placing = loop.run_in_executor(service.readers, place, service.store, self._user, asked) if asked.old else None
         asking = None
@@ -134,7 +143,8 @@ class ChatAnswer:
         """The request for the version that answers it, and its number. A version that the client names is its own."""
         asked = self._asked.model or ""
         if (named := VERSION.search(asked)) is not None:
-            return body, int(named[1])
+            slot = self._service.upstream.slot(asked)
+            return (body if slot is None else with_slot(body, slot)), int(named[1])
         version = await self._service.versions.of(self._user, dialect)
         if version is None:
             return body, None
@@ -146,7 +156,7 @@ class ChatAnswer:
         body = read_whole(await reply.read())
         await self._commit(exchange.add(body))
         self._ended = True
-        await _send_json(send, 200, self._shown(body))
+        await _send_json(send, 200, self._form.whole(self._named(body)))
 
     async def _stream(self, send: Send, reply: Reply) -> None:
         exchange = self._exchange
@@ -162,9 +172,10 @@ class ChatAnswer:
                 self._service.metrics.first_token.observe(time.perf_counter() - self._began)
             if ended:
                 await self._commit(ended)
-            await send({"type": "http.response.body", "body": event(self._shown(body)), "more_body": True})
+            if shown := self._form.chunk(self._named(body)):
+                await send({"type": "http.response.body", "body": shown, "more_body": True})
         self._ended = True
-        await send({"type": "http.response.body", "body": DONE})
+        await send({"type": "http.response.body", "body": self._form.end()})
 
     async def _commit(self, ended: list[int]) -> None:
         exchange, service = self._exchange, self._service
@@ -181,11 +192,12 @@ class ChatAnswer:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(service.readers, _close, service.store, exchange)
 
-    def _shown(self, body: dict[str, Any]) -> dict[str, Any]:
-        """A reply or chunk as the client gets it."""
+    def _named(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A reply or chunk that says which version answers, where the engine calls all of them by one name."""
         assert self._exchange is not None
-        body["id"] = self._exchange.id
-        return without_tokens(body, logprobs=self._asked.logprobs, token_ids=self._asked.token_ids)
+        if self._exchange.version is not None:
+            body["model"] = version_name(self._exchange.version)
+        return body
 
 
 def _close(store: Store, exchange: Exchange) -> None:

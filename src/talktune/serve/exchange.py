@@ -38,6 +38,7 @@ class Exchange:
     version: int | None = None
     """Of the policy that answers; None for the engine's own model."""
     id: str = field(default_factory=lambda: new_id("chatcmpl"))
+    """The client's form has its own."""
     place: Place | None = None
     prompt_ids: tuple[int, ...] | None = None
     """For an engine that tells them on another route."""

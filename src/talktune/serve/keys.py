@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,8 +19,9 @@ LOCAL_USER = "local"
 class Keys:
     """Hashes of keys with their users; without any, everyone on this machine is one user."""
 
-    def __init__(self, keys: Mapping[str, str]) -> None:
-        """`keys` are user by key."""
+    def __init__(self, keys: Mapping[str, str], origins: Collection[str] = ()) -> None:
+        """`keys` are user by key; pages of `origins` may talk without one, where nobody needs one."""
+        self._origins = frozenset(origins)
         self._users = [(hashlib.sha256(key.encode()).digest(), user) for key, user in keys.items()]
 
     def __bool__(self) -> bool:
@@ -30,17 +31,19 @@ class Keys:
     def user(self, headers: Mapping[str, str]) -> str:
         """The user of a request's key; raises BadRequest (401, or 403 for a web page's own request)."""
         if not self._users:
-            _refuse_strangers(headers)
+            _refuse_strangers(headers, self._origins)
             return LOCAL_USER
         scheme, _, key = headers.get("authorization", "").partition(" ")
-        given = hashlib.sha256(key.strip().encode()).digest()
+        keys = (key if scheme.lower() == "bearer" else "", headers.get("x-api-key", ""))
+        given = [hashlib.sha256(key.strip().encode()).digest() for key in keys]
         found = None
         for known, user in self._users:  # all of them: the time tells nothing
-            if hmac.compare_digest(known, given):
-                found = user
-        if found is None or scheme.lower() != "bearer":
+            for one in given:
+                if hmac.compare_digest(known, one):
+                    found = user
+        if found is None:
             raise BadRequest(
-                "The API key is missing or not known: send it as Authorization: Bearer KEY.",
+                "The API key is missing or not known: send it as Authorization: Bearer KEY, or as X-API-Key: KEY.",
                 status=401,
                 type="authentication_error",
                 code="invalid_api_key",
@@ -48,7 +51,7 @@ class Keys:
         return found
 
 
-def load_keys(path: Path | None) -> Keys:
+def load_keys(path: Path | None, origins: Collection[str] = ()) -> Keys:
     """Keys of the environment variable TALKTUNE_API_KEY (user `local`) and of a file of lines `USER KEY`."""
     keys: dict[str, str] = {}
     if own := os.environ.get(KEY_ENV, "").strip():
@@ -67,7 +70,7 @@ def load_keys(path: Path | None) -> Keys:
             keys[parts[1]] = parts[0]
         if not keys:
             raise UserError(f"--keys {path}: there is no key in it; write a line `USER KEY` for each user.")
-    return Keys(keys)
+    return Keys(keys, origins)
 
 
 def is_loopback(address: str) -> bool:
@@ -78,15 +81,28 @@ def is_loopback(address: str) -> bool:
         return address == "localhost" or address.endswith(".localhost")
 
 
-def _refuse_strangers(headers: Mapping[str, str]) -> None:
+def _refuse_strangers(headers: Mapping[str, str], origins: Collection[str]) -> None:
     """Without a key, a web page that the user happens to visit must not talk here, nor one that faked its name."""
+    if not _is_here("//" + headers.get("host", "")):
+        raise _forbidden(f"Requests for other host names need an API key: set {KEY_ENV}.")
     origin = headers.get("origin")
-    names = [urlsplit("//" + headers.get("host", "")).hostname]
-    if origin is not None:
-        names.append(urlsplit(origin).hostname)
-    if not all(name is None or is_loopback(name) for name in names):
-        raise BadRequest(
-            "Requests of web pages and for other host names need an API key: set TALKTUNE_API_KEY.",
-            status=403,
-            type="permission_error",
+    if origin is None or origin in origins:
+        return
+    # A page that hides where it is from says null, as any page can.
+    if origin == "null" or not _is_here(origin):
+        raise _forbidden(
+            f"Web pages of {origin[:200]} may not talk to this server: start it with --allow-origin {origin[:200]}."
         )
+
+
+def _is_here(url: str) -> bool:
+    """Whether a URL names this machine, or no machine at all."""
+    try:
+        name = urlsplit(url).hostname
+    except ValueError:
+        return False
+    return name is None or is_loopback(name)
+
+
+def _forbidden(message: str) -> BadRequest:
+    return BadRequest(message, status=403, type="permission_error")

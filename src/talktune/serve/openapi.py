@@ -26,7 +26,7 @@ _TEXT: dict[str, Any] = {"type": "string"}
 _EVENT: dict[str, Any] = {
     "type": "object",
     "required": ["data"],
-    "properties": {"data": _TEXT | {"description": "a chat completion chunk or an error as JSON; at last [DONE]"}},
+    "properties": {"data": _TEXT | {"description": "a chunk or a typed event as JSON; of chunks at last [DONE]"}},
     "description": "one server-sent event",
 }
 _MESSAGE: dict[str, Any] = {
@@ -80,6 +80,53 @@ _CHAT: dict[str, Any] = {
         "turn_type": {"enum": ["main", "side", None]},
     },
 }
+_OBJECTS: dict[str, Any] = {"type": ["array", "null"], "items": {"type": "object"}}
+_NUMBERS: dict[str, Any] = {name: _CHAT["properties"][name] for name in ("model", "stream", "temperature", "top_p")}
+_RESPONSES: dict[str, Any] = {
+    "type": "object",
+    "required": ["input"],
+    "properties": _NUMBERS
+    | {
+        "input": {"anyOf": [_TEXT, {"type": "array", "minItems": 1, "items": {"type": "object"}}]},
+        "instructions": {"type": ["string", "null"]},
+        "previous_response_id": {"type": ["string", "null"]},
+        "store": {"type": ["boolean", "null"]},
+        "max_output_tokens": {"type": ["integer", "null"], "minimum": 1},
+        "tools": _OBJECTS,
+        "tool_choice": {},
+        "parallel_tool_calls": {"type": ["boolean", "null"]},
+        "reasoning": {"type": ["object", "null"]},
+        "text": {"type": ["object", "null"]},
+        "metadata": {"type": ["object", "null"], "additionalProperties": _TEXT},
+    },
+}
+_MESSAGES: dict[str, Any] = {
+    "type": "object",
+    "required": ["messages"],
+    "properties": _NUMBERS
+    | {
+        "messages": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["role", "content"],
+                "properties": {
+                    "role": {"enum": ["user", "assistant"]},
+                    "content": {"anyOf": [_TEXT, {"type": "array", "items": {"type": "object"}}]},
+                },
+            },
+        },
+        "system": {"anyOf": [_TEXT, _OBJECTS]},
+        "max_tokens": {"type": ["integer", "null"], "minimum": 1},
+        "stop_sequences": {"type": ["array", "null"], "items": _TEXT},
+        "tools": _OBJECTS,
+        "tool_choice": {"type": ["object", "null"]},
+        "thinking": {"type": ["object", "null"]},
+        "metadata": {"type": ["object", "null"]},
+    },
+}
+_COUNT: dict[str, Any] = {"type": "object", "required": ["input_tokens"]}
 _FEEDBACK: dict[str, Any] = {
     "type": "object",
     "required": ["completion_id"],
@@ -99,8 +146,25 @@ _PAGE = [
 _FORMAT = {"name": "format", "in": "query", "schema": {"enum": ["json", "jsonl"]}}
 
 
+_ID = {"name": "id", "in": "path", "required": True, "schema": _TEXT}
+
+
 def _header(name: str, description: str) -> dict[str, Any]:
     return {"name": name, "in": "header", "schema": _TEXT, "description": description}
+
+
+_HEADERS = [
+    _header("X-Session-Id", "the client's own id of the conversation"),
+    {"name": "X-Turn-Type", "in": "header", "schema": {"enum": ["main", "side"]}},
+    _header("X-Session-Done", "1 when the conversation ends with this answer"),
+]
+
+
+def _asked(summary: str, body: dict[str, Any]) -> dict[str, Any]:
+    """A route that answers, in one dialect or another."""
+    statuses = (400, 401, 403, 404, 408, 413, 422, 429, 502, 503, 504)
+    responses = _answers(_ANY, *statuses, other="text/event-stream")
+    return {"summary": summary, "parameters": _HEADERS, "requestBody": _body(body), "responses": responses}
 
 
 DESCRIPTION: dict[str, Any] = {
@@ -108,20 +172,30 @@ DESCRIPTION: dict[str, Any] = {
     "info": {"title": "talktune"},
     "paths": {
         "/v1/chat/completions": {
-            "post": {
-                "summary": "OpenAI's chat completions; every answer is stored before its end is sent",
-                "parameters": [
-                    _header("X-Session-Id", "the client's own id of the conversation"),
-                    {"name": "X-Turn-Type", "in": "header", "schema": {"enum": ["main", "side"]}},
-                    _header("X-Session-Done", "1 when the conversation ends with this answer"),
-                ],
-                "requestBody": _body(_CHAT),
-                "responses": _answers(
-                    _ANY, 400, 401, 403, 404, 408, 413, 422, 429, 502, 503, 504, other="text/event-stream"
-                ),
+            "post": _asked("OpenAI's chat completions; every answer is stored before its end is sent", _CHAT)
+        },
+        "/v1/responses": {"post": _asked("OpenAI's responses: the same answers as items and typed events", _RESPONSES)},
+        "/v1/responses/{id}": {
+            "get": {
+                "summary": "an earlier response",
+                "parameters": [_ID],
+                "responses": _answers(_ANY, 401, 403, 404),
             }
         },
-        "/v1/models": {"get": {"summary": "the engine's models", "responses": _answers(_LIST, 401, 403, 502, 503)}},
+        "/v1/messages": {"post": _asked("Anthropic's messages: the same answers as blocks", _MESSAGES)},
+        "/v1/messages/count_tokens": {
+            "post": {
+                "summary": "how many tokens a prompt has; estimated where the engine does not say",
+                "requestBody": _body(_MESSAGES),
+                "responses": _answers(_COUNT, 400, 401, 403, 404, 408, 413, 502, 503),
+            }
+        },
+        "/v1/models": {
+            "get": {
+                "summary": "the models, first the one that a client should name",
+                "responses": _answers(_LIST, 401, 403, 502, 503),
+            }
+        },
         "/v1/models/{model}": {
             "get": {
                 "parameters": [{"name": "model", "in": "path", "required": True, "schema": _TEXT}],
@@ -145,7 +219,7 @@ DESCRIPTION: dict[str, Any] = {
         "/v1/conversations/{id}": {
             "get": {
                 "summary": "one conversation: its main line and its forks",
-                "parameters": [{"name": "id", "in": "path", "required": True, "schema": _TEXT}, _FORMAT],
+                "parameters": [_ID, _FORMAT],
                 "responses": _answers(_ANY, 400, 401, 403, 404, other="application/jsonl"),
             }
         },
@@ -154,7 +228,10 @@ DESCRIPTION: dict[str, Any] = {
         "/metrics": {"get": {"summary": "for Prometheus", "responses": _answers(_TEXT, 401, 403, kind="text/plain")}},
     },
     "components": {
-        "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        "securitySchemes": {
+            "key": {"type": "http", "scheme": "bearer"},
+            "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+        },
         "schemas": {
             "Error": {
                 "type": "object",
@@ -169,5 +246,5 @@ DESCRIPTION: dict[str, Any] = {
             }
         },
     },
-    "security": [{"key": []}, {}],
+    "security": [{"key": []}, {"header": []}, {}],
 }

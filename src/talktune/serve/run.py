@@ -19,6 +19,7 @@ from talktune.serve.engine import HostProcess
 from talktune.serve.keys import KEY_ENV, Keys, is_loopback, load_keys
 from talktune.serve.listen import listen, shown
 from talktune.serve.metrics import Metrics
+from talktune.serve.models import Models
 from talktune.serve.protocol import TimedProtocol
 from talktune.serve.upstream import EngineError, Upstream
 from talktune.serve.versions import Versions
@@ -38,7 +39,11 @@ def serve(
 
     `host_arguments` are Python's, for a host of its own; `per_user` gives every user a lineage of versions.
     """
-    keys = load_keys(config.keys)
+    keys = load_keys(config.keys, config.allow_origin)
+    if not keys and {"*", "null"} & set(config.allow_origin):
+        raise UserError(
+            f"--allow-origin: any page could talk without a key; name the origins of yours, or set {KEY_ENV}."
+        )
     if not keys and not is_loopback(config.host):
         raise UserError(
             f"--host {config.host}: others could reach it without a key; set {KEY_ENV}, or give --keys FILE."
@@ -69,7 +74,8 @@ async def _serve(
     if config.upstream is None:
         host = HostProcess(host_arguments, upstream.move, config.grace)
     versions = Versions(Policies(store), upstream, per_user=per_user)
-    service = Service(config, store, writer, upstream, Metrics(), versions)
+    models = Models(upstream, strict=config.strict_models)
+    service = Service(config, store, writer, upstream, Metrics(), versions, models)
     tidying = None
     try:
         if host is not None:

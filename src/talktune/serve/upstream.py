@@ -189,6 +189,19 @@ class Upstream:
         except (*_FAILURES, KeyError, TypeError, ValueError):
             return None
 
+    async def count_tokens(self, body: Mapping[str, Any], dialect: Dialect) -> int | None:
+        """How many tokens the prompt of a request has; None where the engine does not say."""
+        if dialect == "llama.cpp":
+            ids = await self.prompt_ids(body)
+            return None if ids is None else len(ids)
+        if dialect not in ("host", "vllm"):
+            return None
+        asked = {name: body[name] for name in ("model", "messages", "tools") if name in body}
+        try:
+            return int((await self._post("/tokenize", asked))["count"])
+        except (*_FAILURES, KeyError, TypeError, ValueError):
+            return None
+
     async def models(self) -> dict[str, Any]:
         """GET /v1/models as the engine answers it; raises EngineError."""
         found = _json(*await self._get("/v1/models"))

@@ -88,5 +88,10 @@ def with_version(body: Mapping[str, Any], version: Version | None, slot: int | N
     if version is None:
         return dict(body)
     if slot is not None:
-        return dict(body) | {"lora": [{"id": slot, "scale": 1.0}]}
+        return with_slot(body, slot)
     return dict(body) | {"model": version.name}
+
+
+def with_slot(body: Mapping[str, Any], slot: int) -> dict[str, Any]:
+    """The request for the adapter in that slot of llama.cpp's."""
+    return dict(body) | {"lora": [{"id": slot, "scale": 1.0}]}

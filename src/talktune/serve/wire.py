@@ -51,7 +51,14 @@ class Fields:
         return kind(value)
 
 
-WORDS = {bool: "true or false", str: "text", int: "a whole number", float: "a number", dict: "an object"}
+WORDS = {
+    bool: "true or false",
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    dict: "an object",
+    list: "a list",
+}
 
 
 def read_json(body: bytes) -> object:
