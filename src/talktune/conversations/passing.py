@@ -62,11 +62,17 @@ class Habits:
             passed = list(usual)
         if all(passed):
             passed = [False] * len(users)
+        gone = {i for i, passes in zip(users, passed, strict=True) if passes}
+        return self.unwrapped([replace(m, words="") if i in gone else m for i, m in enumerate(messages)])
+
+    def unwrapped(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """Messages that all count, with the words in those that an envelope is around."""
         found = list(messages)
-        for i, passes in zip(users, passed, strict=True):
-            words = "" if passes else self._unwrapped(messages[i].content)
-            if words != messages[i].content:
-                found[i] = replace(messages[i], words=words)
+        for i, message in enumerate(messages):
+            if message.role == "user" and message.words is None:
+                words = self._unwrapped(message.content)
+                if words != message.content:
+                    found[i] = replace(message, words=words)
         return tuple(found)
 
     def _unwrapped(self, text: str) -> str:

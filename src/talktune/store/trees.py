@@ -129,16 +129,21 @@ def _line(name: str, path: Sequence[StoredTurn], shared: int, asides: Sequence[f
 def _with_words(path: Sequence[StoredTurn], asides: Sequence[frozenset[str]]) -> list[tuple[Message, ...]]:
     """The messages of each turn, those that only passed by and the words within the others marked."""
     own = [_without_asides(turn.messages, asides[i - 1]) if i else turn.messages for i, turn in enumerate(path)]
-    shown: dict[int, tuple[Message, ...]] = {}
+    shown = list(own)
+    settled: set[int] = set()
     for i, turn in enumerate(path):
+        newest = all(m.role != "user" for m in turn.messages)
         for k, before, cut in _blocks(turn.history or (), path[:i]):
             known = compared(own[k], before, cut=cut)
-            if known is not None and (k not in shown or shown[k] == own[k]):  # the first that shows a change
-                shown[k] = known
+            if known is not None:  # the first history that shows a change
+                shown[k] = tuple(m if m.words is not None else n for m, n in zip(shown[k], known, strict=True))
+                if not newest:  # what a client adds to the newest message of the person may go later
+                    settled.add(k)
+            newest = newest and all(m.role != "user" for m in before)
     habits = Habits()
     found: list[tuple[Message, ...]] = []
-    for i, messages in enumerate(own):
-        found.append(habits.applied(messages) if i not in shown else shown[i])
+    for i, messages in enumerate(shown):
+        found.append(habits.unwrapped(messages) if i in settled else habits.applied(messages))
         habits.learn(found[-1])
     return found
 
