@@ -201,6 +201,9 @@ def test_what_cannot_be_referred_to(shared: Serving, client: openai.OpenAI) -> N
         ({"tools": [{"type": "web_search"}]}, "only functions"),
         ({"tools": [{"type": "function"}]}, "name"),
         ({"input": None}, "input"),
+        ({"input": []}, "input"),
+        ({"input": [{"type": "reasoning", "summary": []}]}, "input"),
+        ({"input": [{"type": "item_reference", "id": "fc_1"}] * 10_001}, "at most 10000"),
         ({"input": [{"type": "computer_call"}]}, "computer_call"),
         ({"input": [{"role": "wizard", "content": ""}]}, "role"),
         ({"input": [{"role": "user", "content": [{"type": "x"}]}]}, "unknown type"),
@@ -219,6 +222,16 @@ def test_what_responses_refuse(shared: Serving, body: dict[str, Any], word: str)
     reply = post(shared, "/v1/responses", {"model": "m", "input": "Hi"} | body)
     assert reply.status_code in (400, 404)
     assert word in reply.json()["error"]["message"]
+
+
+def test_what_is_not_in_the_store_is_not_left_out_silently(shared: Serving, client: openai.OpenAI) -> None:
+    image: Any = {"type": "input_image", "image_url": "http://x/y.png"}
+    seen = client.responses.create(model="m", input=[{"role": "user", "content": [image]}])
+    with pytest.raises(openai.BadRequestError, match="images or files"):
+        client.responses.create(model="m", input="And now?", previous_response_id=seen.id)
+    call: Any = {"type": "item_reference", "id": seen.id.replace("resp_", "fc_") + "_3"}
+    with pytest.raises(openai.NotFoundError, match="no call"):
+        client.responses.create(model="m", input=[call])
 
 
 def test_responses_ask_for_what_chat_completions_know(shared: Serving, scripted: Engine) -> None:
@@ -425,6 +438,9 @@ def test_any_model_name(shared: Serving, client: openai.OpenAI, engine: Engine, 
     assert cards.json()["data"][0] | {"created_at": ""} == {
         "id": "m", "object": "model", "type": "model", "display_name": "m", "created_at": "",
     }  # fmt: skip
+    wanted = {"X-Api-Key": "key-a", "anthropic-version": "2023-06-01"}
+    missing = httpx2.get(f"{shared.url}/v1/models/claude", headers=wanted)
+    assert (missing.status_code, missing.json()["error"]["type"]) == (404, "not_found_error")
     with serving(tmp_path / "s.db", "--upstream", engine.url, "--strict-models") as server:
         body = {"messages": [{"role": "user", "content": "Hi"}]}
         for name, status in ((None, 200), ("m", 200), ("gpt-4o", 404)):

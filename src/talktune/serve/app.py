@@ -72,7 +72,8 @@ class Server:
 
         def understand(body: bytes, user: str) -> Understood:
             raw = _object(body)
-            inner = responses.request(raw, self._answers(user, responses.references(raw)))
+            named = responses.references(raw, self.service.config.max_messages)
+            inner = responses.request(raw, self._answers(user, named))
             asked = parse_request(inner, request.headers, self.service.config)
             return responses.ResponsesForm(raw, inner), asked
 
@@ -91,8 +92,12 @@ class Server:
         service = self.service
         self.keys.user(request.headers)
         body = await read_body(request, service.config.max_body_mib << 20, BODY_SECONDS)
-        inner = anthropic.count_request(_object(body))
-        asked = parse_request(inner, request.headers, service.config)
+
+        def understand() -> tuple[dict[str, Any], ChatRequest]:
+            inner = anthropic.count_request(_object(body))
+            return inner, parse_request(inner, request.headers, service.config)
+
+        inner, asked = await asyncio.to_thread(understand) if len(body) > LARGE else understand()
         dialect = await service.upstream.dialect()
         wanted = engine_body(asked, dialect, await service.models.named(asked.model), service.config)
         counted = await service.upstream.count_tokens(wanted, dialect)
@@ -328,8 +333,10 @@ def _no_route(request: Request, error: Exception, there: str) -> Response:
 
 
 def _error(request: Request, status: int, body: dict[str, Any], headers: dict[str, str]) -> Response:
-    """An error in the dialect of the route."""
-    said = anthropic.error(status, body) if request.url.path.startswith("/v1/messages") else body
+    """An error in the dialect of the route; models are asked for in both."""
+    path = request.url.path
+    models = path.startswith("/v1/models") and "anthropic-version" in request.headers
+    said = anthropic.error(status, body) if models or path.startswith("/v1/messages") else body
     return JSONResponse(said, status, headers)
 
 

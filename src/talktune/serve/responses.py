@@ -44,11 +44,14 @@ def may_be_named(id: str) -> bool:
     return id.startswith("resp_") and not id.startswith(UNSTORED)
 
 
-def references(body: Mapping[str, Any]) -> set[str]:
-    """Ids of the earlier answers that a request refers to."""
+def references(body: Mapping[str, Any], most: int) -> set[str]:
+    """Ids of the earlier answers that a request refers to; raises BadRequest where it has more than `most` items."""
     found = {body["previous_response_id"]} if isinstance(body.get("previous_response_id"), str) else set[str]()
-    items: Any = body.get("input")
-    for item in cast(list[Any], items) if isinstance(items, list) else ():
+    raw: Any = body.get("input")
+    items = cast(list[Any], raw) if isinstance(raw, list) else []
+    if len(items) > most:
+        raise BadRequest(f"There are {len(items)} items, and at most {most} are taken.", param="input")
+    for item in items:
         if isinstance(item, dict) and cast(Any, item).get("type") == "item_reference":
             found.add(_answer_of(str(cast(Any, item).get("id"))))
     return found
@@ -80,18 +83,21 @@ def request(body: Mapping[str, Any], known: Mapping[str, Answered]) -> dict[str,
     history = [] if before is None else _history(_known(known, before), instructions)
     if before is None and instructions:
         history = [{"role": "system", "content": instructions}]
-    inner["messages"] = history + _messages(body.get("input"), known)
+    said = _messages(body.get("input"), known)
+    if not said and before is None:
+        raise BadRequest("input must have at least one item that says something.", param="input")
+    inner["messages"] = history + said
     return {name: value for name, value in inner.items() if value is not None}
 
 
-def _known(known: Mapping[str, Answered], id: str) -> Answered:
+def _known(known: Mapping[str, Answered], id: str, param: str = "previous_response_id") -> Answered:
     if id not in known:
         why = " (it was made with store: false)" if id.startswith(UNSTORED) else ""
         raise BadRequest(
             f"There is no answer {id[:100]} to refer to{why}: send the whole conversation as input.",
             status=404,
             type="not_found_error",
-            param="previous_response_id",
+            param=param,
         )
     return known[id]
 
@@ -107,6 +113,12 @@ def _history(before: Answered, instructions: str | None) -> list[dict[str, Any]]
     system, turn = before.system, before.turn
     if instructions and not system.startswith(instructions):
         system = instructions
+    if any(message.has_image for message in turn.prompt):
+        raise BadRequest(
+            "The conversation up to previous_response_id has images or files, which are not kept: send all of it as "
+            "input.",
+            param="previous_response_id",
+        )
     messages = [_chat_message(message) for message in (*turn.prompt, turn.answer) if message.role != "system"]
     return ([{"role": "system", "content": system}] if system else []) + messages
 
@@ -181,13 +193,15 @@ def _piece(item: Mapping[str, Any], kind: str, where: str, known: Mapping[str, A
         return {"reasoning_content": "".join(text_of(part, "text", where) for part in said)}
     if kind == "item_reference":
         id = name_of(item, where, "id")
-        answer = _known(known, _answer_of(id)).turn.answer
+        answer = _known(known, _answer_of(id), "input").turn.answer
         if id.startswith("rs_"):
             return {"reasoning_content": answer.reasoning_content or ""}
         if id.startswith("fc_"):
             found = _ITEM.match(id)
             number = int(found[2] or 0) if found else 0
-            return {"tool_calls": [dict(call) for call in answer.tool_calls[number : number + 1]]}
+            if number >= len(answer.tool_calls):
+                raise BadRequest(f"{where}: that answer has no call {id[:100]}.", status=404, param="input")
+            return {"tool_calls": [dict(answer.tool_calls[number])]}
         return {"content": answer.content}
     raise BadRequest(
         f"{where} is of the type {kind[:60]!r}; known are message, function_call, function_call_output, reasoning and "

@@ -196,7 +196,8 @@ class Upstream:
             return None if ids is None else len(ids)
         if dialect not in ("host", "vllm"):
             return None
-        asked = {name: body[name] for name in ("model", "messages", "tools") if name in body}
+        names = ("model", "messages", "tools", "continue_final_message", "add_generation_prompt")
+        asked = {name: body[name] for name in names if name in body}
         try:
             return int((await self._post("/tokenize", asked))["count"])
         except (*_FAILURES, KeyError, TypeError, ValueError):
