@@ -275,7 +275,7 @@ class ServeConfig:
     """Seconds that running answers may go on after SIGTERM."""
     side_patterns: tuple[str, ...] = ()
     """Regular expressions for side turns of your own clients, served and never trained: each is looked for in the
-    system prompt and in what was said since the last answer. Titles, heartbeats and the like are known."""
+    ends of the system prompt and of what was said since the last answer. Titles, heartbeats and the like are known."""
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,13 @@ import pytest
 
 from talktune.config import ServeConfig
 from talktune.serve.request import parse_request
-from talktune.serve.side import kind_of
+from talktune.serve.side import HEAD, kind_of, since_last_answer
 from talktune.types import Message
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "side_turns.jsonl"
 ROWS: list[dict[str, Any]] = [json.loads(line) for line in DATA.read_text(encoding="utf-8").splitlines()]
+BIG = 300_000
+HEARTBEAT = "Read HEARTBEAT.md if it exists. Follow it strictly. If nothing needs attention, reply HEARTBEAT_OK."
 REQUEST = "Generate a title for the conversation, 5 words, no quotes.\n"
 
 
@@ -68,3 +70,38 @@ def test_the_client_may_say_it_outright() -> None:
 def test_no_text_is_slow_to_read(text: str) -> None:
     for role in ("user", "system"):
         kind_of([Message(role, text)])  # type: ignore[arg-type]
+
+
+def said(*texts: str) -> list[Message]:
+    return [Message("user", text) for text in texts]
+
+
+@pytest.mark.parametrize("pad", ["x ", "user: hi\n", "Give the chat a title. ", "<t></t>", "[2026-01-01 10:00] "])
+def test_a_paste_of_megabytes_is_a_persons(pad: str) -> None:
+    """No pattern runs away on it: the whole test takes milliseconds, and would take hours."""
+    paste = pad * (BIG * 10 // len(pad))
+    assert kind_of(said("Which of these is wrong?\n" + paste)) == "main"
+    assert kind_of([Message("system", "You are kind.\n" + paste), *said("hello")]) == "main"
+    assert kind_of(said(HEARTBEAT, f"Explain this:\n{paste}")) == "main"
+
+
+def test_the_ends_of_a_long_text_are_looked_at() -> None:
+    talk = "User: hi\nAssistant: hello\n" * HEAD
+    ask = "Write a short title for the conversation above. Reply with the title only."
+    assert kind_of(said(f"{talk}\n{ask}")) == "side"
+    assert kind_of(said(f"{ask.replace('above', 'below')}\n\n{talk}")) == "side"
+
+
+def test_what_was_said_since_the_last_answer() -> None:
+    calls = ({"id": "1", "type": "function", "function": {"name": "read", "arguments": "{}"}},)
+    heartbeat = [
+        *said("hi"),
+        Message("assistant", "hello"),
+        *said(HEARTBEAT),
+        Message("assistant", "I read.", calls),
+        Message("tool", "nothing", tool_call_id="1"),
+    ]
+    assert since_last_answer(heartbeat) == [HEARTBEAT]
+    assert kind_of(heartbeat) == "side"
+    assert kind_of([*heartbeat, Message("assistant", "HEARTBEAT_OK"), *said("thanks")]) == "main"
+    assert kind_of(said(HEARTBEAT, "And what about Mars?")) == "main"

@@ -10,35 +10,44 @@ from collections.abc import Sequence
 
 from talktune.types import Message, TurnKind
 
-HEAD = 1200
-"""Characters of a text that are looked at from its start; a client says there what it wants."""
+START = 1200
+"""Characters at the start of a text where a client says what it wants."""
+HEAD = 10_000
+"""Characters of a text that are looked at from its start: a message may be megabytes, and an answer waits for this."""
 TAIL = 800
-"""And from its end, where some say it behind a transcript."""
+"""And from its end, where some clients say what they want, behind a transcript."""
+ENVELOPE = 200_000
+"""Characters of one block that a client puts before what somebody says."""
+LATEST = 32
+"""Messages since the last answer that are looked at, from the newest back."""
 SHORT = 200
 """A person asks for a summary of the talk in a sentence or two; clients write a page."""
 
-MOST_ENVELOPES = 8
-
 _NUMBER = r"(?:\d+|two|three|four|five|six|seven|eight|ten)"
 _VERB = (
-    r"(?:generat|writ|creat|suggest|giv|provid|produc|extract|com(?:e|ing) up with|mak|propos|craft|analy[sz]|assign|"
+    r"(?:generat|writ|creat|suggest|giv|provid|produc|extract|com(?:e|ing) up with|mak|propos|craft|analy[sz]"
+    r"|assign|"
     r"devis|return|output|reply with|respond with|infer)(?:e|es|ed|ing|s)?"
 )
 _TALK = (
     r"(?:(?:chat|coding|user) )?(?:chat|conversation|session|thread|dialog(?:ue)?|chat history|conversation history)s?"
 )
 _END = (
-    r"(?=\s*(?:[.,:;!?\n(\"<*]|\Z|using|based|in (?:\d|at most|under|no more|the (?:given|same|user))|so far|above|"
-    r"below|history|with|that (?:is|starts)|a user|and\b))"
+    r"(?=\s*(?:[.,:;!?\n(\"<*]|\Z|using|based|in (?:\d|at most|under|no more|the (?:given|same|user))|so far"
+    r"|above|below|history|with|that (?:is|starts)|a user|and\b))"
 )
 """Behind the word for a conversation: where another noun follows, as in "chat show", it is something else."""
-_CODE = r"(?![^.\n]{0,60}\b(?:code|function|script|program|class|method|test|schema|component|api|prompt for)\b)"
-"""Who asks for a program that makes titles is a person."""
+_CODE = (
+    r"(?![^.\n]{0,60}\b(?:code|function|script|program|class|method|test|schema|component|api|prompt|generator"
+    r"|haiku|poem|"
+    r"song|story|screen|page)\b)"
+)
+"""Who asks for a program that makes titles, or a poem on one, is a person."""
 _TERSE = re.compile(
     rf"(?i)\b{_NUMBER}(?: ?(?:-|–|to|or) ?{_NUMBER})?[- ](?:or[- ]fewer[- ])?words?\b|\bwords? or (?:less|fewer)\b|"
     r"\bcharacters?\b[^.\n]{0,12}(?:max|limit)|(?:max(?:imum)?|under|at most|within|≤) ?(?:of )?\d+ characters|"
-    r"\bonly\b[^.\n]{0,30}\b(?:title|description|name|json|tags)|\b(?:title|name|description|tags)"
-    r"\b[^.\n]{0,12}\bonly\b|"
+    r"\bonly\b[^.\n]{0,30}\b(?:title|description|name|json|tags)|\b(?:title|name|description"
+    r"|tags)\b[^.\n]{0,12}\bonly\b|"
     r"\bnothing else\b|\bno (?:quotes|quotation|punctuation|preamble|explanations?|additional|extra|other text)|"
     r"\bwithout (?:any )?(?:quotes|quotation|punctuation|lead-in|preamble|explanation)|\bjson\b"
 )
@@ -47,19 +56,32 @@ _SYSTEM = tuple(
     re.compile(rf"(?is)\A{pattern}")
     for pattern in (
         # A title for the conversation, the session, or whatever a conversation begins with.
-        rf"(?:please |your (?:task|job|goal) is to |you (?:will|are to|should|must) )"
-        rf"?{_VERB}\b[^.\n]{{0,120}}\btitles?\b"
-        rf"[^\n]{{0,120}}\b{_TALK}\b{_END}",
+        rf"(?:please |your (?:task|job|goal) is to |you (?:will|are to|should|must)"
+        rf" )?{_VERB}\b[^.\n]{{0,120}}\btitles?\b"
+        rf"[^.\n]{{0,120}}\b{_TALK}\b{_END}",
         rf"you (?:{_VERB}|name)\b[^.\n]{{0,40}}\b{_TALK} titles?\b",
-        rf"you are [^.\n]{{0,60}}\b(?:names|naming|titles|titling) {_TALK}\b",
+        rf"you are [^.\n]{{0,60}}\b(?:names|naming|titles|titling) {_TALK}\b(?! (?:between|with|in|from)\b)",
+        rf"you are [^.\n]{{0,60}}\b{_TALK} titl(?:es?|ing) (?:assistant|generator|expert|writer|creator|agent)\b",
+        # The same, for what the person asked.
+        rf"you (?:are|will)\b[^.\n]{{0,80}}(?:\.\s+you (?:need to|must|should"
+        rf"|will)\b)?[^.\n]{{0,40}}\bsummari[sz]e "
+        rf"(?:the|this) (?:user'?s? )?{_TALK} in(?:to)? an? (?:[\w-]+ ){{0,3}}title\b",
+        rf"you are [^.\n]{{0,60}}\bsummari[sz]e the user'?s (?:request|query|message) in(?:to)?"
+        rf" [^.\n]{{0,40}}\b{_NUMBER} words\b",
+        r"you are a summari[sz]ation (?:ai|assistant)\.\s+summari[sz]e the user'?s (?:request|query|message"
+        r"|prompt)\b",
+        rf"(?:based on [^.\n]{{0,40}}, )?(?:please )?{_VERB}\b[^.\n]{{0,40}}\b(?:description|name|label) of"
+        rf" (?:this|the) "
+        rf"(?:chat|conversation|session) in {_NUMBER}\b",
         rf"(?:please )?{_VERB}\b[^.\n]{{0,60}}\bnew conversation topic\b",
+        rf"analy[sz]e (?:this|the)(?: (?:following|given))? {_TALK} and {_VERB}\b[^.\n]{{0,40}}\b(?:titles?|tags)\b",
         r"you are [^.\n]{0,60}\btitle[- ](?:generator|writer|creator|maker|assistant)\b.{0,600}?\b"
-        r"(?:conversation|thread|session)\b",
+        r"(?:conversation|thread|session)s?\b",
         rf"you are [^.\n]{{0,80}}\b(?:{_VERB}|naming)\b[^.\n]{{0,60}}\btitles?\b[^.\n]{{0,60}}\b{_TALK}\b{_END}",
         rf"you are [^.\n]{{0,60}}\b{_TALK} (?:summari[sz]er|namer|titler)\b.{{0,300}}?\b(?:title|only|do not)\b",
         # Summaries, and memories, that the client keeps for itself.
-        r"you are [^.\n]{0,60}\b(?:(?:context|conversation|history|anchored)[- ]?(?:context )"
-        r"?(?:summari[sz]ation|compaction)"
+        r"you are [^.\n]{0,60}\b(?:(?:context|conversation|history|anchored)[- ]?(?:context"
+        r" )?(?:summari[sz]ation|compaction)"
         r"|summari[sz]ing conversations|compaction (?:agent|assistant|summari[sz]er|pre-summari[sz]er))\b",
         r"(?:please |\*?briefly\*? |progressively |concisely )*summari[sz]e (?:this|the) (?:\w+ ){0,2}"
         r"(?:chat|conversation|session|thread|discussion|lines of conversation)\b",
@@ -70,25 +92,25 @@ _SYSTEM = tuple(
         r"you are an assistant for performing a web search tool use\b",
         r"available tools:.{0,20000}?your task is to choose and return the correct tool",
         r"you are [^.\n]{0,80}\bgenerates?\b[^.\n]{0,60}\bcommit messages?\b",
-        r"(?:在|根据|请|为|用).{0,60}(?:对话|会话|聊天).{0,60}(?:标题|主题)",
+        r"(?:你|在|根据|请|为|用).{0,60}(?:对话|会话|聊天).{0,60}(?:标题|主题)",
     )
 )
 _IDENTITY = re.compile(
-    r"(?i)\A(?:x-anthropic-billing-header:[^\n]*\s+|you are claude code[^\n]*?claude\.\s+|you are a claude "
-    r"agent[^\n]*?\.\s+"
+    r"(?i)\A(?:x-anthropic-billing-header:[^\n]*\s+|you are claude code[^\n]*?claude\.\s+|you are a claude"
+    r" agent[^\n]*?\.\s+"
     r"|you are a helpful(?: ai)? assistant\.\s+)+"
 )
 
 _ENVELOPE = re.compile(
-    r"\s*(?:<(system-reminder|context|environment_details)>.*?</\1>\s*|"
-    r"\[[^\]\n]{0,20}\d{1,4}[-:/.]\d{2}[^\]\n]{0,60}\]\s*|"
+    r"\s*(?:<(system-reminder|context|environment_details)>.*?</\1>\s*"
+    r"|\[[^\]\n]{0,20}\d{1,4}[-:/.]\d{2}[^\]\n]{0,60}\]\s*|"
     r"(?:System(?: \(untrusted\))?|Conversation info|Sender)[^\n]{0,200}\n(?:```json\n.{0,2000}?\n```\s*)?)",
     re.DOTALL,
 )
 """Time and host, before what somebody says."""
 _PASSING = re.compile(
-    r"(?is)\A(?:<([\w-]+)[^>]*>.*</\1>|<<<BEGIN_[A-Z_]+>>>.*|openclaw runtime context\b.*|\[?(?:runtime|host|"
-    r"environment)"
+    r"(?is)\A(?:<([\w-]{1,40})\b[^>]{0,200}>.*</\1>|<<<BEGIN_[A-Z_]+>>>.*|openclaw runtime context\b.*"
+    r"|\[?(?:runtime|host|environment)"
     r" (?:context|state|info|status)\b.*|(?:current|local) (?:time|date):[^\n]*|conversation info\b.*)\s*\Z"
 )
 """A message of the client's own beside what a person says."""
@@ -112,62 +134,74 @@ _CLIENT = tuple(
         r"\ADescribe your most recent action in \d",
         r"\AProgressively summarize the lines of conversation\b",
         # Open WebUI's templates, not the one in which it puts a user's question to documents.
-        r"(?is)\A###\s*task:(?!.{0,200}\buser query\b)(?=.{0,500}\b(?:titles?|tags?|follow-?up|search quer|"
-        r"autocompletion"
-        r"|emoji|image generation|memor)).{0,20000}(?:chat[ _]history|`?<type>|given language and context)",
+        r"(?is)\A###\s*task:\s*\n(?!.{0,200}\buser query\b)(?=.{0,500}\b(?:titles?|tags?|follow-?up|search quer"
+        r"|autocompletion|emoji|image generation|memor)).*(?:<chat_history>|\n#+ ?chat history|`?<type>"
+        r"|given language and context)",
         r"\AYour task is to reflect the speaker's likely facial expression through a fitting emoji\b",
         # Titles of this very conversation.
-        rf"(?i)\A(?:please |now )?{_VERB}\b{_CODE}[^.:\"“\n]{{0,90}}\b(?:title|headline|name|tags?|label)"
-        rf"\b[^.\n]{{0,40}}\b"
-        r"(?:for|of|to|about|summari[sz]ing|describing|on) (?:this|the|the above|the following|the current|above|"
-        r"following) "
+        rf"(?i)\A(?:please |now )?{_VERB}\b{_CODE}[^.:\"“\n]{{0,90}}\b(?:title|headline|name|tags?"
+        rf"|label)\b[^.\n]{{0,40}}\b"
+        r"(?:for|of|to|about|summari[sz]ing|describing|on) (?:this|the|the above|the following|the current"
+        r"|above|following) "
         rf"(?:chat|conversation|session)\b(?! with\b|\?|,? and\b){_END}",
-        r"(?i)\b(?:give|assign) (?:this|the|the following) (?:chat|conversation|session) an? (?:[\w-]+ )"
-        r"{0,3}(?:name|title)\b",
-        rf"(?i)\ASummari[sz]e in an? {_NUMBER}[- ]words? title\b",
+        r"(?i)\A(?:based on [^.\n]{0,40}, )?(?:please )?(?:give|assign) (?:this|the|the following) (?:chat"
+        r"|conversation"
+        r"|session) an? (?:[\w-]+ ){0,3}(?:name|title)\b(?! (?:that|which|like)\b)",
+        # Summaries and prompts that go back into the client, and who is to speak next.
+        r"(?i)\ASummari[sz]e the (?:discussion|conversation|chat)\b[^\n]{0,60}\bto use as a prompt for future"
+        r" context\b",
+        r"(?i)\AGenerate a detailed summary of this conversation\. Include:\s{0,4}1\.",
+        r"(?i)\AAnaly[sz]e \W?only\W? the content and structure of your immediately preceding response\b",
+        r"(?i)\AGenerate an enhanced version of this prompt \(reply with only\b",
+        rf"(?i)\A(?:please )?summari[sz]e (?:(?:this|the) conversation (?:above )?)?in an? (?:{_NUMBER}[- ]words? )?"
+        r"title\b",
+        rf"(?i)\AName (?:this|the) (?:chat|conversation|session) in {_NUMBER}\b",
         r"(?is)\AAnalyze (?:this|the) conversation and provide\b.{0,200}\btitle\b",
         r"(?s)\A.{0,20}(?:对话|会话|聊天|这句话).{0,30}(?:标题|主题).{0,40}(?:不要|只|仅|直接)"
         r"|\A.{0,30}直接返回(?:这句话|对话|会话).{0,10}(?:标题|主题)",
     )
 )
 _TITLE = re.compile(
-    rf"(?i)(?:\A|\n|(?<=[a-z)][.!]) )(?:(?:based on|given) [^.\n]{{0,60}}, )?(?:please |now )"
-    rf"?{_VERB}\b{_CODE}[^.:\"“\n]{{0,120}}"
-    r"\b(?:titles?|description|tags)\b[^.\n]{0,80}\b(?:for|of|about|on|summari[sz](?:es|ing)|describ(?:es|ing)|"
-    r"captur\w+|categori[sz]ing)\b"
-    rf"[^.\n]{{0,40}}\b(?:chat|conversation|session|following (?:request|content|message|prompt|text))\b{_END}"
+    rf"(?i)(?:\A|\n|(?<=[a-z)][.!]) )(?:(?:based on|given) [^.\n]{{0,60}}(?:,|\.\.\.) )?(?:please |now"
+    rf" )?{_VERB}\b{_CODE}"
+    r"[^.:\"“\n]{0,120}\b(?:titles?|description|tags)\b(?:(?!\b(?:my|his|her|their)\b)[^.\n]){0,80}"
+    r"\b(?:for|of|about|on|summari[sz](?:es|ing)|describ(?:es|ing)|captur\w+|categori[sz]ing)\b"
+    r"(?:(?!\b(?:my|his|her|their)\b)[^.\n]){0,40}\b(?:chat|conversation|session|(?:following|previous)"
+    r" (?:request|query))\b"
+    rf"{_END}"
 )
-_TRANSCRIPT = re.compile(
-    r"(?im)^[ \t]*(?:<(?:chat_history|conversation|session|transcript|messages|history|user_message)>|#+ ?chat history|"
-    r"(?:\*\*|#+ |\[)?(?:user|human)(?:\*\*|\])?\s*[:>\n].{0,8000}?^[ \t]*(?:\*\*|#+ |\[)?(?:assistant|ai|claude|"
-    r"model|bot)"
-    r"(?:\*\*|\])?\s*[:>\n])",
-    re.DOTALL,
+_HISTORY = re.compile(
+    r"(?im)^[ \t]{0,8}(?:<(?:chat_history|conversation|session|transcript|messages|history|user_message)>|#+"
+    r" ?chat history)"
 )
+_PERSON = re.compile(r"(?im)^[ \t]{0,8}(?:\*\*|#+ |\[)?(?:user|human)(?:\*\*|\])?[ \t]{0,8}[:>\n]")
+_MODEL = re.compile(r"(?im)^[ \t]{0,8}(?:\*\*|#+ |\[)?(?:assistant|ai|claude|model|bot)(?:\*\*|\])?[ \t]{0,8}[:>\n]")
 _HEARTBEAT = re.compile(
     r"(?is)\b(?:nothing|otherwise|if not|if there|if no|unless|all good|all clear)\b[^\n]{0,80}"
     r"\b(?:reply|respond|answer|say|return)\b[^.\n]{0,30}\bHEARTBEAT_OK\b"
 )
 _ABOUT = re.compile(
-    r"(?i)\A(?:why|how|what|when|where|who|which|is|are|does|do|did|can|could|should|would|will|explain|"
-    r"translate|rewrite|"
-    r"help|my|i|i'm|we|tell|describe|in openclaw|here|this|the|improve|debug|change|edit|add|update|set|put|make|"
-    r"write|create|"
-    r"remove|fix|from now on|remember|always|never|stop|please)\b|\?\s*\Z"
+    r"(?i)\A(?:why|how|what|when|where|who|which|is|are|does|do|did|can|could|should|would|will|explain"
+    r"|translate|rewrite|"
+    r"help|my|i|i'm|we|tell|describe|in openclaw|here(?! is the (?:query|conversation))|this|the|improve|debug"
+    r"|change|edit|add|update|set|put|make|write|create|"
+    r"remove|fix|from now on|your|if|when|remember|always|never|stop|please)\b|\?\s*\Z"
 )
 """The beginning or the end of a person's words about something."""
 _SUMMARY = re.compile(
-    rf"(?i)\b(?:summari[sz]e|summary|summari[sz]ing|continuing)\b[^\n]{{0,120}}\b(?:{_TALK}|messages above)\b|"
-    rf"\bhandoff summary\b"
+    rf"(?i)\b(?:summari[sz]e|summary|summari[sz]ing|continuing)\b[^\n]{{0,120}}\b(?:{_TALK}|messages above)\b"
+    rf"|\bhandoff summary\b"
 )
 _ORDER = re.compile(
-    r"(?i)\A(?:<[^>\n]{1,80}>\s*)?(?:critical|important|your task|you are performing|please|now|provide|create|"
-    r"generate|write|"
+    r"(?i)\A(?:<[^>\n]{1,80}>\s*)?(?:critical|important|you have run out of context|"
+    r"your task|you are performing|please|now|provide|create"
+    r"|generate|write|"
     r"summari[sz]e|produce|the (?:current |messages |conversation)|here is the conversation|\[user\])"
 )
 _COMPACTION = re.compile(
-    r"(?i)<(?:analysis|summary|conversation)>|\banother (?:llm|model|agent|assistant|language model)\b|\btext only\b|"
-    r"\b(?:running out of|losing) context\b|\bcontext window\b|\bcheckpoint\b|\bcompaction\b|"
+    r"(?i)<(?:analysis|summary|conversation)>|\banother (?:llm|model|agent|assistant|language model)\b|\btext"
+    r" only\b|"
+    r"\b(?:run(?:ning)? out of|losing) context\b|\bcontext window\b|\bcheckpoint\b|\bcompaction\b|"
     r"\bnew session will not have access\b|\bresume the (?:task|work)\b|\bcontinu(?:e|ing) (?:the |this |our )?"
     r"(?:development|work|task|conversation)\b|\bprevious actions\b|\bexplicit_instructions\b"
 )
@@ -179,15 +213,14 @@ def kind_of(messages: Sequence[Message], tools: int = 0, patterns: Sequence[str]
     """Whether a request is a person's (main) or the client's own (side).
 
     `tools` counts those on offer; `patterns` are a user's own, looked for in the system prompt and in what was said
-    since the last finished answer.
+    since the last finished answer, in the parts of them that are looked at.
     """
-    system = [m.content for m in messages if m.role == "system"]
-    said = since_last_answer(messages)
-    if patterns and any(re.search(pattern, text) for pattern in patterns for text in (*system, *said)):
+    system = [_looked_at(m.content) for m in messages if m.role == "system"][:LATEST]
+    words = [text for text in map(_bare, since_last_answer(messages)[-LATEST:]) if text]
+    if patterns and any(re.search(pattern, text) for pattern in patterns for text in (*system, *words)):
         return "side"
     if tools <= 1 and any(_is_task(text) for text in system):
         return "side"
-    words = [text for text in map(_bare, said) if text]
     if words in ([word] for word in _QUICK) and not any(m.role == "assistant" for m in messages):
         return "side"
     clients = [_is_clients(text) for text in words]
@@ -208,31 +241,43 @@ def since_last_answer(messages: Sequence[Message]) -> list[str]:
     return found[::-1]
 
 
-def _is_task(system: str) -> bool:
-    """Whether a system prompt makes the model a helper of the client, rather than of a person."""
-    text = _IDENTITY.sub("", system.lstrip()[: HEAD * 20])
-    return any(pattern.match(text) for pattern in _SYSTEM)
+def _looked_at(text: str) -> str:
+    """The beginning of a text, and its end where it is a long one."""
+    return text if len(text) <= HEAD + TAIL else f"{text[:HEAD]}\n{text[-TAIL:]}"
 
 
 def _bare(text: str) -> str:
-    """What was said, without the envelope of time and host."""
+    """What was said, as far as it is looked at, without the envelope of time and host."""
     at = 0
-    for _ in range(MOST_ENVELOPES):
-        if (found := _ENVELOPE.match(text, at)) is None:
-            break
-        at = found.end()
-    return text[at:].strip()
+    for _ in range(LATEST):
+        found = _ENVELOPE.match(text, at, at + ENVELOPE)
+        at = found.end() if found else at
+    return _looked_at(text[at:].strip())
+
+
+def _is_task(system: str) -> bool:
+    """Whether a system prompt makes the model a helper of the client, rather than of a person."""
+    text = _IDENTITY.sub("", system.lstrip())
+    return any(pattern.match(text) for pattern in _SYSTEM)
 
 
 def _is_clients(text: str) -> bool:
     """Whether a user message is one that a client wrote."""
-    head, end, page = text[:HEAD], text[-TAIL:], text[: HEAD * 8]
-    if any(pattern.search(page) for pattern in _CLIENT):
+    head, end = text[:START], text[-TAIL:]
+    if any(pattern.search(text) for pattern in _CLIENT):
         return True
-    if _HEARTBEAT.search(page) and not _ABOUT.search(page):
+    if text.endswith("?") and len(text) <= SHORT:
+        return False
+    if _HEARTBEAT.search(text) and not _ABOUT.search(text):
         return True
     for part in (head, end):
         if _TITLE.search(part) and (_TERSE.search(part) or re.search(r"(?i)\btitle:\s*\Z", end)):
-            return _TRANSCRIPT.search(page) is not None or not _ABOUT.match(head) or _TITLE.match(head) is not None
-    markers = {found.lower() for found in _COMPACTION.findall(page + end)}
-    return len(text) > SHORT and len(markers) > 1 and bool(_ORDER.match(head) and _SUMMARY.search(page))
+            return _is_transcript(text) or not _ABOUT.match(head) or _TITLE.match(head) is not None
+    markers = {found.lower() for found in _COMPACTION.findall(text)}
+    return len(text) > SHORT and len(markers) > 1 and bool(_ORDER.match(head) and _SUMMARY.search(text))
+
+
+def _is_transcript(text: str) -> bool:
+    """Whether a talk stands in a text, marked as one or by who says what."""
+    person = _PERSON.search(text)
+    return _HISTORY.search(text) is not None or (person is not None and _MODEL.search(text, person.end()) is not None)
