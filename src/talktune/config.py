@@ -1,6 +1,6 @@
 """Every knob, once: these frozen dataclasses are the options, the TOML file and the Python API.
 
-A docstring under a field is its `--help` text, its type holds its range. Defaults are the spec's. No torch here.
+A docstring under a field is its `--help` text, its type holds its range. No torch here.
 """
 
 import json
