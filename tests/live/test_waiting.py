@@ -15,7 +15,7 @@ from talktune.config import JudgeConfig, SampleConfig
 from talktune.judge.make import make_judge
 from talktune.live import weights
 from talktune.live.asking import answers
-from talktune.live.roles import _judge
+from talktune.live.roles import _judge, _learning
 from talktune.live.worker import Worker
 from talktune.policy.tokens import render_prompt
 from talktune.types import Message, Turn
@@ -103,6 +103,15 @@ def test_reasoning_is_sampled_by_the_engine_beside_answers(world: Make) -> None:
     together = judge.vote([(turn, k) for turn in turns for k in range(2)])
     assert w.host.engine.sampled - before >= len(together) == 6
     assert [vote.reason for vote in judge.vote([(turns[2], 1)])] == [together[-1].reason], "company changed a vote"
+
+
+def test_fresh_answers_are_judged_where_no_other_judge_is(world: Make) -> None:
+    w = world(lambda c: replace(c, algorithm=replace(c.algorithm, group="prompt")), answers=2, no_judge=True)
+    config = replace(
+        w.config, judge=JudgeConfig(judge="local", judge_mode="logprobs", judge_model=w.config.model.model)
+    )
+    worker = _learning(config, w.host, w.store)
+    assert worker._step.__self__.candidates._judge is not None  # type: ignore[attr-defined]
 
 
 def test_looking_for_work_reads_no_conversation(world: Make, monkeypatch: pytest.MonkeyPatch) -> None:

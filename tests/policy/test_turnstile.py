@@ -115,36 +115,44 @@ def test_one_computes_at_a_time_and_all_come_through() -> None:
 
 
 def test_learning_stops_between_two_layers_for_an_answer() -> None:
-    turnstile = Turnstile()
+    """A layer takes as long as a step of answers, so that they take turns at each of the three layers."""
+    clock = Clock()
+    turnstile = Turnstile(clock)
     learning = turnstile.lane(Role.LEARNER)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=3, num_attention_heads=2
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    learning.stop_between_layers(model)
-    stops: list[int] = []
-    asking = threading.Event()
-
-    def answer() -> None:
-        while not asking.is_set():
-            with turnstile.lane(Role.ANSWERS):
-                stops.append(1)
-
     ids = torch.tensor([[1, 2, 3]])
     expected = torch.autograd.grad(model(ids, labels=ids).loss, list(model.parameters()))
+    stops: list[int] = []
+    ending = threading.Event()
+
+    def answer() -> None:
+        while not ending.is_set():
+            with turnstile.lane(Role.ANSWERS):
+                stops.append(1)
+                clock.now += 1.0
+
+    def a_layer_has_passed(*_: Any) -> None:
+        until(lambda: waiting(turnstile, Role.ANSWERS))
+        clock.now += 1.0
+
+    for layer in model.model.layers:
+        layer.register_forward_pre_hook(a_layer_has_passed)
+        layer.register_forward_hook(lambda _module, _inputs, hidden: hidden.register_hook(a_layer_has_passed) and None)
+    learning.stop_between_layers(model)
     thread = threading.Thread(target=answer)
     with learning:
         thread.start()
-        until(lambda: waiting(turnstile, Role.ANSWERS))
-        before = len(stops)
         loss = model(ids, labels=ids).loss
-        forward = len(stops)
+        assert len(stops) == 3
         found = torch.autograd.grad(loss, list(model.parameters()))
-        back = len(stops)
-    asking.set()
-    thread.join()
-    assert before < forward < back
+        assert len(stops) == 6
+    ending.set()
+    thread.join(20)
+    assert not thread.is_alive()
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
 
 

@@ -17,14 +17,14 @@ side and unscored turns as well. What is left out is counted by reason.
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from talktune.config import ExportFormat
 from talktune.conversations.files import json_line, parquet_module
-from talktune.conversations.messages import message_to_dict
+from talktune.conversations.messages import sent_form
 from talktune.conversations.records import conversation_to_dict, digest
 from talktune.conversations.turns import skip_reason
 from talktune.errors import UserError
@@ -103,7 +103,7 @@ def _kto_row(turn: Turn) -> Row:
     assert turn.verdict is not None
     assert turn.verdict.reward is not None
     row: Row = {
-        "prompt": to_chat([replace(m, words=None) for m in turn.prompt]),
+        "prompt": to_chat(turn.prompt),
         "completion": to_chat([turn.answer]),
         "label": turn.verdict.reward > 0,
     }
@@ -117,7 +117,7 @@ def _grpo_row(turn: Turn) -> Row:
         "id": f"{turn.conversation_id}/{turn.index}",
         "conversation": turn.conversation_id,
         "group": f"prompt-{digest(turn.prompt, turn.tools)}",
-        "prompt": to_chat([replace(m, words=None) for m in turn.prompt]),
+        "prompt": to_chat(turn.prompt),
         "completion": to_chat([turn.answer]),
         "reward": turn.verdict.reward,
         "prompt_ids": None if sampled is None else list(sampled.prompt_ids),
@@ -132,7 +132,7 @@ def _grpo_row(turn: Turn) -> Row:
 
 def to_chat(messages: Sequence[Message]) -> list[Row]:
     """Messages in OpenAI's form, but for the arguments of tool calls: objects, where they are a JSON object."""
-    found = [message_to_dict(message) for message in messages]
+    found = [sent_form(message) for message in messages]
     for call in (call for message in found for call in message.get("tool_calls", ())):
         try:
             arguments = json.loads(call["function"]["arguments"])

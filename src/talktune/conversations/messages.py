@@ -6,6 +6,7 @@ Fields as in OpenAI's chat completions reference; `reasoning_content` as vLLM an
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from talktune.types import Message, Role
@@ -80,6 +81,11 @@ def message_to_dict(message: Message) -> dict[str, Any]:
         out["tool_calls"] = [dict(call) for call in message.tool_calls]
     known = {"tool_call_id": message.tool_call_id, "name": message.name, "words": message.words}
     return out | {key: value for key, value in known.items() if value is not None}
+
+
+def sent_form(message: Message) -> dict[str, Any]:
+    """The message in OpenAI chat form as it is sent: without what only talktune knows of it."""
+    return message_to_dict(replace(message, words=None))
 
 
 def messages_from_list(raw: object, field: str = "messages") -> tuple[Message, ...]:

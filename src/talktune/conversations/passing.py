@@ -24,7 +24,8 @@ _CALENDAR = re.compile(
     r"nov(?:ember)?|dec(?:ember)?)",
     re.I,
 )
-_PAIRS = {"[": "]", "(": ")", "{": "}", "<": ">", "«": "»", "【": "】"}
+_CLOSED = {"[": "]", "(": ")", "{": "}", "<": ">", "«": "»", "【": "】"}
+_OPENED = {closed: opened for opened, closed in _CLOSED.items()}
 
 
 @dataclass
@@ -185,7 +186,7 @@ def _length_like(text: str, pattern: str, *, backwards: bool = False) -> int:
     else:
         if len(pieces) >= len(wanted):
             return at
-    return _delimited(rest, pattern) if not backwards else _delimited_end(rest, pattern)
+    return _delimited(rest, pattern, backwards)
 
 
 def _stands_for(piece: str, want: str) -> bool:
@@ -196,37 +197,26 @@ def _stands_for(piece: str, want: str) -> bool:
     return _CALENDAR.fullmatch(piece) is not None and _CALENDAR.fullmatch(want) is not None
 
 
-def _delimited(text: str, pattern: str) -> int:
-    """A bracket for a bracket; or as many lines for lines that begin with the same word."""
+def _delimited(text: str, pattern: str, backwards: bool) -> int:
+    """A bracket for a bracket; or as many lines for lines that begin with the same word.
+
+    With `backwards` both are reversed: a bracket closes first, and the words are read the right way round.
+    """
     lead, want = text.lstrip(), pattern.strip()
     skipped = len(text) - len(lead)
-    close = _PAIRS.get(want[0])
-    if close is not None and lead[:1] == want[0] and want.endswith(close):
-        end = lead.find(close)
+    other = (_OPENED if backwards else _CLOSED).get(want[0])
+    if other is not None and lead[:1] == want[0] and want.endswith(other):
+        end = lead.find(other)
         return 0 if end < 0 else skipped + end + 1
-    if pattern.endswith("\n"):
-        lines = pattern.count("\n")
-        parts = text.split("\n", lines)
-        word = re.match(r"\W*\w+", want)
-        if len(parts) > lines and word is not None and lead.startswith(word[0]):
-            return len(text) - len(parts[-1])
-    return 0
-
-
-def _delimited_end(text: str, pattern: str) -> int:
-    """The same from behind: `text` and `pattern` are reversed, so a bracket closes first, and a line ends first."""
-    lead, want = text.lstrip(), pattern.strip()
-    skipped = len(text) - len(lead)
-    opened = {close: open for open, close in _PAIRS.items()}.get(want[0])
-    if opened is not None and lead[:1] == want[0] and want.endswith(opened):
-        end = lead.find(opened)
-        return 0 if end < 0 else skipped + end + 1
-    if pattern.endswith("\n"):
-        lines = pattern.count("\n")
-        parts = text.split("\n", lines)
-        word = re.match(r"\w+\W*", want[::-1])
-        if len(parts) > lines and word is not None:
-            block = "\n".join(parts[:lines])[::-1].strip()
-            if block.startswith(word[0].strip()):
-                return len(text) - len(parts[-1])
-    return 0
+    if not pattern.endswith("\n"):
+        return 0
+    lines = pattern.count("\n")
+    parts = text.split("\n", lines)
+    if len(parts) <= lines:
+        return 0
+    if backwards:
+        word, begins = re.match(r"\w+\W*", want[::-1]), "\n".join(parts[:lines])[::-1].strip()
+    else:
+        word, begins = re.match(r"\W*\w+", want), lead
+    known = word is not None and begins.startswith(word[0].strip() if backwards else word[0])
+    return len(text) - len(parts[-1]) if known else 0

@@ -25,9 +25,9 @@ from talktune.policy.adapter import adapter_off
 from talktune.policy.sample import sample_answers
 from talktune.policy.tokens import decode_answer, end_ids, render_prompt
 from talktune.policy.turnstile import Lane
-from talktune.types import Label, Message, Role, Sampled, Turn, Vote
+from talktune.rl.votes import LABELS
+from talktune.types import Message, Role, Sampled, Turn, Vote
 
-LABELS: tuple[Label, ...] = (-1, 0, 1)
 REMEMBERED = 4096
 """Exchanges whose probabilities are kept: votes are asked for in rounds, and one pass serves them all."""
 ORDERS = 5

@@ -30,7 +30,7 @@ def make_judge(
 ) -> Judge:
     """The judge named by `config.judge`: local, oracle, endpoint, or a `package.module:function`.
 
-    The local judge uses a view of the model of `policy` when that is the one it needs (one copy in memory), else it
+    The local judge uses the model of `policy` when that is the one it needs (one copy in memory), else it
     loads its own; it computes in its turn at `lane`, and `sample` samples the reasoning of that model, where
     given. The oracle needs `truth`, and `seed` decides its errors. Raises UserError for an unknown name and for an
     oracle without truth.
@@ -66,9 +66,15 @@ def _local(
     # Imported here, since torch is slow to load and the other judges do without.
     from talktune.judge.local import LocalJudge
     from talktune.policy.load import load_policy
-    from talktune.policy.view import view_of
 
     if policy is None or policy.name != config.judge_model:
         policy, sample = load_policy(ModelConfig(model=config.judge_model)), None
-    model, how = view_of(policy.model), config.judge_mode
-    return LocalJudge(model, policy.tokenizer, head=config.judge_head, mode=how, seed=seed, lane=lane, sample=sample)
+    return LocalJudge(
+        policy.model,
+        policy.tokenizer,
+        head=config.judge_head,
+        mode=config.judge_mode,
+        seed=seed,
+        lane=lane,
+        sample=sample,
+    )

@@ -17,7 +17,7 @@ from talktune.live.weights import Weights
 from talktune.policy.load import Policy
 from talktune.policy.tokens import decode_answer
 from talktune.store.learning import Learning, NewVersion, Scored
-from talktune.store.policies import Policies, Version, ancestry
+from talktune.store.policies import Policies, Version
 from talktune.types import Message, Sample
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Candidates:
         """One update from the live version's weights: the candidate, or None where nothing was to be learned."""
         live, learner = batch.live, self._weights.learner
         number = None if live is None else live.number
-        self._weights.load(batch.lineage, live, len(ancestry(number, self._policies.parents())))
+        self._weights.load(batch.lineage, live)
         samples = self._with_fresh_answers(batch) if self._config.algorithm.group == "prompt" else batch.samples
         if self._live.shuffle_rewards:
             samples = _shuffled(samples, self._config.train.seed)

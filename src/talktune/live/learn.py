@@ -21,7 +21,7 @@ from talktune.live.weights import Weights
 from talktune.policy.load import Policy
 from talktune.policy.turnstile import Role
 from talktune.store.learning import LEASE, Learning, LostLeaseError
-from talktune.store.policies import Policies, Version, ancestry
+from talktune.store.policies import Policies, Version
 from talktune.store.queues import BUCKETS, lease, owner_name
 from talktune.store.store import Store
 
@@ -59,7 +59,7 @@ class LiveLearner:
         self._clock = clock
         self._loras: dict[int, Lora] = {}
         lane = engine.turnstile.lane(Role.LEARNER)
-        self.weights = Weights(policy, config, self.live.policies.absolute(), lane)
+        self.weights = Weights(policy, self.policies, config, self.live.policies.absolute(), lane)
         self.batches = Batches(self.learning, self.policies, policy.tokenizer, config)
         self.candidates = Candidates(
             self.weights, self.learning, self.policies, engine, policy, end_ids, config,
@@ -117,5 +117,4 @@ class LiveLearner:
         return self._loras[version.number]
 
     def _load(self, version: Version) -> None:
-        updates = len(ancestry(version.number, self.policies.parents()))
-        self.weights.load(version.lineage, version, updates)
+        self.weights.load(version.lineage, version)

@@ -6,8 +6,8 @@ They share the store and the versions' directory, nothing else; each can be kill
 import signal
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 from talktune.config import Config, LiveConfig, SampleConfig, ServeConfig
 from talktune.host.process import load_host, serve
@@ -20,8 +20,10 @@ from talktune.live.asking import answers
 from talktune.live.learn import LiveLearner
 from talktune.live.worker import Worker
 from talktune.policy.turnstile import Role
+from talktune.policy.view import view_of
 from talktune.store.policies import Policies
 from talktune.store.store import Store
+from talktune.types import Sampled
 
 LOCAL_AT_ONCE = 4
 """Turns that a model here judges together: answers wait for a layer of it, which must not be long."""
@@ -40,8 +42,7 @@ def run_host(config: Config) -> None:
     if not live.no_judge:
         workers.append(_judging(_judge(config, host), config, store))
     if not live.no_learn:
-        judge = _judge(config, host) if config.algorithm.group == "prompt" and not live.no_judge else None
-        workers.append(_learning(config, host, store, judge))
+        workers.append(_learning(config, host, store))
     host.roles = lambda: {worker.name: worker.state() for worker in workers}
     for worker in workers:
         worker.start()
@@ -57,8 +58,7 @@ def run_learner(config: Config, say: Callable[[str], None]) -> None:
     server = config.serve or ServeConfig()
     host = load_host(config.model)
     store = Store(server.store)
-    judge = _judge(config, host) if config.algorithm.group == "prompt" else None
-    worker = _learning(config, host, store, judge)
+    worker = _learning(config, host, store)
     sampling = threading.Thread(target=host.engine.run, name="engine", daemon=True)
     stopped = stop_on_signals()
     sampling.start()
@@ -112,11 +112,16 @@ def _end(host: Host, workers: list[Worker]) -> None:
 
 
 def _judge(config: Config, host: Host) -> Judge:
-    def sample(prompts: Any, how: SampleConfig, ends: Any, seeds: Any) -> Any:
+    """A judge on a view of its own, so that no other is in the middle of a pass there."""
+
+    def sample(
+        prompts: Sequence[Sequence[int]], how: SampleConfig, ends: Collection[int], seeds: Sequence[int]
+    ) -> list[Sampled]:
         return answers(host.engine, prompts, how, end_ids=ends, seeds=seeds, lora=None, role=Role.JUDGE)
 
+    policy = replace(host.policy, model=view_of(host.policy.model))
     lane = host.engine.turnstile.lane(Role.JUDGE)
-    return make_judge(config.judge, policy=host.policy, lane=lane, sample=sample, seed=config.train.seed)
+    return make_judge(config.judge, policy=policy, lane=lane, sample=sample, seed=config.train.seed)
 
 
 def _judging(judge: Judge, config: Config, store: Store, tell: Callable[[str, str], None] | None = None) -> Worker:
@@ -125,8 +130,9 @@ def _judging(judge: Judge, config: Config, store: Store, tell: Callable[[str, st
     return Worker("judge", lambda: judging.step(at_once), lambda: judging.trouble, tell or _teller(store))
 
 
-def _learning(config: Config, host: Host, store: Store, judge: Judge | None) -> Worker:
+def _learning(config: Config, host: Host, store: Store) -> Worker:
     server = config.serve or ServeConfig()
+    judge = _judge(config, host) if config.algorithm.group == "prompt" else None
     sample = SampleConfig(temperature=server.temperature)
     learner = LiveLearner(store, host.policy, host.engine, host.end_ids, config, judge=judge, sample=sample)
     return Worker("learner", learner.step, lambda: learner.trouble, _teller(store))

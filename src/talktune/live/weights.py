@@ -12,7 +12,7 @@ from talktune.policy.adapter import attach_adapter, copy_adapter, save_adapter
 from talktune.policy.load import Policy
 from talktune.policy.turnstile import Lane
 from talktune.policy.view import view_of
-from talktune.store.policies import Version, version_name
+from talktune.store.policies import Policies, Version, ancestry, version_name
 
 KEPT = 8
 """Checkpoints that stay on disk; a version without one goes on with a fresh optimizer."""
@@ -21,20 +21,18 @@ KEPT = 8
 class Weights:
     """A learner with an adapter on a view of its own of the policy's model."""
 
-    def __init__(self, policy: Policy, config: Config, folder: Path, lane: Lane) -> None:
+    def __init__(self, policy: Policy, policies: Policies, config: Config, folder: Path, lane: Lane) -> None:
         """Versions are written to `folder`; it computes in its turn at `lane`."""
         self.folder = folder
+        self._policies = policies
         self._model = attach_adapter(view_of(policy.model), config.model, config.train.seed)
         self.learner = Learner(self._model, config, total_updates=1, lane=lane)
         self._start = {name: p.detach().clone() for name, p in self.learner.trained.items()}
         self._loaded: tuple[str, int | None] | None = None
         """Lineage and version whose weights and optimizer are in place."""
 
-    def load(self, lineage: str, version: Version | None, updates: int) -> None:
-        """Put a version's weights, optimizer and baseline in place; a lineage starts from the fresh adapter.
-
-        `updates` is how many it took to make this version.
-        """
+    def load(self, lineage: str, version: Version | None) -> None:
+        """Put a version's weights, optimizer and baseline in place; a lineage starts from the fresh adapter."""
         wanted = (lineage, None if version is None else version.number)
         if self._loaded == wanted:
             return
@@ -46,7 +44,7 @@ class Weights:
                 load_checkpoint(self.learner, path)
             else:
                 copy_adapter(self._model, version.path)
-                self.learner.update = updates
+                self.learner.update = len(ancestry(version.number, self._policies.parents()))
         self._loaded = wanted
 
     def changed(self) -> None:

@@ -13,8 +13,8 @@ from typing import Any, cast
 from talktune.serve.form import typed_events
 from talktune.serve.growing import Growing, count
 from talktune.serve.parts import (
-    PASSED,
     call_of,
+    common_fields,
     content_of,
     function_tool,
     name_of,
@@ -48,10 +48,7 @@ def request(body: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("mcp_servers", "container"):
         if body.get(name):
             raise BadRequest(f"{name} cannot be used here: tools run on the client's side.", param=name)
-    inner: dict[str, Any] = {name: body[name] for name in PASSED if body.get(name) is not None}
-    inner["model"] = fields.get("model", str)
-    stream = fields.get("stream", bool) or False
-    inner |= {"stream": stream} | ({"stream_options": {"include_usage": True}} if stream else {})
+    inner = common_fields(fields)
     inner["max_tokens"] = fields.number("max_tokens", int, 1, None)
     stops: Any = body.get("stop_sequences")
     if stops is not None and (not isinstance(stops, list) or not all(isinstance(s, str) for s in cast(Any, stops))):

@@ -3,13 +3,21 @@
 from collections.abc import Mapping
 from typing import Any, cast
 
-from talktune.serve.wire import BadRequest
+from talktune.serve.wire import BadRequest, Fields
 
 PASSED = (
     *("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "logit_bias", "user"),
     *("session_id", "turn_type", "session_done"),
 )
 """Fields that mean the same in every dialect."""
+
+
+def common_fields(fields: Fields) -> dict[str, Any]:
+    """What of a request means the same in every dialect, as chat completions say it; a stream tells its usage."""
+    found: dict[str, Any] = {name: fields.raw[name] for name in PASSED if fields.raw.get(name) is not None}
+    stream = fields.get("stream", bool) or False
+    found |= {"model": fields.get("model", str), "stream": stream}
+    return found | ({"stream_options": {"include_usage": True}} if stream else {})
 
 
 def objects(value: object, where: str) -> list[dict[str, Any]]:

@@ -9,11 +9,12 @@ import time
 from collections.abc import Mapping
 from typing import Any, cast
 
+from talktune.conversations.messages import sent_form
 from talktune.serve.form import typed_events
 from talktune.serve.growing import Growing, count
 from talktune.serve.parts import (
-    PASSED,
     call_of,
+    common_fields,
     content_of,
     function_tool,
     name_of,
@@ -25,7 +26,6 @@ from talktune.serve.parts import (
 from talktune.serve.wire import BadRequest, Fields
 from talktune.store.lookup import Answered
 from talktune.store.rows import new_id
-from talktune.types import Message
 
 UNSTORED = "resp_unstored_"
 """How ids begin that cannot be referred to: the client said `store: false`."""
@@ -66,10 +66,7 @@ def request(body: Mapping[str, Any], known: Mapping[str, Answered]) -> dict[str,
     for name, reason in _UNSUPPORTED.items():
         if body.get(name):
             raise BadRequest(f"{name} cannot be used here: {reason}.", param=name)
-    inner: dict[str, Any] = {name: body[name] for name in PASSED if body.get(name) is not None}
-    inner["model"] = fields.get("model", str)
-    stream = fields.get("stream", bool) or False
-    inner |= {"stream": stream} | ({"stream_options": {"include_usage": True}} if stream else {})
+    inner = common_fields(fields)
     inner["max_tokens"] = fields.number("max_output_tokens", int, 1, None)
     inner["tool_choice"], inner["tools"] = _tool_choice(body.get("tool_choice"), _tools(body.get("tools"), "tools"))
     inner["parallel_tool_calls"] = fields.get("parallel_tool_calls", bool)
@@ -119,19 +116,8 @@ def _history(before: Answered, instructions: str | None) -> list[dict[str, Any]]
             "input.",
             param="previous_response_id",
         )
-    messages = [_chat_message(message) for message in (*turn.prompt, turn.answer) if message.role != "system"]
+    messages = [sent_form(message) for message in (*turn.prompt, turn.answer) if message.role != "system"]
     return ([{"role": "system", "content": system}] if system else []) + messages
-
-
-def _chat_message(message: Message) -> dict[str, Any]:
-    found: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        found["tool_calls"] = [dict(call) for call in message.tool_calls]
-    if message.tool_call_id is not None:
-        found["tool_call_id"] = message.tool_call_id
-    if message.reasoning_content is not None:
-        found["reasoning_content"] = message.reasoning_content
-    return found
 
 
 def _messages(raw: object, known: Mapping[str, Answered]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ turn is the chain of its parents.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from sqlalchemy import (
     Column,
@@ -214,11 +214,7 @@ def _live(connection: Connection) -> None:
         updates.drop(connection)  # nothing was ever written to it
     metadata.create_all(connection)
     for table in (votes, versions):
-        there = {column["name"] for column in inspect(connection).get_columns(table.name)}
-        for column in table.columns:
-            if column.name not in there:
-                made = CreateColumn(column).compile(dialect=connection.dialect)
-                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {made}")
+        _add_columns(connection, table, table.columns.keys())
     t = turns.c
     waiting = select(t.id, t.created, literal(0.0), literal(0), literal(0.0)).where(
         t.continued == 1, t.kind == "main", t.state == "complete", t.id.not_in(select(verdicts.c.turn))
@@ -234,11 +230,7 @@ def _roles(connection: Connection) -> None:
 def _marks(connection: Connection) -> None:
     """Marks by which changed histories are found, for older turns as well."""
     metadata.create_all(connection)
-    there = {column["name"] for column in inspect(connection).get_columns("turns")}
-    for name in ("mark", "asked", "history", "lost"):
-        if name not in there:
-            made = CreateColumn(turns.c[name]).compile(dialect=connection.dialect)
-            connection.exec_driver_sql(f"ALTER TABLE turns ADD COLUMN {made}")
+    _add_columns(connection, turns, ("mark", "asked", "history", "lost"))
     t = turns.c
     last = ""
     while rows := connection.execute(
@@ -259,9 +251,16 @@ def marks_of(kind: TurnKind, messages: str, answer: str) -> dict[str, bytes | No
 
 def _finish(connection: Connection) -> None:
     """Why an answer ended; not known of those that an older talktune stored."""
-    if "finish" not in {column["name"] for column in inspect(connection).get_columns("turns")}:
-        made = CreateColumn(turns.c.finish).compile(dialect=connection.dialect)
-        connection.exec_driver_sql(f"ALTER TABLE turns ADD COLUMN {made}")
+    _add_columns(connection, turns, ("finish",))
+
+
+def _add_columns(connection: Connection, table: Table, names: Iterable[str]) -> None:
+    """Add those of the columns that the table of an older talktune has not."""
+    there = {column["name"] for column in inspect(connection).get_columns(table.name)}
+    for name in names:
+        if name not in there:
+            made = CreateColumn(table.c[name]).compile(dialect=connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {made}")
 
 
 STEPS: Sequence[Callable[[Connection], None]] = (_first, _live, _roles, _marks, _finish)
