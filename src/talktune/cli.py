@@ -116,6 +116,7 @@ def main() -> None:
     """Entry point: a user's mistake is one sentence on stderr and exit code 2, Ctrl-C ends with 130."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.umask(0o077)  # conversations, versions and logs are their owner's alone
     try:
         code = app.meta(sys.argv[1:], exit_on_error=False, print_error=False, result_action="return_value")
     except UserError as error:

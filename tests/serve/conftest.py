@@ -246,7 +246,8 @@ def _engine_app(engine: Engine) -> Starlette:
         return JSONResponse({"choices": [{"text": "A", "logprobs": told}]})
 
     async def models(_request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [{"id": "m", "object": "model"}]})
+        loaded = [{"id": name, "object": "model", "root": path, "parent": "m"} for name, path in engine.loaded.items()]
+        return JSONResponse({"object": "list", "data": [{"id": "m", "object": "model"}, *loaded]})
 
     async def tokenize(_request: Request) -> Response:
         return JSONResponse({"count": engine.tokens}, 200 if engine.tokens else 404)

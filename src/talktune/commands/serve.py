@@ -36,7 +36,7 @@ def serve(
     from talktune.serve.run import serve as run
 
     config = Config(model, judge, algorithm, train, serve=server, live=live, gate=gate)
-    run(server, ["-m", "talktune.live", config_to_json(config)], _say, per_user=live.per_user)
+    run(server, ["-m", "talktune.live"], config_to_json(config), _say, per_user=live.per_user)
     return 0
 
 

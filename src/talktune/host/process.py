@@ -27,6 +27,7 @@ from talktune.host.web import Host, make_app
 from talktune.policy.linear import lay_out, layout_bytes
 from talktune.policy.load import load_policy
 from talktune.policy.tokens import end_ids
+from talktune.serve.keys import KEY_ENV, Keys, is_loopback, load_keys
 from talktune.serve.listen import listen, shown
 
 GRACE_SECONDS = 20
@@ -68,12 +69,12 @@ def load_host(model: ModelConfig, dtype: str = "auto") -> Host:
     return host
 
 
-def serve(host: Host, address: str, port: int) -> None:
-    """Serve until a signal or the end of stdin; raises UserError when the address cannot be used."""
+def serve(host: Host, address: str, port: int, keys: Keys) -> None:
+    """Serve owners of `keys` until a signal or the end of stdin; UserError where the address cannot be used."""
     listener = listen(address, port)
     server = _Server(
         uvicorn.Config(
-            make_app(host),
+            make_app(host, keys),
             log_level="warning",
             lifespan="off",
             timeout_graceful_shutdown=GRACE_SECONDS,
@@ -155,7 +156,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         model = ModelConfig(model=args.model, adapter=args.adapter, device=args.device)
-        serve(load_host(model, args.dtype), args.host, args.port)
+        keys = load_keys(None)
+        if not keys and not is_loopback(args.host):
+            raise UserError(f"--host {args.host}: others could reach it without a key; set {KEY_ENV}.")
+        serve(load_host(model, args.dtype), args.host, args.port, keys)
     except UserError as error:
         print(f"talktune: {error}", file=sys.stderr)
         sys.exit(2)

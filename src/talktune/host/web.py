@@ -16,10 +16,13 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from talktune import __version__
 from talktune.errors import UserError
@@ -30,6 +33,7 @@ from talktune.host.lora import Lora, load_lora
 from talktune.host.replies import Choice, Chunk, Replies
 from talktune.host.request import ChatRequest, Prompt, parse_request, render
 from talktune.policy.load import Policy
+from talktune.serve.keys import Keys
 from talktune.serve.wire import BadRequest, read_json
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -70,8 +74,8 @@ class Host:
         self.loras[name] = load_lora(self.policy.model, name, path)
 
 
-def make_app(host: Host) -> Starlette:
-    """The application: OpenAI's chat completions and models, vLLM's adapters, health and version."""
+def make_app(host: Host, keys: Keys) -> Starlette:
+    """The application: OpenAI's chat completions and models, vLLM's adapters, health, version; for owners of keys."""
 
     async def chat(request: Request) -> Response:
         asked = parse_request(await _json(request))
@@ -130,8 +134,26 @@ def make_app(host: Host) -> Starlette:
             Route("/health", health),
             Route("/version", version),
         ],
+        middleware=[Middleware(_ForKeys, keys=keys)],
         exception_handlers={BadRequest: _bad_request, Unavailable: _unavailable, HTTPException: _http, 500: _broken},
     )
+
+
+class _ForKeys:
+    """Lets a request pass that has a key; without any, one of this machine that is no web page's."""
+
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer: ASGIApp = self._app
+        if scope["type"] == "http":
+            try:
+                self._keys.user(Headers(scope=scope))
+            except BadRequest as error:
+                answer = JSONResponse(error.body, error.status)
+        await answer(scope, receive, send)
 
 
 @dataclass

@@ -1,5 +1,9 @@
-"""`python -m talktune.live CONFIG`: the host that judges and learns; CONFIG is the whole tree as JSON."""
+"""`python -m talktune.live`: the host that judges and learns, as the server starts it.
 
+The first line of its stdin is JSON: `config`, the whole tree, and `key`, without which it answers nobody. Arguments
+and the environment of a process are no place for either: the tree may hold a database's password."""
+
+import json
 import logging
 import os
 import sys
@@ -8,6 +12,7 @@ import warnings
 from talktune.config import config_from_json
 from talktune.errors import UserError
 from talktune.live.roles import run_host
+from talktune.serve.keys import LOCAL_USER, Keys
 
 
 def main() -> None:
@@ -16,7 +21,8 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        run_host(config_from_json(sys.argv[1]))
+        said = json.loads(sys.stdin.buffer.readline())
+        run_host(config_from_json(said["config"]), Keys({said["key"]: LOCAL_USER}))
     except UserError as error:
         print(f"talktune: {error}", file=sys.stderr)
         sys.exit(2)

@@ -21,8 +21,9 @@ from talktune.live.learn import LiveLearner
 from talktune.live.worker import Worker
 from talktune.policy.turnstile import Role
 from talktune.policy.view import view_of
+from talktune.serve.keys import Keys
 from talktune.store.policies import Policies
-from talktune.store.store import Store
+from talktune.store.store import Store, shown
 from talktune.types import Sampled
 
 LOCAL_AT_ONCE = 4
@@ -31,8 +32,11 @@ ENDING_SECONDS = 5.0
 """How long a role may take to end; what it was at is done again by the next process."""
 
 
-def run_host(config: Config) -> None:
-    """The host of `talktune serve`: samples, and, if it may, judges and learns, each in a thread of its own."""
+def run_host(config: Config, keys: Keys) -> None:
+    """The host of `talktune serve`: samples, and, if it may, judges and learns, each in a thread of its own.
+
+    Whoever asks it needs one of `keys`.
+    """
     live, server = config.live or LiveConfig(), config.serve or ServeConfig()
     host = load_host(config.model)
     workers: list[Worker] = []
@@ -47,7 +51,7 @@ def run_host(config: Config) -> None:
     for worker in workers:
         worker.start()
     try:
-        serve(host, "127.0.0.1", 0)
+        serve(host, "127.0.0.1", 0, keys)
     finally:
         _end(host, workers)
         store.close()
@@ -63,7 +67,7 @@ def run_learner(config: Config, say: Callable[[str], None]) -> None:
     stopped = stop_on_signals()
     sampling.start()
     worker.start()
-    say(f"learning from {server.store}")
+    say(f"learning from {shown(server.store)}")
     stopped.wait()
     host.engine.stop()
     sampling.join(ENDING_SECONDS)
@@ -87,7 +91,7 @@ def run_judge(config: Config, say: Callable[[str], None]) -> None:
     worker = _judging(make_judge(config.judge), config, store, tell)
     stopped = stop_on_signals()
     worker.start()
-    say(f"judging {server.store}")
+    say(f"judging {shown(server.store)}")
     stopped.wait()
     worker.stop()
     worker.join(ENDING_SECONDS)

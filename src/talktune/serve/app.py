@@ -17,12 +17,13 @@ from starlette.routing import Route
 
 from talktune.conversations.records import conversation_to_dict
 from talktune.serve import anthropic, responses
-from talktune.serve.body import CLOSE, read_body
+from talktune.serve.body import CLOSE, expected, read_body
 from talktune.serve.chat import ChatAnswer, Receive, Scope, Send, Service
 from talktune.serve.engine import HostProcess
 from talktune.serve.form import ChatForm, Form
 from talktune.serve.forward import engine_body
-from talktune.serve.keys import Keys
+from talktune.serve.keys import LOCAL_USER, Keys
+from talktune.serve.limits import Limits
 from talktune.serve.openapi import DESCRIPTION
 from talktune.serve.request import ChatRequest, parse_request
 from talktune.serve.upstream import RETRY, EngineError
@@ -48,6 +49,8 @@ class Server:
         self.service = service
         self.keys = keys
         self.host = host
+        self.limits = Limits(service.config, keyed=bool(keys))
+        service.metrics.running.set_function(lambda: self.limits.running)
 
     async def chat(self, request: Request) -> Any:
         """POST /v1/chat/completions."""
@@ -89,9 +92,8 @@ class Server:
 
     async def count_tokens(self, request: Request) -> Response:
         """POST /v1/messages/count_tokens: how long a prompt is."""
-        service = self.service
-        self.keys.user(request.headers)
-        body = await read_body(request, service.config.max_body_mib << 20, BODY_SECONDS)
+        service, user = self.service, self.keys.user(request.headers)
+        body = await self._body(request, user, service.config.max_body_mib << 20)
 
         def understand() -> tuple[dict[str, Any], ChatRequest]:
             inner = anthropic.count_request(_object(body))
@@ -99,7 +101,7 @@ class Server:
 
         inner, asked = await asyncio.to_thread(understand) if len(body) > LARGE else understand()
         dialect = await service.upstream.dialect()
-        wanted = engine_body(asked, dialect, await service.models.named(asked.model), service.config)
+        wanted = engine_body(asked, dialect, await service.models.named(asked.model, user), service.config)
         counted = await service.upstream.count_tokens(wanted, dialect)
         if counted is None:
             return JSONResponse({"input_tokens": anthropic.estimate(inner), "estimated": True})
@@ -110,35 +112,36 @@ class Server:
     ) -> Any:
         """The answer to a request, whatever its dialect; `reads`: the store is asked to understand it."""
         service, user = self.service, self.keys.user(request.headers)
-        if service.running >= service.config.max_running:
-            raise BadRequest(
-                f"{service.running} requests are being answered; try again.", status=429, type="rate_limit_error"
-            )
-        service.running += 1
-        service.metrics.running.inc()
+        most = service.config.max_body_mib << 20
+        place = self.limits.take(user, expected(request, most))
         try:
-            body = await read_body(request, service.config.max_body_mib << 20, BODY_SECONDS)
+            body = await read_body(request, most, BODY_SECONDS)
+            self.limits.run(place, len(body))
             if reads or len(body) > LARGE:
                 form, asked = await asyncio.to_thread(understand, body, user)
             else:
                 form, asked = understand(body, user)
         except BaseException:
-            self._finished()
+            self.limits.leave(place)
             raise
-        return _Counted(ChatAnswer(service, user, asked, form), self._finished)
+        return _Counted(ChatAnswer(service, user, asked, form), lambda: self.limits.leave(place))
+
+    async def _body(self, request: Request, user: str, most: int) -> bytes:
+        """The body of a request that no engine answers, of `most` bytes."""
+        place = self.limits.take(user, expected(request, most))
+        try:
+            return await read_body(request, most, BODY_SECONDS)
+        finally:
+            self.limits.leave(place)
 
     def _answers(self, user: str, ids: set[str]) -> dict[str, Answered]:
         """The user's earlier answers that may be referred to."""
         return answers(self.service.store, user, [id for id in ids if responses.may_be_named(id)])
 
-    def _finished(self) -> None:
-        self.service.running -= 1
-        self.service.metrics.running.dec()
-
     async def models(self, request: Request) -> Response:
         """GET /v1/models, and one of them. The first is the one to name: the live policy answers under it."""
-        self.keys.user(request.headers)
-        found = await self.service.models.listed()
+        user = self.keys.user(request.headers)
+        found = await self.service.models.listed(user)
         if "anthropic-version" in request.headers:
             found = [anthropic.model(one) for one in found]
         name = request.path_params.get("model")
@@ -150,12 +153,12 @@ class Server:
         for model in found:
             if model["id"] == name:
                 return JSONResponse(model)
-        raise self.service.models.unknown(name)
+        raise await self.service.models.unknown(name, user)
 
     async def feedback(self, request: Request) -> Response:
         """POST /v1/feedback: a person's own word on an answer."""
         user = self.keys.user(request.headers)
-        body = Fields(_object(await read_body(request, SMALL_BODY, BODY_SECONDS)))
+        body = Fields(_object(await self._body(request, user, SMALL_BODY)))
         id = body.get("completion_id", str) or body.get("id", str)
         if not id:
             raise BadRequest(
@@ -208,18 +211,30 @@ class Server:
             return _lines(lines, {})
         return JSONResponse({"object": "conversation", "id": id, "lines": lines})
 
-    async def health(self, _request: Request) -> Response:
-        """GET /health: 200 while everything runs, 503 naming what does not."""
+    async def health(self, request: Request) -> Response:
+        """GET /health: 200 while everything runs, 503 naming what does not; why, only whoever runs the server hears."""
         healthy = await self.service.upstream.healthy()
         engine = {"state": "ok" if healthy else "unreachable"}
         if self.host is not None:
             engine = {"state": self.host.state if self.host.state != "ready" or healthy else "unreachable"}
             engine |= {"starts": str(self.host.starts)}
-        body = {"status": "ok" if healthy else "degraded", "engine": engine, "running": self.service.running}
-        body["roles"] = dict(self.service.upstream.roles)
-        if self.service.versions.trouble:
+        status = "ok" if healthy else "degraded"
+        body: dict[str, Any] = {"status": status, "engine": engine, "running": self.limits.running}
+        reasons = self._runs_this(request)  # they name users and files
+        body["roles"] = {
+            name: {key: value for key, value in state.items() if reasons or key == "state"}
+            for name, state in self.service.upstream.roles.items()
+        }
+        if self.service.versions.trouble and reasons:
             body["version"] = self.service.versions.trouble
         return JSONResponse(body, 200 if healthy else 503)
+
+    def _runs_this(self, request: Request) -> bool:
+        """Whether whoever asks has the server's own key, or everybody on this machine is one user."""
+        try:
+            return self.keys.user(request.headers) == LOCAL_USER
+        except BadRequest:
+            return False
 
     async def alive(self, _request: Request) -> Response:
         """GET /healthz: the server itself answers."""

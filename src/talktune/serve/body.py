@@ -10,6 +10,12 @@ CLOSE = {"Connection": "close"}
 """With an answer to a body that was not read to its end."""
 
 
+def expected(request: Request, most: int) -> int:
+    """How many bytes a body may turn out to have."""
+    length = request.headers.get("content-length", "")
+    return min(int(length), most) if length.isdecimal() else most if "transfer-encoding" in request.headers else 0
+
+
 async def read_body(request: Request, most: int, seconds: float) -> bytes:
     """The whole body; raises BadRequest (413 too long, 408 too slow), ClientDisconnect when the client leaves."""
     length = request.headers.get("content-length", "0")

@@ -51,7 +51,6 @@ class Service:
     versions: Versions
     models: Models
     readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "store-reader"))
-    running: int = 0
 
 
 class ChatAnswer:
@@ -105,7 +104,7 @@ class ChatAnswer:
     async def _exchange_with_engine(self, send: Send) -> None:
         service, asked = self._service, self._asked
         dialect = await service.upstream.dialect()
-        model = await service.models.named(asked.model)
+        model = await service.models.named(asked.model, self._user)
         body = engine_body(asked, dialect, model, service.config)
         body, number = await self._with_version(body, dialect)
         temperature = float(body.get("temperature") or 0.0)

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 from talktune.errors import UserError
 
@@ -21,11 +22,17 @@ YOUNG = 60.0
 class HostProcess:
     """A host (`talktune.host`, or one that also judges and learns). It ends with the server: its stdin closes."""
 
-    def __init__(self, arguments: Sequence[str], moved: Callable[[str | None], None], grace: float) -> None:
-        """`arguments` are Python's. `moved` is told each new address, and None when there is none."""
+    def __init__(
+        self, arguments: Sequence[str], first_line: Mapping[str, Any], moved: Callable[[str | None], None], grace: float
+    ) -> None:
+        """`arguments` are Python's, `first_line` is what it reads as JSON: others see the arguments of a process.
+
+        `moved` is told each new address, and None when there is none.
+        """
         self.state: Literal["starting", "ready", "restarting"] = "starting"
         self.starts = 0
         self._arguments = [sys.executable, *arguments]
+        self._first_line = json.dumps(first_line).encode() + b"\n"
         self._moved = moved
         self._grace = grace
         self._process: asyncio.subprocess.Process | None = None
@@ -69,7 +76,11 @@ class HostProcess:
             start_new_session=True,  # Ctrl-C is the server's to handle
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )
+        assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self._process.stdin.write(self._first_line)
+        with contextlib.suppress(ConnectionError):  # it died already: its end says so
+            await self._process.stdin.drain()
         while line := await self._process.stdout.readline():
             word, _, address = line.decode(errors="replace").strip().partition(" ")
             if word == "ready":

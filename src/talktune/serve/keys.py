@@ -30,6 +30,7 @@ class Keys:
 
     def user(self, headers: Mapping[str, str]) -> str:
         """The user of a request's key; raises BadRequest (401, or 403 for a web page's own request)."""
+        _refuse_forms(headers)
         if not self._users:
             _refuse_strangers(headers, self._origins)
             return LOCAL_USER
@@ -93,6 +94,16 @@ def _refuse_strangers(headers: Mapping[str, str], origins: Collection[str]) -> N
         raise _forbidden(
             f"Web pages of {origin[:200]} may not talk to this server: start it with --allow-origin {origin[:200]}."
         )
+
+
+def _refuse_forms(headers: Mapping[str, str]) -> None:
+    """A page may send any server text, a form or a blob without being asked by the browser whether it may, JSON not."""
+    if "origin" not in headers or (headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers):
+        return
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        message = f"A web page must send its body as application/json, not as {kind[:100] or 'nothing'}."
+        raise BadRequest(message, status=415)
 
 
 def _is_here(url: str) -> bool:

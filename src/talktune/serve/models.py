@@ -6,6 +6,7 @@ from typing import Any
 
 from talktune.serve.exchange import VERSION
 from talktune.serve.upstream import EngineError, Upstream
+from talktune.serve.versions import Versions
 from talktune.serve.wire import BadRequest
 
 FRESH_SECONDS = 30.0
@@ -16,33 +17,40 @@ MOST_SHOWN = 20
 class Models:
     """What the engine has, as it was seen last."""
 
-    def __init__(self, upstream: Upstream, *, strict: bool) -> None:
+    def __init__(self, upstream: Upstream, versions: Versions, *, strict: bool) -> None:
         self._upstream = upstream
+        self._versions = versions
         self._strict = strict
         self._names: list[str] = []
         self._seen = float("-inf")
 
-    async def listed(self) -> list[dict[str, Any]]:
-        """The engine's models, first the one that a client should name; raises EngineError."""
+    async def listed(self, user: str) -> list[dict[str, Any]]:
+        """The engine's models that exist for a user, first the one that a client should name; raises EngineError."""
         found = [dict(one) for one in (await self._upstream.models())["data"] if isinstance(one, Mapping)]
         found = [one for one in found if isinstance(one.get("id"), str)]
         found.sort(key=lambda one: VERSION.search(one["id"]) is not None)  # stable: versions come last
         self._names, self._seen = [one["id"] for one in found], time.monotonic()
-        return found
+        known = await self._versions.known(user, self._names)
+        # `root` is where the engine has it from: a path of this machine.
+        return [{name: value for name, value in one.items() if name != "root"} for one in found if one["id"] in known]
 
-    async def named(self, name: str | None) -> str | None:
+    async def named(self, name: str | None, user: str) -> str | None:
         """The engine's model for the name that a client gave: itself where the engine has it, else the first.
 
         Raises BadRequest (404) for a version that is not there, and for any unknown name where names are strict.
         """
-        if name is None or self._upstream.has(name):
-            return name
+        if name is None:
+            return None
         version = VERSION.search(name) is not None
+        if version and not await self._versions.known(user, [name]):
+            raise await self.unknown(name, user)
+        if self._upstream.has(name):
+            return name
         if name in self._names and not version:
             return name
         if version or time.monotonic() - self._seen > FRESH_SECONDS:
             try:
-                await self.listed()
+                await self.listed(user)
             except EngineError:
                 if self._strict:
                     raise
@@ -50,12 +58,13 @@ class Models:
         if name in self._names:
             return name
         if version or self._strict:
-            raise self.unknown(name)
+            raise await self.unknown(name, user)
         return self._names[0] if self._names else name
 
-    def unknown(self, name: str) -> BadRequest:
+    async def unknown(self, name: str, user: str) -> BadRequest:
         """The refusal of a name, with those that work."""
-        shown = ", ".join(self._names[:MOST_SHOWN]) or "none is known yet"
+        known = await self._versions.known(user, self._names)
+        shown = ", ".join([one for one in self._names if one in known][:MOST_SHOWN]) or "none is known yet"
         return BadRequest(
             f"The model {name[:200]} does not exist; there are: {shown}.",
             status=404,

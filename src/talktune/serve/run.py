@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import time
@@ -33,11 +34,17 @@ TIDY_SECONDS = 30.0
 
 
 def serve(
-    config: ServeConfig, host_arguments: Sequence[str], say: Callable[[str], None], *, per_user: bool = False
+    config: ServeConfig,
+    host_arguments: Sequence[str],
+    host_config: str,
+    say: Callable[[str], None],
+    *,
+    per_user: bool = False,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; UserError for what cannot work. `say` gets a line when it serves.
 
-    `host_arguments` are Python's, for a host of its own; `per_user` gives every user a lineage of versions.
+    `host_arguments` are Python's, for a host of its own, which reads `host_config`; `per_user` gives every user a
+    lineage of versions.
     """
     keys = load_keys(config.keys, config.allow_origin)
     if not keys and {"*", "null"} & set(config.allow_origin):
@@ -52,7 +59,7 @@ def serve(
     store = Store(config.store)
     writer = Writer(store)
     try:
-        uvloop.run(_serve(config, host_arguments, keys, store, writer, listener, say, per_user))
+        uvloop.run(_serve(config, host_arguments, host_config, keys, store, writer, listener, say, per_user))
     finally:
         listener.close()
         writer.close()
@@ -62,6 +69,7 @@ def serve(
 async def _serve(
     config: ServeConfig,
     host_arguments: Sequence[str],
+    host_config: str,
     keys: Keys,
     store: Store,
     writer: Writer,
@@ -69,12 +77,15 @@ async def _serve(
     say: Callable[[str], None],
     per_user: bool,
 ) -> None:
-    upstream = Upstream(config.upstream, os.environ.get(config.upstream_key_env))
     host = None
     if config.upstream is None:
-        host = HostProcess(host_arguments, upstream.move, config.grace)
+        key = secrets.token_urlsafe(32)
+        upstream = Upstream(None, key)
+        host = HostProcess(host_arguments, {"key": key, "config": host_config}, upstream.move, config.grace)
+    else:
+        upstream = Upstream(config.upstream, os.environ.get(config.upstream_key_env))
     versions = Versions(Policies(store), upstream, per_user=per_user)
-    models = Models(upstream, strict=config.strict_models)
+    models = Models(upstream, versions, strict=config.strict_models)
     service = Service(config, store, writer, upstream, Metrics(), versions, models)
     tidying = None
     try:

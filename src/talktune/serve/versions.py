@@ -7,10 +7,11 @@ goes on serving: a swap never costs an answer.
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from talktune.serve.dialects import Dialect
+from talktune.serve.exchange import VERSION
 from talktune.serve.upstream import EngineError, Upstream
 from talktune.serve.wire import BadRequest
 from talktune.store.policies import EVERYBODY, Policies, Version
@@ -52,6 +53,14 @@ class Versions:
                 await self._load(lineage, live, dialect)
         now = self._serving.get(lineage)
         return now if now is None or self._upstream.has(now.name) else None
+
+    async def known(self, user: str, models: Collection[str]) -> set[str]:
+        """Those of these model names that exist for a user: with an adapter for each, versions of others do not."""
+        names = {name for name in models if VERSION.search(name)}
+        if not names or not self._per_user:
+            return set(models)
+        mine = await asyncio.to_thread(lambda: [*self._policies.versions(user), *self._policies.versions(EVERYBODY)])
+        return set(models) - names.difference(one.name for one in mine)
 
     async def _live(self, lineage: str) -> Version | None:
         at, version = self._looked.get(lineage, (float("-inf"), None))

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from sqlalchemy import (
     event,
     func,
     insert,
+    make_url,
     or_,
     select,
     update,
@@ -54,10 +57,9 @@ class Store:
         url = str(where) if "://" in str(where) else f"sqlite:///{where}"
         if url.startswith(("postgresql://", "postgres://")):  # SQLAlchemy would ask for the driver's predecessor
             url = "postgresql+psycopg://" + url.split("://", 1)[1]
-        shown = str(where) if "@" not in url else url.split("://")[0] + "://…"  # a URL may hold a password
         try:
-            if url.startswith("sqlite:///"):
-                Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            if url.startswith("sqlite:///") and (name := make_url(url).database) not in (None, "", ":memory:"):
+                _make_private(Path(name))
             self.engine: Engine = create_engine(url)
             self._reading = self.engine.execution_options(talktune_reads=True)
             self._conversation, self._text, self._sent = _upserts(self.engine.dialect.name)
@@ -68,7 +70,9 @@ class Store:
                 schema.migrate(connection)
         except (DatabaseError, OSError, ModuleNotFoundError) as error:
             reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-            raise UserError(f"The store {shown} cannot be opened ({reason}); name a file or a database URL.") from error
+            raise UserError(
+                f"The store {shown(where)} cannot be opened ({reason}); name a file or a database URL."
+            ) from error
 
     def close(self) -> None:
         """Close every connection."""
@@ -461,3 +465,17 @@ def _stored_turn(row: Any, votes: tuple[Vote, ...], sent: Mapping[bytes, Message
 
 def _keys(hashes: bytes) -> list[bytes]:
     return [hashes[at : at + SENT_BYTES] for at in range(0, len(hashes), SENT_BYTES)]
+
+
+def shown(where: str | Path) -> str:
+    """A store as it may be printed: a URL may hold a password."""
+    return str(where) if "@" not in str(where) else str(where).split("://")[0] + "://…"
+
+
+def _make_private(path: Path) -> None:
+    """A SQLite file that nobody but its owner reads; SQLite gives its journals the same mode."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+    for one in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+        with suppress(OSError):  # it is not there, or somebody else's who lets us write
+            one.chmod(0o600)
