@@ -156,6 +156,49 @@ def test_a_tool_that_must_be_called_is_called(client: openai.OpenAI) -> None:
     assert streamed.id != call.id
 
 
+def test_an_answer_keeps_to_the_form_that_is_asked_for(client: openai.OpenAI, adapter: Path) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"mood": {"enum": ["good", "bad"]}, "count": {"type": "integer", "minimum": 0, "maximum": 99}},
+        "required": ["mood", "count"],
+        "additionalProperties": False,
+    }
+    form: Any = {"type": "json_schema", "json_schema": {"name": "mood", "schema": schema, "strict": True}}
+    for name in (base_of(client), adapter.name):
+        asked: Any = {"model": name, "messages": HI, "max_tokens": 60, "temperature": 1.5, "n": 3, "seed": 4}
+        asked["response_format"] = form
+        whole = client.chat.completions.create(**asked).choices
+        said = ["", "", ""]
+        ends: dict[int, str] = {}
+        for chunk in client.chat.completions.create(**asked, stream=True):
+            for choice in chunk.choices:
+                said[choice.index] += choice.delta.content or ""
+                ends |= {choice.index: choice.finish_reason} if choice.finish_reason else {}
+        assert said == [choice.message.content for choice in whole]
+        assert [ends[i] for i in range(3)] == [choice.finish_reason for choice in whole] == ["stop"] * 3
+        for text in said:
+            found = json.loads(text)
+            assert set(found) == {"mood", "count"}
+            assert found["mood"] in ("good", "bad")
+            assert found["count"] in range(100)
+    cut = client.chat.completions.create(**asked | {"max_tokens": 3, "response_format": {"type": "json_object"}})
+    assert {choice.finish_reason for choice in cut.choices} <= {"length", "stop"}  # `{}` is an object, too
+    assert all((choice.message.content or "").startswith("{") for choice in cut.choices)
+    bad: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
+    with pytest.raises(openai.BadRequestError, match="cannot be followed"):
+        client.chat.completions.create(**asked | {"response_format": bad})
+
+
+def test_one_of_several_tools_is_called_where_one_must_be(client: openai.OpenAI) -> None:
+    tools: Any = [TOOL, {**TOOL, "function": {"name": "g"}}]
+    asked: Any = {"model": base_of(client), "messages": HI, "n": 8, "seed": 2, "max_tokens": 30, "temperature": 1.5}
+    choices = client.chat.completions.create(**asked, tools=tools, tool_choice="required").choices
+    called = [call for choice in choices for call in choice.message.tool_calls or ()]
+    assert {call.function.name for call in called} == {"f", "g"}
+    for choice in choices:  # the others are cut off within their arguments
+        assert (choice.finish_reason, bool(choice.message.tool_calls)) in (("tool_calls", True), ("length", False))
+
+
 def test_adapters_come_and_go_by_name(client: openai.OpenAI, running: str, adapter: Path) -> None:
     names = [card.id for card in client.models.list().data]
     assert names[1:] == [adapter.name]

@@ -125,7 +125,8 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
-FIELDS = ["messages", "tools", "tool_choice", "stop", "stream_options", "n", "seed", "temperature", "model", "logprobs"]
+FIELDS = ["messages", "tools", "tool_choice", "stop", "stream_options", "n", "seed", "temperature", "model", "logprobs",
+          "response_format"]  # fmt: skip
 
 
 @given(JSON | st.dictionaries(st.sampled_from(FIELDS), JSON).map(lambda body: HI | body))
@@ -176,6 +177,33 @@ def test_a_tool_that_must_be_called_is_begun_in_the_prompt(tiny_model: Path, nam
         assert own.decode(render(own, asked).ids).endswith(begun)
 
 
+@pytest.mark.parametrize(
+    ("name", "begun", "arguments"), [("qwen3", "<tool_call>\n", "arguments"), ("llama3_1", "", "parameters")]
+)
+def test_one_of_several_tools_that_must_be_called_has_the_form_of_a_call(name: str, begun: str, arguments: str) -> None:
+    own = tokenizer(name)
+    offer = {"tools": [TOOL, {"type": "function", "function": {"name": "g"}}]}
+    plain, prompt = (render(own, parse_request(HI | offer | more)) for more in ({}, {"tool_choice": "required"}))
+    assert own.decode(prompt.ids) == own.decode(plain.ids) + begun
+    assert prompt.calling == bool(begun)
+    assert prompt.schema is not None
+    assert prompt.schema["properties"] == {"name": {"enum": ["get_weather", "g"]}, arguments: {"type": "object"}}
+    assert (plain.calling, plain.schema) == (False, None)
+
+
+def test_a_form_is_read_and_leaves_no_place_to_think(tiny_model: Path) -> None:
+    own = AutoTokenizer.from_pretrained(tiny_model)
+    own.chat_template = str(own.chat_template).replace("assistant\n", "assistant\n<think>\n")
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    for form, expected in (
+        ({"type": "json_object"}, {"type": "object"}),
+        ({"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}, schema),
+    ):
+        prompt = render(own, parse_request(HI | {"response_format": form, "tools": [TOOL], "tool_choice": "none"}))
+        assert (prompt.schema, prompt.thinking) == (expected, False)
+        assert own.decode(prompt.ids).endswith("<think>\n\n</think>\n\n")
+
+
 def test_an_opened_thinking_block_is_seen(tiny_model: Path) -> None:
     own = AutoTokenizer.from_pretrained(tiny_model)
     assert not render(own, parse_request(HI)).thinking
@@ -190,6 +218,9 @@ def test_messages_that_the_template_refuses_are_a_bad_request(tiny_model: Path) 
         render(own, parse_request(HI))
 
 
+BEGUN = [*HI["messages"], {"role": "assistant", "content": "{"}]
+
+
 @pytest.mark.parametrize(
     ("change", "param"),
     [
@@ -202,7 +233,14 @@ def test_messages_that_the_template_refuses_are_a_bad_request(tiny_model: Path) 
         ({"guided_json": {}}, "guided_json"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"modalities": ["text", "audio"]}, "modalities"),
-        ({"tools": [TOOL, {"type": "function", "function": {"name": "g"}}], "tool_choice": "required"}, "tool_choice"),
+        ({"response_format": {"type": "json_object"}, "tools": [TOOL]}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": True}}}, "response_format"),
+        ({"response_format": {"type": "grammar"}}, "response_format"),
+        ({"response_format": "json_schema"}, "response_format"),
+        ({"response_format": 3}, "response_format"),
+        ({"response_format": {"type": "json_object"}, "messages": BEGUN}, "response_format"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]}, "messages"),

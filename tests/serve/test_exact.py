@@ -1,7 +1,9 @@
 """What is in the store is what was sampled, by both kinds of engine."""
 
+import json
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 import torch
@@ -57,6 +59,53 @@ def test_host(before_host: Any, policy: Policy, temperature: float, stream: bool
         assert policy.tokenizer.decode(sampled.answer_ids, skip_special_tokens=True) == text
         error = (teacher_forced(policy, sampled) - torch.tensor(sampled.logprobs)).abs().max()
         assert error < 1e-4
+
+
+FORM = {
+    "type": "object",
+    "properties": {"dry": {"type": "boolean"}},
+    "required": ["dry"],
+    "additionalProperties": False,
+}
+NAMED = {"name": "n", "schema": FORM}
+ASKED = "Is rain dry?"
+QUESTION = [{"role": "user", "content": ASKED}]
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        (
+            "chat/completions",
+            {"messages": QUESTION, "response_format": {"type": "json_schema", "json_schema": NAMED}},
+        ),
+        ("responses", {"input": ASKED, "text": {"format": {"type": "json_schema", **NAMED}}}),
+        (
+            "messages",
+            {
+                "messages": QUESTION,
+                "output_config": {"format": {"type": "json_schema", "schema": FORM}},
+                "max_tokens": 50,
+            },
+        ),
+    ],
+)
+def test_a_form_is_kept_in_every_dialect_and_its_logprobs_are_not(
+    before_host: Any, route: str, body: dict[str, Any]
+) -> None:
+    """They are those of the whole distribution, which did not sample."""
+    sent = body | {"model": "m", "session_id": f"form in {route}"}
+    reply = httpx2.post(f"{before_host.url}/v1/{route}", json=sent, timeout=300)
+    assert reply.status_code == 200, reply.text
+    store = Store(before_host.store)
+    (conversation,) = store.show(store.list_conversations(limit=1)[0].id)
+    store.close()
+    said = conversation.messages[-1].content
+    assert said in ('{"dry": true}', '{"dry": false}')
+    assert json.dumps(said) in reply.text
+    sampled = conversation.sampled[1]
+    assert len(sampled.answer_ids) > 3
+    assert sampled.logprobs is None
 
 
 @pytest.mark.parametrize("stream", [True, False])

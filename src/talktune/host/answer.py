@@ -62,10 +62,12 @@ class AnswerParser:
     """True when the prompt has already opened the reasoning."""
     forced: str | None = None
     """The tool that the prompt has already begun to call, up to the `{` of its arguments: the answer goes on."""
+    calling: bool = False
+    """True when the prompt has already opened a call of any tool."""
     stopped: str | None = None
     """The stop string that ended the answer."""
     complete: bool = False
-    """True when a forced call has all its arguments, so that nothing more is needed."""
+    """True when a call that the prompt began has all its arguments, so that nothing more is needed."""
     calls: int = 0
     _held: str = ""
     _space: str = ""
@@ -78,6 +80,8 @@ class AnswerParser:
     def __post_init__(self) -> None:
         if self.forced is not None:
             self._mode, self._held = "call", "{"
+        elif self.calling:
+            self._mode = "call"
         elif self.thinking:
             self._mode, self._marked = "reasoning", True
 
@@ -164,13 +168,13 @@ class AnswerParser:
         return [Delta(kind, body)]
 
     def _call(self) -> list[Delta]:
-        if self.forced is not None:
+        if self.forced is not None or self.calling:
             end = _json_end(self._held)
             if end is None:
                 return []
             self.complete = True
             text, self._held, self._mode = self._held[:end], "", "content"
-            return [self._made(self.forced, text)]
+            return self._calls(text, closed=True) if self.forced is None else [self._made(self.forced, text)]
         at = self._held.find(END_CALL)
         if at < 0:
             return []

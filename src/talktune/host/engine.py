@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from talktune.host.cache import SlotCache
+from talktune.host.grammar import BrokenForm, steer
 from talktune.host.job import Finish, Job, Row, Token
 from talktune.host.lora import Lora, LoraRows
 from talktune.host.slots import Slots
@@ -187,7 +188,7 @@ class Engine:
             return
         temperatures = torch.tensor([row.job.sample.temperature or 1.0 for row in rows], device=self.device)
         scores = torch.log_softmax(logits[: len(rows)].float() / temperatures[:, None], dim=-1)
-        chosen = self._choose(rows, scores)
+        chosen = self._choose(rows, steer(scores, [row.guide for row in rows]))
         self.sampled += len(rows)
         logprobs = scores.gather(1, chosen[:, None]).squeeze(1).tolist()
         for i, (row, token, logprob) in enumerate(zip(rows, chosen.tolist(), logprobs, strict=True)):
@@ -199,7 +200,7 @@ class Engine:
             length = len(row.ids) - len(row.job.prompt_ids)
             enough = length >= row.job.sample.max_new_tokens or len(row.ids) >= self.context
             finish: Finish | None = "stop" if token in row.job.end_ids else "length" if enough else None
-            if self._tell(row.job, Token(row.choice, token, logprob, top, finish)) or finish:
+            if self._tell(row, Token(row.choice, token, logprob, top, finish)) or finish:
                 self.slots.retire(row)
 
     def _choose(self, rows: Sequence[Row], scores: Tensor) -> Tensor:
@@ -214,14 +215,20 @@ class Engine:
             chosen[indices] = choose(scores[indices], rows[indices[0]].job.sample, draws[indices])
         return chosen
 
-    def _tell(self, job: Job, token: Token) -> bool:
+    def _tell(self, row: Row, token: Token) -> bool:
+        job = row.job
         try:
+            if row.guide is not None:
+                row.guide.take(token.id)
             return job.cancelled or job.on_token(token)
+        except BrokenForm as error:
+            reason = f"the response_format became too complex on the way ({error}); make its schema simpler."
         except Exception:
             log.exception("a listener failed")
-            job.cancelled = True
-            self._fail([job], "the answer could not be read; send the request again.")
-            return True
+            reason = "the answer could not be read; send the request again."
+        job.cancelled = True
+        self._fail([job], reason)
+        return True
 
     def _fail_all(self, reason: str) -> None:
         jobs = list(dict.fromkeys(row.job for row in [*self.slots.rows, *self.waiting]))

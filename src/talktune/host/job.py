@@ -1,11 +1,12 @@
 """What the engine is asked for and what it tells: a job, its rows, their tokens."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from talktune.config import SampleConfig
+from talktune.host.grammar import Guide
 from talktune.host.lora import Lora
 from talktune.policy.turnstile import Role
 
@@ -39,6 +40,8 @@ class Job:
     seed: int | None = None
     lora: Lora | None = None
     top: int = 0
+    guides: Sequence[Guide] = ()
+    """One for each copy where the answers must have a form."""
     role: Role = Role.ANSWERS
     """For whom it is sampled: how urgent it is beside others who compute."""
     cancelled: bool = False
@@ -56,6 +59,11 @@ class Row:
     draws: random.Random
     cached: int = 0
     """How many of `ids` have their keys and values in the row's slot."""
+
+    @property
+    def guide(self) -> Guide | None:
+        """Says which tokens may come next, where the answer must have a form."""
+        return self.job.guides[self.choice] if self.job.guides else None
 
     @property
     def left(self) -> int:

@@ -46,7 +46,7 @@ class Choice:
         if done:
             deltas += self.parser.feed(self.text.close())
             deltas += self.parser.close()
-            if self.parser.stopped is not None:
+            if self.parser.stopped is not None or self.parser.complete:
                 done = "stop"
             if done == "stop" and self.parser.calls and not self.named:
                 done = "tool_calls"

@@ -66,6 +66,10 @@ class ChatRequest:
     """The tool that must be called; its call is begun in the prompt."""
     named_tool: bool
     """True when the client named that tool."""
+    any_tool: bool
+    """True when one of several tools must be called."""
+    schema: Mapping[str, Any] | None
+    """The JSON schema of the answer, where it must have one."""
     model: str | None
     sample: SampleConfig
     """`max_new_tokens` as asked for; 0 when the request sets no limit."""
@@ -95,8 +99,12 @@ def parse_request(raw: object) -> ChatRequest:
     tools = _tools(body)
     choice = body.raw.get("tool_choice")
     forced = _forced(choice, tools)
-    if forced is not None and begun is not None:
+    if choice not in (None, "none", "auto") and begun is not None:
         raise BadRequest("An answer that is continued cannot be made to call a tool.", param="tool_choice")
+    schema = _schema(body.raw.get("response_format"))
+    if schema is not None and (begun is not None or (tools and choice != "none")):
+        beside = "tools" if begun is None else "an answer that is continued"
+        raise BadRequest(f"A response_format cannot be kept beside {beside}; leave one out.", param="response_format")
     options = body.get("stream_options", dict) or {}
     limit = body.number("max_completion_tokens", int, 1, None)
     limit = limit if limit is not None else body.number("max_tokens", int, 1, None)
@@ -110,6 +118,8 @@ def parse_request(raw: object) -> ChatRequest:
         tools=() if choice == "none" else tools,
         forced_tool=forced,
         named_tool=isinstance(choice, dict),
+        any_tool=choice == "required" and forced is None,
+        schema=schema,
         model=body.get("model", str),
         sample=SampleConfig(
             temperature=1.0 if temperature is None else temperature,
@@ -136,14 +146,18 @@ class Prompt:
     ids: tuple[int, ...]
     thinking: bool
     """True when it ends inside an open `<think>`."""
+    calling: bool = False
+    """True when it ends inside an open `<tool_call>`, of any tool."""
+    schema: Mapping[str, Any] | None = None
+    """The JSON schema of what is to come, where it must have one."""
 
 
 def render(tokenizer: PreTrainedTokenizerBase, request: ChatRequest) -> Prompt:
     """The prompt's ids through the chat template; raises BadRequest when the template refuses the messages.
 
     A template that knows no tools gets them, and earlier calls, as text in Hermes' form. A tool that `tool_choice`
-    names is already begun in the prompt, so that the model can only write its arguments; an answer that is to be
-    continued stands there without its end.
+    names is already begun in the prompt, so that the model can only write its arguments; one that it leaves open must
+    have the form of a call; an answer that is to be continued stands there without its end.
     """
     template = str(tokenizer.chat_template)
     messages: Sequence[Message] = request.messages
@@ -158,12 +172,19 @@ def render(tokenizer: PreTrainedTokenizerBase, request: ChatRequest) -> Prompt:
     if request.begun is not None:
         said = request.begun.content
         return Prompt(tuple(ids), said.rfind("<think>") > said.rfind("</think>"))
+    bare = "tools" in template and "<tool_call>" not in template
+    if request.any_tool:
+        ids += [] if bare else encode_text(tokenizer, "<tool_call>\n")
+        return Prompt(tuple(ids), False, not bare, _any_call(request.tool_names, "parameters" if bare else "arguments"))
     if request.forced_tool is not None:
-        bare = "tools" in template and "<tool_call>" not in template
         call = f'{{"name": {json.dumps(request.forced_tool)}, "{"parameters" if bare else "arguments"}": {{'
         ids += encode_text(tokenizer, call if bare else f"<tool_call>\n{call}")
     ending = str(tokenizer.decode(ids[-8:], skip_special_tokens=False)).rstrip()
-    return Prompt(tuple(ids), ending.endswith("<think>"))
+    thinking = ending.endswith("<think>")
+    if thinking and request.schema is not None:  # the form leaves no place for it
+        ids += encode_text(tokenizer, "\n</think>\n\n")
+        thinking = False
+    return Prompt(tuple(ids), thinking, schema=request.schema)
 
 
 def _refuse_unable(body: Fields) -> None:
@@ -171,14 +192,33 @@ def _refuse_unable(body: Fields) -> None:
         value = body.raw.get(name)
         if value is not None and not any((value == one and type(value) is not bool) or value is one for one in neutral):
             raise BadRequest(f"{name} is not supported by talktune's own engine; leave it out.", param=name)
-    form: Any = body.raw.get("response_format")
+
+
+def _schema(form: Any) -> Mapping[str, Any] | None:
+    """The JSON schema that a `response_format` asks for."""
     kind = form.get("type", "text") if isinstance(form, dict) else form
-    if kind not in (None, "text"):
-        shown = f" {kind!r}"[:60] if isinstance(kind, str) else ""
+    if kind in (None, "text"):
+        return None
+    schema: Any = {"type": "object"} if kind == "json_object" else None
+    if kind == "json_schema" and isinstance(form, dict):
+        named: Any = form.get("json_schema")
+        schema = named.get("schema") if isinstance(named, dict) else None
+    if not isinstance(schema, dict):
         raise BadRequest(
-            f"The response_format{shown} is not supported by talktune's own engine; ask for the form in the prompt.",
+            "response_format must be of the type text, json_object, or json_schema with an object json_schema.schema.",
             param="response_format",
         )
+    return cast(Mapping[str, Any], schema)
+
+
+def _any_call(names: Sequence[str], arguments: str) -> Mapping[str, Any]:
+    """The JSON schema of a call of one of these tools. Its arguments are any object, as in every other call."""
+    return {
+        "type": "object",
+        "properties": {"name": {"enum": [*names]}, arguments: {"type": "object"}},
+        "required": ["name", arguments],
+        "additionalProperties": False,
+    }
 
 
 def _messages(body: Fields) -> tuple[tuple[Message, ...], Message | None]:
@@ -234,12 +274,9 @@ def _forced(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:
         return None
     names = [tool["function"]["name"] for tool in tools]
     if choice == "required":
-        if len(names) == 1:
-            return names[0]
-        raise BadRequest(
-            f"tool_choice required works with one tool, and there are {len(names)}: name one of them, or use auto.",
-            param="tool_choice",
-        )
+        if not names:
+            raise BadRequest("tool_choice is required, and there are no tools.", param="tool_choice")
+        return names[0] if len(names) == 1 else None
     name = choice.get("function", {}).get("name") if isinstance(choice, dict) else None
     if name not in names:
         raise BadRequest("tool_choice must be none, auto, required or name one of the tools.", param="tool_choice")

@@ -9,8 +9,9 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from talktune import __version__
 from talktune.errors import UserError
 from talktune.host.answer import AnswerParser, TextStream
 from talktune.host.engine import Engine
+from talktune.host.grammar import Grammars, Guide
 from talktune.host.job import Job, Token
 from talktune.host.lora import Lora, load_lora
 from talktune.host.replies import Choice, Chunk, Replies
@@ -55,6 +57,11 @@ class Host:
     """What else works in this process, for /health."""
     started: int = field(default_factory=lambda: int(time.time()))
 
+    @cached_property
+    def grammars(self) -> Grammars:
+        """For answers that must have a form."""
+        return Grammars(self.policy.tokenizer, self.end_ids)
+
     def lora(self, model: str | None) -> Lora | None:
         """The adapter of that name, None for the base model; raises BadRequest (404) for another name."""
         if model is None or model == self.policy.name:
@@ -81,7 +88,10 @@ def make_app(host: Host, keys: Keys) -> Starlette:
         asked = parse_request(await _json(request))
         lora = host.lora(asked.model)
         prompt = await run_in_threadpool(render, host.policy.tokenizer, asked)
-        return await _answer(host, request, asked, prompt, lora)
+        guides: Sequence[Guide] = ()
+        if prompt.schema is not None:
+            guides = await run_in_threadpool(host.grammars.guides, prompt.schema, asked.copies)
+        return await _answer(host, request, asked, prompt, lora, guides)
 
     async def tokenize(request: Request) -> Response:
         asked = parse_request(await _json(request))
@@ -179,7 +189,7 @@ class _Running:
                 engine.cancel(self.job)
 
 
-def _start(host: Host, asked: ChatRequest, prompt: Prompt, lora: Lora | None) -> _Running:
+def _start(host: Host, asked: ChatRequest, prompt: Prompt, lora: Lora | None, guides: Sequence[Guide]) -> _Running:
     """Hand a request to the engine."""
     room = host.engine.context - len(prompt.ids)
     if room < 1:
@@ -195,7 +205,7 @@ def _start(host: Host, asked: ChatRequest, prompt: Prompt, lora: Lora | None) ->
         Choice(
             i,
             TextStream(tokenizer),
-            AnswerParser(asked.tool_names, asked.stops, prompt.thinking, asked.forced_tool),
+            AnswerParser(asked.tool_names, asked.stops, prompt.thinking, asked.forced_tool, prompt.calling),
             host.end_ids,
             named=asked.named_tool,
         )
@@ -221,12 +231,15 @@ def _start(host: Host, asked: ChatRequest, prompt: Prompt, lora: Lora | None) ->
         seed=asked.seed,
         lora=lora,
         top=asked.top,
+        guides=guides,
     )
     host.engine.submit(job)
     return _Running(job, choices, queue)
 
 
-async def _answer(host: Host, request: Request, asked: ChatRequest, prompt: Prompt, lora: Lora | None) -> Response:
+async def _answer(
+    host: Host, request: Request, asked: ChatRequest, prompt: Prompt, lora: Lora | None, guides: Sequence[Guide]
+) -> Response:
     replies = Replies(
         asked,
         host.policy.tokenizer,
@@ -235,7 +248,7 @@ async def _answer(host: Host, request: Request, asked: ChatRequest, prompt: Prom
         model=asked.model or host.policy.name,
         prompt_ids=prompt.ids,
     )
-    running = _start(host, asked, prompt, lora)
+    running = _start(host, asked, prompt, lora, guides)
     if asked.stream:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingResponse(_stream(host, running, replies), media_type="text/event-stream", headers=headers)
