@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from talktune.conversations.records import conversation_to_dict
-from talktune.serve import anthropic, responses
+from talktune.serve import anthropic
 from talktune.serve.body import CLOSE, read_body
 from talktune.serve.chat import ChatAnswer, Receive, Scope, Send, Service
 from talktune.serve.engine import HostProcess
@@ -25,6 +25,10 @@ from talktune.serve.forward import engine_body
 from talktune.serve.keys import Keys
 from talktune.serve.openapi import DESCRIPTION
 from talktune.serve.request import ChatRequest, parse_request
+from talktune.serve.responses.events import ResponsesForm
+from talktune.serve.responses.items import may_be_named
+from talktune.serve.responses.request import chat_of, references
+from talktune.serve.responses.response import stored_response
 from talktune.serve.upstream import RETRY, EngineError
 from talktune.serve.wire import BadRequest, Fields, read_json
 from talktune.store.lookup import Answered, answers
@@ -72,10 +76,10 @@ class Server:
 
         def understand(body: bytes, user: str) -> Understood:
             raw = _object(body)
-            named = responses.references(raw, self.service.config.max_messages)
-            inner = responses.request(raw, self._answers(user, named))
+            named = references(raw, self.service.config.max_messages)
+            inner = chat_of(raw, self._answers(user, named))
             asked = parse_request(inner, request.headers, self.service.config)
-            return responses.ResponsesForm(raw, inner), asked
+            return ResponsesForm(raw, inner), asked
 
         return await self._answer(request, understand, reads=True)
 
@@ -85,7 +89,7 @@ class Server:
         found = await self._read(lambda: self._answers(user, {id}))
         if id not in found:
             raise BadRequest(f"There is no response {id[:100]}.", status=404, type="not_found_error")
-        return JSONResponse(responses.stored_response(id, found[id]))
+        return JSONResponse(stored_response(id, found[id]))
 
     async def count_tokens(self, request: Request) -> Response:
         """POST /v1/messages/count_tokens: how long a prompt is."""
@@ -129,7 +133,7 @@ class Server:
 
     def _answers(self, user: str, ids: set[str]) -> dict[str, Answered]:
         """The user's earlier answers that may be referred to."""
-        return answers(self.service.store, user, [id for id in ids if responses.may_be_named(id)])
+        return answers(self.service.store, user, [id for id in ids if may_be_named(id)])
 
     def _finished(self) -> None:
         self.service.running -= 1
