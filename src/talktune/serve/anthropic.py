@@ -16,6 +16,7 @@ from talktune.serve.parts import (
     call_of,
     common_fields,
     content_of,
+    failed,
     function_tool,
     name_of,
     objects,
@@ -87,8 +88,9 @@ def _messages(message: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
             said.append(block)
             continue
         result: Any = block.get("content")
-        text = result if isinstance(result, str) else content_of(_parts(result, f"{here}.content"))
-        found.append({"role": "tool", "tool_call_id": name_of(block, here, "tool_use_id"), "content": text})
+        told = result if isinstance(result, str) else content_of(_parts(result, f"{here}.content"))
+        told = failed(told) if block.get("is_error") is True else told
+        found.append({"role": "tool", "tool_call_id": name_of(block, here, "tool_use_id"), "content": told})
     if said or not found:
         found.append({"role": role, "content": content_of(_parts(said, f"{where}.content"))})
     return found
