@@ -15,6 +15,7 @@ from talktune.store.rows import new_id
 _DELTAS = {
     "reasoning": "response.reasoning_text",
     "message": "response.output_text",
+    "refusal": "response.refusal",
     "function_call": "response.function_call_arguments",
 }
 
@@ -77,6 +78,8 @@ class ResponsesForm:
             self._logprobs += new.logprobs
         if text and not self._held:
             found += self._close("reasoning") + self._grow("message", text)
+        if new.refusal:
+            found += self._close("reasoning") + self._close("message") + self._grow("refusal", new.refusal)
         for number, call, arguments in new.calls:
             found += self._close("reasoning") + self._grow(f"call {number}", arguments, call)
         return found
@@ -135,7 +138,7 @@ class ResponsesForm:
             item["arguments"] += more
             field = self._at(what, part=False)
             return found + ([self._event(f"{_DELTAS[kind]}.delta", **field, delta=more)] if more else [])
-        item["content"][0]["text"] += more
+        item["content"][0]["refusal" if kind == "refusal" else "text"] += more
         logprobs: dict[str, Any] = {}
         if kind == "message":
             logprobs, self._logprobs = {"logprobs": self._logprobs}, []
@@ -148,14 +151,14 @@ class ResponsesForm:
         if what not in self._places:
             return []
         item = self._items[self._places[what]]
-        kind = item["type"]
+        kind = "refusal" if what == "refusal" else item["type"]
         item["status"] = status
         if kind == "function_call":
             fields = self._at(what, part=False) | {"arguments": item["arguments"], "name": item["name"]}
             found = [self._event(f"{_DELTAS[kind]}.done", **fields)]
         else:
             part = dict(item["content"][0])
-            fields = {"text": part["text"]} | ({"logprobs": part["logprobs"]} if kind == "message" else {})
+            fields = {name: part[name] for name in ("text", "refusal", "logprobs") if name in part}
             found = [self._event(f"{_DELTAS[kind]}.done", **self._at(what), **fields)]
             found.append(self._event("response.content_part.done", **self._at(what), part=part))
         place = self._places.pop(what)
@@ -167,5 +170,6 @@ class ResponsesForm:
         return found | ({"content_index": 0} if part else {})
 
     def _item_id(self, kind: str) -> str:
-        before = sum(item["type"] == kind for item in self._items)
+        type = "message" if kind == "refusal" else kind
+        before = sum(item["type"] == type for item in self._items)
         return item_id(self.id, kind, before)

@@ -23,13 +23,18 @@ def answer_of(item: str) -> str:
 
 def item_id(answer: str, kind: str, number: int) -> str:
     """An item's id, which names its answer."""
-    prefix = {"reasoning": "rs", "message": "msg", "function_call": "fc"}[kind]
+    prefix = {"reasoning": "rs", "message": "msg", "refusal": "msg", "function_call": "fc"}[kind]
     id = f"{prefix}_{answer.removeprefix('resp_')}"
     return f"{id}_{number}" if number or kind == "function_call" else id
 
 
 def new_item(kind: str, id: str, call: Mapping[str, Any] | None = None, text: str = "") -> dict[str, Any]:
-    """An item that begins, with the text that it has already; `call` is that of a function call."""
+    """An item that begins, with the text that it has already; `call` is that of a function call.
+
+    A refusal is a message whose content is of another type.
+    """
+    if kind == "refusal":
+        return new_item("message", id) | {"content": [{"type": "refusal", "refusal": text}]}
     item: dict[str, Any] = {"id": id, "type": kind, "status": "in_progress"}
     if kind == "reasoning":
         return item | {"summary": [], "content": [{"type": "reasoning_text", "text": text}], "encrypted_content": None}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from talktune.serve.growing import count
+from talktune.serve.recorder import REFUSED
 from talktune.serve.responses.items import item_id, new_item
 from talktune.serve.wire import BadRequest
 from talktune.store.lookup import Answered
@@ -64,7 +65,8 @@ def stored_response(id: str, found: Answered) -> dict[str, Any]:
     items = [new_item("reasoning", item_id(id, "reasoning", 0), None, answer.reasoning_content or "")]
     items = items if answer.reasoning_content else []
     if answer.content.strip() or not answer.tool_calls:
-        items.append(new_item("message", item_id(id, "message", 0), None, answer.content))
+        said = "refusal" if found.turn.finish == REFUSED else "message"
+        items.append(new_item(said, item_id(id, said, 0), None, answer.content))
     for number, call in enumerate(answer.tool_calls):
         made = new_item("function_call", item_id(id, "function_call", number), call, call["function"]["arguments"])
         items.append(made)
