@@ -104,10 +104,10 @@ class Server:
         inner, asked = await asyncio.to_thread(understand) if len(body) > LARGE else understand()
         dialect = await service.upstream.dialect()
         wanted = engine_body(asked, dialect, await service.models.named(asked.model), service.config)
-        counted = await service.upstream.count_tokens(wanted, dialect)
-        if counted is None:
+        measured = await service.upstream.measure(wanted, dialect)
+        if measured is None:
             return JSONResponse({"input_tokens": anthropic.estimate(inner), "estimated": True})
-        return JSONResponse({"input_tokens": counted})
+        return JSONResponse({"input_tokens": measured[0]})
 
     async def _answer(
         self, request: Request, understand: Callable[[bytes, str], Understood], *, reads: bool = False
