@@ -289,7 +289,9 @@ def _bare(text: str) -> str:
     at = 0
     for _ in range(LATEST):
         found = _ENVELOPE.match(text, at, at + ENVELOPE)
-        at = found.end() if found else at
+        if found is None:
+            break
+        at = found.end()
     return _looked_at(text[at:].strip())
 
 
