@@ -207,8 +207,8 @@ class Upstream:
         asked = {name: body[name] for name in names if name in body}
         try:
             told = await self._post("/tokenize", asked)
-            limit = told.get("max_model_len")
-            return int(told["count"]), limit if type(limit) is int else None
+            count, limit = int(told["count"]), told.get("max_model_len")
+            return count, limit if type(limit) is int else None
         except (*_FAILURES, KeyError, TypeError, ValueError):
             return None
 
