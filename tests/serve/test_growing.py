@@ -7,8 +7,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from talktune.serve import anthropic, responses
+from talktune.serve import anthropic
 from talktune.serve.growing import Growing
+from talktune.serve.responses.events import ResponsesForm
+from talktune.serve.responses.request import chat_of
 
 from .conftest import chunk
 
@@ -70,7 +72,7 @@ def whole(message: dict[str, Any], finish: str) -> dict[str, Any]:
 @given(streams())
 def test_responses(drawn: tuple[dict[str, Any], list[dict[str, Any]], str]) -> None:
     message, chunks, finish = drawn
-    form, other = responses.ResponsesForm(OPEN, OPEN), responses.ResponsesForm(OPEN, OPEN)
+    form, other = ResponsesForm(OPEN, OPEN), ResponsesForm(OPEN, OPEN)
     other.id = form.id
     other._head = form._head
     events = [event for one in chunks for event in form.add(one)] + form.close()
@@ -82,7 +84,7 @@ def test_responses(drawn: tuple[dict[str, Any], list[dict[str, Any]], str]) -> N
     # The items that came one by one are those of the end, and say what the engine said.
     done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
     assert sorted(done, key=lambda i: i["id"]) == sorted(events[-1]["response"]["output"], key=lambda i: i["id"])
-    back = responses.request({"input": done}, {})["messages"]
+    back = chat_of({"input": done}, {})["messages"]
     assert [m["role"] for m in back] == ["assistant"]
     assert (back[0]["content"] or "").strip() == message["content"].strip()
     assert back[0].get("tool_calls", []) == message.get("tool_calls", [])
@@ -131,7 +133,7 @@ def test_calls_that_grow_at_once_and_words_after_them() -> None:
     assert starts == ["text", "tool_use", "tool_use", "text"]
     deltas = [event["delta"] for event in events if event["type"] == "content_block_delta"]
     assert [list(delta.values())[1] for delta in deltas] == ["a", "{", "}", "[]", "\nb"]
-    answer = responses.ResponsesForm(OPEN, OPEN)
+    answer = ResponsesForm(OPEN, OPEN)
     for one in chunks:
         answer.add(one)
     output = answer.close()[-1]["response"]["output"]

@@ -15,6 +15,8 @@ from typing import Any, cast
 from talktune.conversations.words import spoken
 from talktune.types import Message, TurnKind
 
+LONGEST = 1_000_000
+"""Characters of the longest text in which reasoning is looked for: no answer is as long, whatever a client sends."""
 MOST = 100_000
 """Characters of a text that its skeleton is made of: half of them from either end."""
 _NAMES = r"(?:think|thinking|thoughts?|reasoning|reason|reflection|seed:think)"
@@ -31,6 +33,8 @@ _SPACE = re.compile(r"\s+")
 
 def bare(text: str) -> str:
     """The text without its blocks of reasoning, whether they were opened or closed or both."""
+    if len(text) > LONGEST:
+        return text
     kept: list[str] = []
     at = 0
     first, opened = _CLOSE.search(text), _OPEN.search(text)

@@ -17,6 +17,10 @@ from talktune.types import Message
 
 KEPT = 6
 """So many of the last envelopes and passing messages are remembered."""
+LOOKED_AT = 20_000
+"""Characters of a message, or of an envelope, whose shape is looked at."""
+SEARCHED = 500_000
+"""Characters of a text in which words are looked for that a client has set with other white space."""
 _PIECE = re.compile(r"\d+(?:[.:,/-]\d+)*|[^\W\d_]+|\s+|[\W_]")
 _CALENDAR = re.compile(
     r"(?:(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?|[ap]m|utc|gmt|[ecmp][ds]?t|cest|t|z|"
@@ -80,7 +84,7 @@ class Habits:
         for before, behind in reversed(self.envelopes):
             start = _length_like(text, before)
             rest = text[start:]
-            end = _length_like(rest[::-1], behind[::-1], backwards=True)
+            end = _length_like(rest[-_reach(behind) :][::-1], behind[::-1], backwards=True)
             inner = rest[: len(rest) - end]
             if inner.strip() and (start or not before.strip()) and (end or not behind.strip()):
                 return inner.strip()
@@ -135,22 +139,49 @@ def _inner(text: str, words: str) -> str | None:
     words = words.strip()
     if not words or text.strip() == words:
         return None
-    for at in (len(text.rstrip()) - len(words), len(text) - len(text.lstrip()), text.rfind(words)):
+    for at in (len(text.rstrip()) - len(words), len(text) - len(text.lstrip()), _last(text, words)):
         if at >= 0 and text.startswith(words, at):
             return words
-    loose = re.compile(r"\s+".join(re.escape(word) for word in words.split()[:2000]))
-    matches = list(loose.finditer(text))
-    if matches and matches[-1][0].strip() != text.strip():
-        return matches[-1][0]
+    if len(text) > SEARCHED:
+        return None
+    if (loose := _loosely(text, words)) is not None and loose != text.strip():
+        return loose
     plain = unicodedata.normalize("NFC", text)
     if plain != text and (inner := _inner(plain, unicodedata.normalize("NFC", words))) is not None and inner in text:
         return inner
     return None
 
 
+def _loosely(text: str, words: str) -> str | None:
+    """The last place of the words in the text, whatever white space is between them; as the text spells them.
+
+    Both are compared with single spaces.
+    """
+    ours, theirs = (" ".join(one.split()) for one in (text, words))
+    start = _last(ours, theirs)
+    if start < 0:
+        return None
+    marks = [m.start() for m in _WORD.finditer(text)]
+
+    def place(at: int) -> int:
+        """Where the letter at `at` of ours stands in the text."""
+        return marks[ours.count(" ", 0, at)] + at - (ours.rfind(" ", 0, at) + 1)
+
+    return text[place(start) : place(start + len(theirs) - 1) + 1]
+
+
+def _last(text: str, words: str) -> int:
+    """Where the words stand last in the text, or -1: reversed, since only `find` is never slow."""
+    back = text[::-1].find(words[::-1])
+    return back if back < 0 else len(text) - back - len(words)
+
+
+_WORD = re.compile(r"\S+")
+
+
 def _alike(text: str, block: str) -> bool:
     """Whether a text has the shape of another: the same but for numbers, or most of its words, or its first line."""
-    ours, theirs = (_SHAPE.sub("0", one.strip()).casefold() for one in (text, block))
+    ours, theirs = (_SHAPE.sub("0", one.strip()[:LOOKED_AT]).casefold() for one in (text, block))
     if ours == theirs:
         return True
     first, other = (one.split("\n", 1)[0] for one in (ours, theirs))
@@ -176,7 +207,9 @@ def _length_like(text: str, pattern: str, *, backwards: bool = False) -> int:
     if text.startswith(pattern):
         return len(pattern)
     at = 0
-    rest = text[: 20 * len(pattern) + 100]
+    if len(pattern) > LOOKED_AT:
+        return 0
+    rest = text[: _reach(pattern)]
     pieces = [m[0] for m in _PIECE.finditer(rest)]
     wanted = [m[0] for m in _PIECE.finditer(pattern)]
     for piece, want in zip(pieces, wanted, strict=False):
@@ -187,6 +220,11 @@ def _length_like(text: str, pattern: str, *, backwards: bool = False) -> int:
         if len(pieces) >= len(wanted):
             return at
     return _delimited(rest, pattern, backwards)
+
+
+def _reach(pattern: str) -> int:
+    """So many characters of a text may have the shape of a pattern."""
+    return min(20 * len(pattern) + 100, max(20 * LOOKED_AT, len(pattern)))
 
 
 def _stands_for(piece: str, want: str) -> bool:

@@ -9,6 +9,12 @@ import re
 
 from talktune.types import Message
 
+EDGE = 50_000
+"""Characters at either end of a text that are looked at: a message may be megabytes, and an answer waits for this."""
+MOST = 64
+"""Marks at one end of a text that are taken away."""
+MARK = 4_000
+"""Characters of the longest of them, but for a block that is closed by a line of its own."""
 _BLOCKS = (
     "system[-_]reminder|system[-_]message|system[-_]notification|environment[-_](?:details|context)|env(?:ironment)?|"
     "user[-_](?:instructions|info|rules)|session[-_](?:context|info)|(?:relevant|retrieved)[-_](?:memories|context)|"
@@ -20,24 +26,25 @@ _BLOCKS = (
     "command[-_](?:name|message|args|contents)|git[-_]status|turn[-_]aborted|tool[-_]reminder"
 )
 _BLOCK = re.compile(rf"<({_BLOCKS})(?:\s[^<>]{{0,300}})?>", re.I)
-_UNWRAPPED = re.compile(r"\s*<(task|feedback|user[-_](?:query|message|input|request)|query)>(.*)</\1>\s*", re.I | re.S)
+_WRAPPED = re.compile(r"<(task|feedback|user[-_](?:query|message|input|request)|query)>", re.I)
+_SPACE = re.compile(r"\s*")
 _STAMP = r"(?:\d{4}-\d{1,2}-\d{1,2}|\d{1,2}:\d{2}|\d{1,2}[./]\d{1,2}[./]\d{2,4})"
-_BRACKET = re.compile(rf"\s*[\[(](?=[^\[\]()\n]{{0,120}}{_STAMP})[^\[\]\n]{{1,200}}?[\])]:?[ \t]*")
-_EVENT = re.compile(r"\s*System(?: \(untrusted\))?:[ \t]*\[[^\[\]\n]{1,80}\][^\n]*\n\s*")
-_NOTE = re.compile(r"\s*\[(?:message_id|reply_to_id|thread_id|session|channel|from|sender)\b[^\[\]\n]{0,200}\][ \t]*")
+_BRACKET = re.compile(rf"[\[(](?=[^\[\]()\n]{{0,120}}{_STAMP})[^\[\]\n]{{1,200}}?[\])]:?[ \t]*")
+_EVENT = re.compile(r"System(?: \(untrusted\))?:[ \t]*\[[^\[\]\n]{1,80}\][^\n]*\n\s*")
+_NOTE = re.compile(r"\[(?:message_id|reply_to_id|thread_id|session|channel|from|sender)\b[^\[\]\n]{0,200}\][ \t]*")
 _TIMES = r"(?:date ?(?:and|&|/)? ?time|date|time ?zone|time ?stamp|time)"
 _CLOCK = re.compile(
-    rf"\s*(?:(?:(?:the )?(?:current|local|system|user|host|server|utc)[ '_-]?(?:s )?)?"
+    rf"(?:(?:(?:the )?(?:current|local|system|user|host|server|utc)[ '_-]?(?:s )?)?"
     rf"(?:{_TIMES}|now|clock|host|os|cwd|platform|uptime|load|(?:working|current) directory|today(?:'s date)?)"
     r"(?: \([^()\n]{0,60}\))?[ \t]*[:=]|(?:the )?(?:(?:current|local) " + _TIMES + r"|today(?:'s date)?) is)[ \t]*"
     r"(?=[^\n]{0,160}[\d/\\])[^\n]{1,200}(?:\n\s*|\Z)",
     re.I,
 )
 _UNTRUSTED = re.compile(
-    r"\s*[^\n]{0,80}\((?:untrusted|system|host|machine)[^()\n]{0,60}\):[ \t]*\n[ \t]*(?:```(?:json)?\n|(?=\{))"
+    r"[^\n]{0,80}\((?:untrusted|system|host|machine)[^()\n]{0,60}\):[ \t]*\n[ \t]*(?:```(?:json)?\n|(?=\{))"
 )
-_FENCED = re.compile(r"\s*<<<(EXTERNAL|UNTRUSTED)[A-Z_]{0,40}[^<>\n]{0,120}>>>")
-_UNTRUSTED_TAIL = re.compile(r"\n\s*Untrusted context \([^()\n]{0,120}\):[ \t]*\n")
+_FENCED = re.compile(r"<<<(EXTERNAL|UNTRUSTED)[A-Z_]{0,40}[^<>\n]{0,120}>>>")
+_UNTRUSTED_TAIL = re.compile(r"\n[ \t]{0,40}Untrusted context \([^()\n]{0,120}\):[ \t]*\n")
 _RULES = re.compile(
     r"(?:\A|\n\n)(?:#{1,3} \*?(?:SEARCH/REPLACE block|File editing rules|File listing)[^\n]{0,60}(?:Rules)?:?"
     r"|To suggest changes to a file you MUST return"
@@ -56,15 +63,13 @@ def spoken(message: Message) -> str:
 
 
 def words_of(text: str) -> str:
-    """A person's words in a text; the text itself where nothing else is in it.
+    """A person's words in a text; the text itself where nothing else is in it, as far as its ends tell.
 
     Empty when all of it was tagged or marked as not the person's. A clock that stands alone is left: it may be what
     somebody was asked for.
     """
     found = _without_rules(_without_blocks(text))
-    unwrapped = _UNWRAPPED.fullmatch(found)
-    if unwrapped is not None:
-        found = unwrapped[2]
+    found = _unwrapped(found)
     if not found.strip():
         return "" if text.strip() else text
     bare = _without_clocks(found)
@@ -73,15 +78,32 @@ def words_of(text: str) -> str:
     return text if found == text else found.strip()
 
 
+def _unwrapped(text: str) -> str:
+    """What stands in a tag for the person's own words, where that is all."""
+    inner = text.strip()
+    opened = _WRAPPED.match(inner[:40])
+    close = "" if opened is None else f"</{opened[1]}>"
+    if opened is None or inner[-len(close) :].lower() != close.lower() or len(inner) < opened.end() + len(close):
+        return text
+    return inner[opened.end() : -len(close)]
+
+
 def _without_blocks(text: str) -> str:
-    """Tagged blocks taken out wherever they stand; one that never ends is text like any other."""
+    """Tagged blocks taken out wherever they stand near an end; one that never ends is text like any other."""
     if "<" not in text:
         return text
     kept: list[str] = []
     at = start = 0
     unclosed: set[str] = set()
     lower = text.lower()
-    while (opened := _BLOCK.search(text, at)) is not None:
+    left = EDGE
+    while at < len(text):
+        opened = _BLOCK.search(text, at, at + left)
+        if opened is None:
+            at = max(at + left, len(text) - EDGE)  # on to the other end, or past it
+            left = EDGE
+            continue
+        left -= opened.end() - at
         name = opened[1].lower()
         close = -1 if name in unclosed else lower.find(f"</{name}>", opened.end())
         at = opened.end()
@@ -97,44 +119,52 @@ def _without_blocks(text: str) -> str:
 
 
 def _without_rules(text: str) -> str:
-    found = _RULES.search(text)
+    end = max(0, len(text) - EDGE)
+    found = _RULES.search(text, end)
     if found is not None and text[: found.start()].strip():
         text = text[: found.start()]
-    found = _UNTRUSTED_TAIL.search(text)
+    found = _UNTRUSTED_TAIL.search(text, end)
     return text if found is None else text[: found.start()]
 
 
 def _without_clocks(text: str) -> str:
     """Brackets with a date or time, lines that tell them, and untrusted blocks: those that stand at either end."""
     start = 0
-    while (end := _marked_end(text, start)) is not None:
+    for _ in range(MOST):
+        end = _marked_end(text, start)
+        if end is None:
+            break
         start = end
     text = text[start:]
-    while True:
-        lines = text.rstrip().rsplit("\n", 1)
-        last = lines[-1]
-        if len(lines) < 2 or not any(p.fullmatch(last) for p in (_CLOCK, _BRACKET, _NOTE)):
-            return text
-        text = lines[0]
+    rest, tail = text[:-EDGE], text[-EDGE:]
+    for _ in range(MOST):
+        before, line, last = tail.rstrip().rpartition("\n")
+        if not line or not any(p.fullmatch(last.strip()) for p in (_CLOCK, _BRACKET, _NOTE)):
+            break
+        tail = before
+    return rest + tail
 
 
 def _marked_end(text: str, start: int) -> int | None:
     """Where the marked part that begins at `start` ends; None where none begins."""
+    stop = start + MARK
+    space = _SPACE.match(text, start, stop)
+    start = start if space is None else space.end()
     for pattern in (_EVENT, _BRACKET, _NOTE, _CLOCK):
-        found = pattern.match(text, start)
+        found = pattern.match(text, start, stop)
         if found is not None and found.end() > start:
             return found.end()
-    found = _UNTRUSTED.match(text, start)
+    found = _UNTRUSTED.match(text, start, stop)
     if found is not None:
         fenced = found[0].rstrip(" ").endswith(("```json\n", "```\n"))
         close = re.compile(r"\n[ \t]*```[ \t]*(?:\n|\Z)" if fenced else r"\n\}[ \t]*(?:\n|\Z)").search(
-            text, found.end()
+            text, found.end(), found.end() + EDGE
         )
         if close is not None:
             return close.end()
-    found = _FENCED.match(text, start)
+    found = _FENCED.match(text, start, stop)
     if found is not None:
-        close = re.compile(rf"<<<END_{found[1]}[^<>\n]{{0,160}}>>>\s*").search(text, found.end())
+        close = re.compile(rf"<<<END_{found[1]}[^<>\n]{{0,160}}>>>\s*").search(text, found.end(), found.end() + EDGE)
         if close is not None:
             return close.end()
     return None

@@ -16,6 +16,7 @@ from talktune.serve.parts import (
     call_of,
     common_fields,
     content_of,
+    failed,
     function_tool,
     name_of,
     objects,
@@ -23,6 +24,7 @@ from talktune.serve.parts import (
     refused_tool,
     text_of,
 )
+from talktune.serve.recorder import REFUSED
 from talktune.serve.wire import BadRequest, Fields
 from talktune.store.rows import new_id
 
@@ -37,7 +39,13 @@ TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
-STOPS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
+STOPS = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "content_filter": "refusal",
+    REFUSED: "refusal",
+}
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _BLOCKS = "text, image, document, tool_use, tool_result, thinking and redacted_thinking"
 
@@ -87,8 +95,9 @@ def _messages(message: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
             said.append(block)
             continue
         result: Any = block.get("content")
-        text = result if isinstance(result, str) else content_of(_parts(result, f"{here}.content"))
-        found.append({"role": "tool", "tool_call_id": name_of(block, here, "tool_use_id"), "content": text})
+        told = result if isinstance(result, str) else content_of(_parts(result, f"{here}.content"))
+        told = failed(told) if block.get("is_error") is True else told
+        found.append({"role": "tool", "tool_call_id": name_of(block, here, "tool_use_id"), "content": told})
     if said or not found:
         found.append({"role": role, "content": content_of(_parts(said, f"{where}.content"))})
     return found
@@ -239,7 +248,7 @@ class AnthropicForm:
         found = self._begin()
         if new.reasoning and not self._called:
             found += self._grow("thinking", new.reasoning)
-        text = self._held + new.text
+        text = self._held + new.text + new.refusal
         self._held = text if self._called or (self._open != "text" and not text.strip()) else ""
         if text and not self._held:
             found += self._grow("text", text)
@@ -311,6 +320,8 @@ class AnthropicForm:
 
     def _stopped(self) -> dict[str, Any]:
         finish, at = self._answer.finish, self._answer.stopped_at
+        if self._answer.recorder.ended == REFUSED:
+            finish = REFUSED
         if finish == "stop" and at is not None:
             return {"stop_reason": "stop_sequence", "stop_sequence": at}
         return {"stop_reason": STOPS.get(finish, "end_turn"), "stop_sequence": None}

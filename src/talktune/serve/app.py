@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from talktune.conversations.records import conversation_to_dict
-from talktune.serve import anthropic, responses
+from talktune.serve import anthropic
 from talktune.serve.body import CLOSE, expected, read_body
 from talktune.serve.chat import ChatAnswer, Receive, Scope, Send, Service
 from talktune.serve.engine import HostProcess
@@ -26,6 +26,10 @@ from talktune.serve.keys import LOCAL_USER, Keys
 from talktune.serve.limits import Limits
 from talktune.serve.openapi import DESCRIPTION
 from talktune.serve.request import ChatRequest, parse_request
+from talktune.serve.responses.events import ResponsesForm
+from talktune.serve.responses.items import may_be_named
+from talktune.serve.responses.request import chat_of, references
+from talktune.serve.responses.response import stored_response
 from talktune.serve.upstream import RETRY, EngineError
 from talktune.serve.wire import BadRequest, Fields, read_json
 from talktune.store.lookup import Answered, answers
@@ -75,10 +79,10 @@ class Server:
 
         def understand(body: bytes, user: str) -> Understood:
             raw = _object(body)
-            named = responses.references(raw, self.service.config.max_messages)
-            inner = responses.request(raw, self._answers(user, named))
+            named = references(raw, self.service.config.max_messages)
+            inner = chat_of(raw, self._answers(user, named))
             asked = parse_request(inner, request.headers, self.service.config)
-            return responses.ResponsesForm(raw, inner), asked
+            return ResponsesForm(raw, inner), asked
 
         return await self._answer(request, understand, reads=True)
 
@@ -88,7 +92,7 @@ class Server:
         found = await self._read(lambda: self._answers(user, {id}))
         if id not in found:
             raise BadRequest(f"There is no response {id[:100]}.", status=404, type="not_found_error")
-        return JSONResponse(responses.stored_response(id, found[id]))
+        return JSONResponse(stored_response(id, found[id]))
 
     async def count_tokens(self, request: Request) -> Response:
         """POST /v1/messages/count_tokens: how long a prompt is."""
@@ -102,10 +106,10 @@ class Server:
         inner, asked = await asyncio.to_thread(understand) if len(body) > LARGE else understand()
         dialect = await service.upstream.dialect()
         wanted = engine_body(asked, dialect, await service.models.named(asked.model, user), service.config)
-        counted = await service.upstream.count_tokens(wanted, dialect)
-        if counted is None:
+        measured = await service.upstream.measure(wanted, dialect)
+        if measured is None:
             return JSONResponse({"input_tokens": anthropic.estimate(inner), "estimated": True})
-        return JSONResponse({"input_tokens": counted})
+        return JSONResponse({"input_tokens": measured[0]})
 
     async def _answer(
         self, request: Request, understand: Callable[[bytes, str], Understood], *, reads: bool = False
@@ -136,7 +140,7 @@ class Server:
 
     def _answers(self, user: str, ids: set[str]) -> dict[str, Answered]:
         """The user's earlier answers that may be referred to."""
-        return answers(self.service.store, user, [id for id in ids if responses.may_be_named(id)])
+        return answers(self.service.store, user, [id for id in ids if may_be_named(id)])
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models, and one of them. The first is the one to name: the live policy answers under it."""

@@ -24,7 +24,7 @@ from talktune.serve.models import Models
 from talktune.serve.placing import place
 from talktune.serve.reading import read_stream, read_whole
 from talktune.serve.request import ChatRequest
-from talktune.serve.too_long import explained
+from talktune.serve.too_long import explained, with_room
 from talktune.serve.upstream import EngineError, Reply, Upstream
 from talktune.serve.versions import Versions, with_slot, with_version
 from talktune.serve.wire import BadRequest
@@ -117,13 +117,13 @@ class ChatAnswer:
             asking = asyncio.ensure_future(service.upstream.prompt_ids(body))
         try:
             try:
-                reply = await service.upstream.chat(body)
+                reply = await self._ask(body, dialect)
             except BadRequest as error:
                 if error.status != 404 or number is None:
                     raise
                 service.upstream.lose_adapters()  # an engine that was started again behind our back
                 body, exchange.version = await self._with_version(body, dialect)
-                reply = await service.upstream.chat(body)
+                reply = await self._ask(body, dialect)
             try:
                 exchange.place = place(service.store, self._user, asked) if placing is None else await placing
                 service.metrics.placed(exchange.place.lost)
@@ -137,6 +137,14 @@ class ChatAnswer:
                 placing.cancel()
             if asking is not None:
                 asking.cancel()
+
+    async def _ask(self, body: dict[str, Any], dialect: Dialect) -> Reply:
+        """The engine's reply; where the longest answer would not fit behind the prompt, a shorter one is asked for."""
+        upstream = self._service.upstream
+        try:
+            return await upstream.chat(body)
+        except BadRequest as error:
+            return await upstream.chat(await with_room(body, error, lambda: upstream.measure(body, dialect)))
 
     async def _with_version(self, body: dict[str, Any], dialect: Dialect) -> tuple[dict[str, Any], int | None]:
         """The request for the version that answers it, and its number. A version that the client names is its own."""

@@ -83,7 +83,7 @@ class Exchange:
             tools=self.asked.tools,
             kind=self.asked.kind,
             state=state,
-            finish=choice.recorder.finish,
+            finish=choice.recorder.ended,
             sampled=choice.tokens.sampled(
                 sampled, self.temperature, version, scaled=self.scaled, cut=steered(self.asked.raw)
             ),

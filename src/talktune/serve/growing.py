@@ -16,6 +16,7 @@ class Added:
     calls: tuple[tuple[int, Mapping[str, Any], str], ...]
     """Of each tool call that grew: its number, the call so far (with its name) and the new arguments."""
     logprobs: tuple[Mapping[str, Any], ...] = ()
+    refusal: str = ""
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Growing:
     usage: Mapping[str, Any] = field(default_factory=dict[str, Any])
     prompt_tokens: int = 0
     """As far as the chunks so far tell."""
-    _told: list[int] = field(default_factory=lambda: [0, 0])
+    _told: list[int] = field(default_factory=lambda: [0, 0, 0])
     _calls: dict[int, int] = field(default_factory=dict[int, int])
 
     @property
@@ -53,7 +54,8 @@ class Growing:
                 stopped_at = choice.get("stop_reason")
                 self.stopped_at = stopped_at if isinstance(stopped_at, str) else self.stopped_at
         reasoning, text = self._new(0, self.recorder.reasoning), self._new(1, self.recorder.content)
-        return Added(reasoning, text, tuple(self._new_calls()), tuple(logprobs))
+        refusal = self._new(2, self.recorder.refusal)
+        return Added(reasoning, text, tuple(self._new_calls()), tuple(logprobs), refusal)
 
     def _new(self, which: int, pieces: list[str]) -> str:
         new = "".join(pieces[self._told[which] :])

@@ -80,6 +80,42 @@ _CHAT: dict[str, Any] = {
         "turn_type": {"enum": ["main", "side", None]},
     },
 }
+
+
+def _of(type: str, *required: str, **fields: Any) -> dict[str, Any]:
+    """An object that names its type."""
+    properties = {"type": {"const": type}} | fields
+    return {"type": "object", "required": ["type", *required], "properties": properties}
+
+
+def _said(*parts: dict[str, Any]) -> dict[str, Any]:
+    """Text, or a list of such parts."""
+    return {"anyOf": [_TEXT, {"type": "array", "items": {"anyOf": list(parts)}}]}
+
+
+_NAME: dict[str, Any] = {"type": "string", "minLength": 1}
+_INPUT_TEXT = _of("input_text", "text", text=_TEXT)
+_ITEMS = (
+    _of("message", "role", "content", role={"enum": ["user", "system", "developer"]}, content=_said(_INPUT_TEXT)),
+    _of("message", "role", "content", role={"const": "assistant"}, content=_said(
+        _of("output_text", "text", text=_TEXT), _of("refusal", "refusal", refusal=_TEXT)
+    )),
+    _of("function_call", "call_id", "name", "arguments", call_id=_NAME, name=_NAME, arguments=_TEXT),
+    _of("function_call_output", "call_id", "output", call_id=_NAME, output=_said(_INPUT_TEXT)),
+    _of("reasoning", "summary", summary={"type": "array", "items": _of("summary_text", "text", text=_TEXT)}),
+    _of("item_reference", "id", id=_NAME),
+)  # fmt: skip
+_TEXT_BLOCK = _of("text", "text", text=_TEXT)
+_SOURCE = {"anyOf": [
+    _of("base64", "media_type", "data", media_type=_NAME, data=_TEXT), _of("url", "url", url=_NAME),
+]}  # fmt: skip
+_BLOCKS = (
+    _TEXT_BLOCK,
+    _of("image", "source", source=_SOURCE),
+    _of("tool_use", "id", "name", "input", id=_NAME, name=_NAME, input={"type": "object"}),
+    _of("tool_result", "tool_use_id", tool_use_id=_NAME, content=_said(_TEXT_BLOCK), is_error={"type": "boolean"}),
+    _of("thinking", "thinking", thinking=_TEXT, signature=_TEXT),
+)
 _OBJECTS: dict[str, Any] = {"type": ["array", "null"], "items": {"type": "object"}}
 _NUMBERS: dict[str, Any] = {name: _CHAT["properties"][name] for name in ("model", "stream", "temperature", "top_p")}
 _RESPONSES: dict[str, Any] = {
@@ -87,7 +123,7 @@ _RESPONSES: dict[str, Any] = {
     "required": ["input"],
     "properties": _NUMBERS
     | {
-        "input": {"anyOf": [_TEXT, {"type": "array", "minItems": 1, "items": {"type": "object"}}]},
+        "input": {"anyOf": [_TEXT, {"type": "array", "minItems": 1, "items": {"anyOf": list(_ITEMS)}}]},
         "instructions": {"type": ["string", "null"]},
         "previous_response_id": {"type": ["string", "null"]},
         "store": {"type": ["boolean", "null"]},
@@ -113,11 +149,11 @@ _MESSAGES: dict[str, Any] = {
                 "required": ["role", "content"],
                 "properties": {
                     "role": {"enum": ["user", "assistant"]},
-                    "content": {"anyOf": [_TEXT, {"type": "array", "items": {"type": "object"}}]},
+                    "content": _said(*_BLOCKS),
                 },
             },
         },
-        "system": {"anyOf": [_TEXT, _OBJECTS]},
+        "system": {"anyOf": [_said(_TEXT_BLOCK), {"type": "null"}]},
         "max_tokens": {"type": ["integer", "null"], "minimum": 1},
         "stop_sequences": {"type": ["array", "null"], "items": _TEXT},
         "tools": _OBJECTS,

@@ -1,5 +1,6 @@
 """Pieces of a request in another dialect, checked as they are read; a wrong one raises BadRequest naming its place."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -10,6 +11,8 @@ PASSED = (
     *("session_id", "turn_type", "session_done"),
 )
 """Fields that mean the same in every dialect."""
+_FAILURE = re.compile(r"(?i)\W{0,40}(?:\w{0,40}error|\w{0,40}exception|traceback|fail(?:ed|ure))\b")
+"""How a result begins that says by itself that the tool failed."""
 
 
 def common_fields(fields: Fields) -> dict[str, Any]:
@@ -54,6 +57,14 @@ def content_of(parts: list[dict[str, Any]], between: str = "\n") -> str | list[d
     if all(part["type"] == "text" for part in parts):
         return between.join(part["text"] for part in parts)
     return parts
+
+
+def failed(content: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    """The result of a tool that failed, saying so in words, as it does where there is no other place for it."""
+    if isinstance(content, str):
+        return content if _FAILURE.match(content) else f"Error: {content or 'the tool failed.'}"
+    told = any(part["type"] == "text" and _FAILURE.match(part["text"]) for part in content)
+    return content if told else [{"type": "text", "text": "Error: the tool failed."}, *content]
 
 
 def function_tool(fields: Mapping[str, Any], where: str, parameters: object) -> dict[str, Any]:

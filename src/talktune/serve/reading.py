@@ -38,6 +38,8 @@ FINISHES = {
 GIVEN_UP = ("abort", "aborted", "error", "cancelled")
 NOTHING = ("", "null", "none")
 LONGEST_FINISH = 40
+SAID = ("content", "refusal", "reasoning_content", "reasoning")
+"""Texts of a delta that are an answer, or a part of one."""
 TEXT_KEYS = ("text", "content", "output_text", "refusal")
 
 
@@ -155,7 +157,7 @@ class _Choice:
         thought = ""
         if "content" in delta:
             delta["content"], thought = _text(delta["content"])
-        for key in ("reasoning_content", "reasoning"):
+        for key in ("reasoning_content", "reasoning", "refusal"):
             if key in delta:
                 delta[key] = _text(delta[key])[0]
         if thought:
@@ -172,7 +174,7 @@ class _Choice:
                 pieces += self._piece(cast(Mapping[str, Any], one), earlier, known, whole)
         if pieces:
             delta["tool_calls"] = pieces
-        substance = bool(pieces or any(delta.get(key) for key in ("content", "reasoning_content", "reasoning")))
+        substance = bool(pieces or any(delta.get(key) for key in SAID))
         self.said = self.said or substance
         self.went_on = self.went_on or (substance and self.ended)
         return delta

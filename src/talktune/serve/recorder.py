@@ -6,12 +6,16 @@ from typing import Any
 
 from talktune.types import Message
 
+REFUSED = "refusal"
+"""Why an answer ended that is a refusal, and whole."""
+
 
 @dataclass
 class Recorder:
     """Deltas of one choice, added up as OpenAI's clients add them."""
 
     content: list[str] = field(default_factory=list[str])
+    refusal: list[str] = field(default_factory=list[str])
     reasoning: list[str] = field(default_factory=list[str])
     calls: dict[int, dict[str, Any]] = field(default_factory=dict[int, dict[str, Any]])
     finish: str | None = None
@@ -20,6 +24,7 @@ class Recorder:
         """Take in one entry of a chunk's `choices`, or of a whole reply's."""
         delta = choice.get("delta") or choice.get("message") or {}
         self.content.append(delta.get("content") or "")
+        self.refusal.append(delta.get("refusal") or "")
         self.reasoning.append(delta.get("reasoning_content") or delta.get("reasoning") or "")
         for place, call in enumerate(delta.get("tool_calls") or ()):
             self._add_call(call.get("index", place), call)
@@ -28,12 +33,19 @@ class Recorder:
     @property
     def begun(self) -> bool:
         """Whether anything was said."""
-        return bool(self.calls) or any(self.content) or any(self.reasoning)
+        return bool(self.calls) or any(self.content) or any(self.refusal) or any(self.reasoning)
+
+    @property
+    def ended(self) -> str | None:
+        """Why it ended: the engine's finish, but for a refusal, which engines tell apart from content."""
+        refused = any(self.refusal) and not any(self.content)
+        return REFUSED if refused and self.finish == "stop" else self.finish
 
     def message(self) -> Message:
-        """The answer so far."""
+        """The answer so far; a refusal is its content, as it is when a client sends it back."""
         calls = tuple(self.calls[i] for i in sorted(self.calls))
-        return Message("assistant", "".join(self.content), calls, reasoning_content="".join(self.reasoning) or None)
+        content = "".join(self.content) or "".join(self.refusal)
+        return Message("assistant", content, calls, reasoning_content="".join(self.reasoning) or None)
 
     def _add_call(self, index: int, call: Mapping[str, Any]) -> None:
         whole = self.calls.setdefault(index, {"id": "", "type": "function", "function": {"name": "", "arguments": ""}})

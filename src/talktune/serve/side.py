@@ -33,15 +33,15 @@ _TALK = (
     r"(?:(?:chat|coding|user) )?(?:chat|conversation|session|thread|dialog(?:ue)?|chat history|conversation history)s?"
 )
 _END = (
-    r"(?=\s*(?:[.,:;!?\n(\"<*]|\Z|using|based|in (?:\d|at most|under|no more|the (?:given|same|user))|so far"
+    r"(?=\s*(?:[.,:;!?\n(\"<*]|\Z|using|based|in (?:\d|json|at most|under|no more|the (?:given|same|user))|so far"
     r"|above|below|history|with|that (?:is|starts)|a user|and\b))"
 )
 """Behind the word for a conversation: where another noun follows, as in "chat show", it is something else."""
-_CODE = (
-    r"(?![^.\n]{0,60}\b(?:code|function|script|program|class|method|test|schema|component|api|prompt|generator"
-    r"|haiku|poem|"
-    r"song|story|screen|page)\b)"
+_MADE = (
+    r"\b(?:code|function|script|program|class|method|test|schema|component|api|prompt|generator|haiku|poem|song|story"
+    r"|screen|page)\b"
 )
+_CODE = rf"(?![^.\n]{{0,60}}{_MADE})"
 """Who asks for a program that makes titles, or a poem on one, is a person."""
 _TERSE = re.compile(
     rf"(?i)\b{_NUMBER}(?: ?(?:-|–|to|or) ?{_NUMBER})?[- ](?:or[- ]fewer[- ])?words?\b|\bwords? or (?:less|fewer)\b|"
@@ -52,6 +52,9 @@ _TERSE = re.compile(
     r"\bwithout (?:any )?(?:quotes|quotation|punctuation|lead-in|preamble|explanation)|\bjson\b"
 )
 
+_STANDALONE = (
+    r"given (?:a|the|this)(?: following)? (?:chat|conversation)\b[^\n]{0,240}\bstandalone (?:question|query)\b"
+)
 _SYSTEM = tuple(
     re.compile(rf"(?is)\A{pattern}")
     for pattern in (
@@ -73,7 +76,7 @@ _SYSTEM = tuple(
         rf"(?:based on [^.\n]{{0,40}}, )?(?:please )?{_VERB}\b[^.\n]{{0,40}}\b(?:description|name|label) of"
         rf" (?:this|the) "
         rf"(?:chat|conversation|session) in {_NUMBER}\b",
-        rf"(?:please )?{_VERB}\b[^.\n]{{0,60}}\bnew conversation topic\b",
+        rf"(?:please )?(?:{_VERB}|decide|determine|check|tell)\b[^.\n]{{0,60}}\bnew conversation topic\b",
         rf"analy[sz]e (?:this|the)(?: (?:following|given))? {_TALK} and {_VERB}\b[^.\n]{{0,40}}\b(?:titles?|tags)\b",
         r"you are [^.\n]{0,60}\btitle[- ](?:generator|writer|creator|maker|assistant)\b.{0,600}?\b"
         r"(?:conversation|thread|session)s?\b",
@@ -86,6 +89,10 @@ _SYSTEM = tuple(
         r"(?:please |\*?briefly\*? |progressively |concisely )*summari[sz]e (?:this|the) (?:\w+ ){0,2}"
         r"(?:chat|conversation|session|thread|discussion|lines of conversation)\b",
         r"you are (?:a personal information organizer|an? (?:\w+ ){0,3}memory (?:manager|extractor|extraction))\b",
+        r"(?:you (?:read|extract|are given|will be given|get)|extract|from|read)\b[^\n]{0,160}\b(?:facts|memories"
+        r"|preferences) about the (?:user|person|human)\b(?=.{0,600}\bjson\b)",
+        # The question behind a question, for a search.
+        _STANDALONE,
         # What agents ask about a command, a page, a change.
         r"your task is to process bash commands\b",
         r"extract any file paths that this command\b",
@@ -95,6 +102,9 @@ _SYSTEM = tuple(
         r"(?:你|在|根据|请|为|用).{0,60}(?:对话|会话|聊天).{0,60}(?:标题|主题)",
     )
 )
+_BRIEF = re.compile(r"(?i)\b(?:brief|pithy|short|few[- ]words?)\b")
+_TITLER = re.compile(r"(?i)\Ayou are [^.\n]{0,120}\b(?:titles?|titling|tags|names|naming)\b")
+"""A person may talk with one, too: a client says in which form it wants the title."""
 _IDENTITY = re.compile(
     r"(?i)\A(?:x-anthropic-billing-header:[^\n]*\s+|you are claude code[^\n]*?claude\.\s+|you are a claude"
     r" agent[^\n]*?\.\s+"
@@ -134,7 +144,7 @@ _CLIENT = tuple(
         r"\ADescribe your most recent action in \d",
         r"\AProgressively summarize the lines of conversation\b",
         # Open WebUI's templates, not the one in which it puts a user's question to documents.
-        r"(?is)\A###\s*task:\s*\n(?!.{0,200}\buser query\b)(?=.{0,500}\b(?:titles?|tags?|follow-?up|search quer"
+        r"(?is)\A###\s*task:\s*\n(?!.{0,200}\b(?:user query|my)\b)(?=.{0,500}\b(?:titles?|tags?|follow-?up|search quer"
         r"|autocompletion|emoji|image generation|memor)).*(?:<chat_history>|\n#+ ?chat history|`?<type>"
         r"|given language and context)",
         r"\AYour task is to reflect the speaker's likely facial expression through a fitting emoji\b",
@@ -152,6 +162,7 @@ _CLIENT = tuple(
         r" context\b",
         r"(?i)\AGenerate a detailed summary of this conversation\. Include:\s{0,4}1\.",
         r"(?i)\AAnaly[sz]e \W?only\W? the content and structure of your immediately preceding response\b",
+        rf"(?i)\A{_STANDALONE}",
         r"(?i)\AGenerate an enhanced version of this prompt \(reply with only\b",
         rf"(?i)\A(?:please )?summari[sz]e (?:(?:this|the) conversation (?:above )?)?in an? (?:{_NUMBER}[- ]words? )?"
         r"title\b",
@@ -170,6 +181,32 @@ _TITLE = re.compile(
     r" (?:request|query))\b"
     rf"{_END}"
 )
+_LABEL = re.compile(
+    r"(?i)\b(?:titles?|headlines?|labels?|tags|slugs?|thread names?|phrase"
+    r"|titeln?|titres?|t[ií]tulos?|titol[oi])\b|\A\s*name (?=this|the)|标题|タイトル"
+)
+"""What a talk is called by, in a few languages."""
+_THIS = re.compile(
+    rf"(?i)\b(?:this|the|following|above|preceding|previous|current|our) (?:(?:\w+ )?of (?:this|the|a) )?{_TALK}\b"
+    rf"(?:{_END}|(?= (?:is|should|must|needs|has|into)\b))|\ba {_TALK} app\b|\bthe user'?s first (?:message|request)\b"
+    r"|\b(?:diese[rs]?|die|der|das|folgende[rns]*|obige[rns]*) (?:unterhaltung|gesprächs?|konversation)\b"
+    r"|\b(?:cette|la) (?:conversation|discussion)\b|\b(?:esta|la) conversación\b|\b(?:questa|la) conversazione\b"
+    r"|\b(?:esta|da) conversa\b|(?:这|上面|以上|下面|该|本).{0,4}(?:对话|会话|聊天)|この会話"
+)
+"""The very talk that a request is of."""
+_ONLY = re.compile(
+    r"(?i)\b(?:only|solely|nothing but|plain text|concise|nur|ausschließlich|uniquement|seulement|s[oó]lo|solamente"
+    r"|únicamente|soltanto|apenas|somente)\b|[只仅]|直接|のみ|だけ"
+)
+_OWN = re.compile(
+    r"(?i)\A\s*(?:translate|rewrite|improve|correct|explain|edit|test|check|debug|why|how|what|when|where|who|which|is|are"
+    r"|does|do|did|can|could|should|would)\b|\b(?:i|i'm|me|my|mine|we|us|ich|mir|mich|meine?[rnms]?|wir|je|moi|mon|nous|yo"
+    r"|mis?|io|mio|eu|meu|minha)\b"
+)
+"""A person's words for themselves, which clients do not have, or for what they want to know of a text."""
+_SHOWN = re.compile(r"(?i)\b(?:in|for) the (?:\w+ )?(?:sidebar|history list|list of (?:chats|conversations))\b")
+_PROGRAM = re.compile(rf"(?i){_MADE}")
+_SENTENCE = re.compile(r"[.!?。!?\n]+(?=\s|\Z)|[。\n]")
 _HISTORY = re.compile(
     r"(?im)^[ \t]{0,8}(?:<(?:chat_history|conversation|session|transcript|messages|history|user_message)>|#+"
     r" ?chat history)"
@@ -190,13 +227,14 @@ _ABOUT = re.compile(
 """The beginning or the end of a person's words about something."""
 _SUMMARY = re.compile(
     rf"(?i)\b(?:summari[sz]e|summary|summari[sz]ing|continuing)\b[^\n]{{0,120}}\b(?:{_TALK}|messages above)\b"
-    rf"|\bhandoff summary\b"
+    rf"|\bhand(?:off|over) (?:summary|document|notes?|brief)\b"
 )
 _ORDER = re.compile(
     r"(?i)\A(?:<[^>\n]{1,80}>\s*)?(?:critical|important|you have run out of context|"
     r"your task|you are performing|please|now|provide|create"
     r"|generate|write|"
-    r"summari[sz]e|produce|the (?:current |messages |conversation)|here is the conversation|\[user\])"
+    r"summari[sz]e|produce|the (?:current |messages |context|conversation)|th(?:is|e) session|here is the conversation"
+    r"|\[user\])"
 )
 _COMPACTION = re.compile(
     r"(?i)<(?:analysis|summary|conversation)>|\banother (?:llm|model|agent|assistant|language model)\b|\btext"
@@ -251,14 +289,18 @@ def _bare(text: str) -> str:
     at = 0
     for _ in range(LATEST):
         found = _ENVELOPE.match(text, at, at + ENVELOPE)
-        at = found.end() if found else at
+        if found is None:
+            break
+        at = found.end()
     return _looked_at(text[at:].strip())
 
 
 def _is_task(system: str) -> bool:
     """Whether a system prompt makes the model a helper of the client, rather than of a person."""
     text = _IDENTITY.sub("", system.lstrip())
-    return any(pattern.match(text) for pattern in _SYSTEM)
+    if _TITLER.match(text) and not any(p.search(text) for p in (_TERSE, _ONLY, _BRIEF)):
+        return False
+    return any(pattern.match(text) for pattern in _SYSTEM) or _names_talk(text[:START], _SHOWN)
 
 
 def _is_clients(text: str) -> bool:
@@ -266,15 +308,29 @@ def _is_clients(text: str) -> bool:
     head, end = text[:START], text[-TAIL:]
     if any(pattern.search(text) for pattern in _CLIENT):
         return True
-    if text.endswith("?") and len(text) <= SHORT:
+    if text.endswith("?") and len(text) <= SHORT and not _is_transcript(text):
         return False
     if _HEARTBEAT.search(text) and not _ABOUT.search(text):
+        return True
+    if _names_talk(head) or (not _OWN.match(head) and _names_talk(end.rsplit("\n\n", 1)[-1])):
         return True
     for part in (head, end):
         if _TITLE.search(part) and (_TERSE.search(part) or re.search(r"(?i)\btitle:\s*\Z", end)):
             return _is_transcript(text) or not _ABOUT.match(head) or _TITLE.match(head) is not None
     markers = {found.lower() for found in _COMPACTION.findall(text)}
     return len(text) > SHORT and len(markers) > 1 and bool(_ORDER.match(head) and _SUMMARY.search(text))
+
+
+def _names_talk(text: str, *more: re.Pattern[str]) -> bool:
+    """Whether a text wants a label for the talk that it stands in or before, and nothing else: nobody says "I" in it.
+
+    Each of these is a matter of words; that all of them come together, in whatever order, is a client's.
+    """
+    ask = text[: min([m.start() for p in (_HISTORY, _PERSON) if (m := p.search(text)) is not None], default=len(text))]
+    if _OWN.search(ask) or not (_TERSE.search(ask) or _ONLY.search(ask)):
+        return False
+    sentences = [one for one in _SENTENCE.split(ask) if _LABEL.search(one) and not _PROGRAM.search(one)]
+    return any(of.search(one) for one in sentences for of in (_THIS, *more))
 
 
 def _is_transcript(text: str) -> bool:

@@ -189,17 +189,26 @@ class Upstream:
         except (*_FAILURES, KeyError, TypeError, ValueError):
             return None
 
-    async def count_tokens(self, body: Mapping[str, Any], dialect: Dialect) -> int | None:
-        """How many tokens the prompt of a request has; None where the engine does not say."""
+    async def measure(self, body: Mapping[str, Any], dialect: Dialect) -> tuple[int, int | None] | None:
+        """How many tokens the prompt of a request has, and how many its model takes; None where it is not said."""
         if dialect == "llama.cpp":
             ids = await self.prompt_ids(body)
-            return None if ids is None else len(ids)
+            return None if ids is None else (len(ids), None)
         if dialect not in ("host", "vllm"):
             return None
-        names = ("model", "messages", "tools", "continue_final_message", "add_generation_prompt")
+        names = (
+            "model",
+            "messages",
+            "tools",
+            "continue_final_message",
+            "add_generation_prompt",
+            "chat_template_kwargs",
+        )
         asked = {name: body[name] for name in names if name in body}
         try:
-            return int((await self._post("/tokenize", asked))["count"])
+            told = await self._post("/tokenize", asked)
+            count, limit = int(told["count"]), told.get("max_model_len")
+            return count, limit if type(limit) is int else None
         except (*_FAILURES, KeyError, TypeError, ValueError):
             return None
 
