@@ -263,7 +263,8 @@ def test_an_engine_that_is_not_there(start_server: Any, engine: Any, tmp_path: P
 @pytest.mark.parametrize(
     ("status", "ours"), [(400, 400), (404, 404), (422, 422), (429, 429), (500, 502), (503, 503), (401, 502)]
 )
-def test_what_the_engine_refuses(server: Any, engine: Any, status: int, ours: int) -> None:
+def test_what_the_engine_refuses(shared: Any, status: int, ours: int) -> None:
+    server, engine = shared
     engine.status = status
     reply = ask(server, [HI])
     assert reply.status_code == ours

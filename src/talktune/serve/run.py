@@ -48,15 +48,14 @@ def serve(
         raise UserError(
             f"--host {config.host}: others could reach it without a key; set {KEY_ENV}, or give --keys FILE."
         )
-    listener = listen(config.host, config.port)
-    store = Store(config.store)
-    writer = Writer(store)
-    try:
-        uvloop.run(_serve(config, host_arguments, keys, store, writer, listener, say, per_user))
-    finally:
-        listener.close()
-        writer.close()
-        store.close()
+    with listen(config.host, config.port) as listener:
+        store = Store(config.store)
+        writer = Writer(store)
+        try:
+            uvloop.run(_serve(config, host_arguments, keys, store, writer, listener, say, per_user))
+        finally:
+            writer.close()
+            store.close()
 
 
 async def _serve(
