@@ -11,10 +11,11 @@ CLIENTS = 8
 
 
 class Load:
-    """Clients that talk and talk; `seen` has the answers whose end they saw."""
+    """Clients that talk and talk, with pauses of so many seconds; `seen` has the answers whose end they saw."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, pause: float = 0.0) -> None:
         self.url = url
+        self.pause = pause
         self.seen: dict[str, str] = {}
         self.broken = 0
         self._stop = threading.Event()
@@ -51,6 +52,7 @@ class Load:
                 continue
             self.seen[id] = answer
             messages.append({"role": "assistant", "content": answer})
+            self._stop.wait(self.pause)
 
     def _ask(self, messages: list[Any]) -> tuple[str, str]:
         body = {"messages": messages, "stream": True, "max_tokens": 12}

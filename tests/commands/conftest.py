@@ -1,51 +1,11 @@
-"""Runs commands as a shell would: through the entry point, with its own stdout, stderr and exit code."""
+"""Conversations in files, for the commands that read them."""
 
-import io
 import json
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-
-@dataclass(frozen=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def sentence(self) -> str:
-        """The one line that a user's mistake is answered with."""
-        assert self.code == 2, self.err
-        assert "Traceback" not in self.err
-        lines = self.err.strip().splitlines()
-        assert len(lines) == 1, self.err
-        assert lines[0].startswith("talktune: ")
-        return lines[0]
-
-
-Run = Callable[..., Said]
-
-
-@pytest.fixture(scope="session")
-def talktune() -> Run:
-    from talktune.cli import main
-
-    def run(*arguments: object, stdin: str = "") -> Said:
-        out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-            patch.setattr("sys.argv", ["talktune", *map(str, arguments)])
-            patch.setattr("sys.stdin", io.StringIO(stdin))
-            patch.setenv("TOKENIZERS_PARALLELISM", "false")
-            with pytest.raises(SystemExit) as end:
-                main()
-        return Said(int(end.value.code or 0), out.getvalue(), err.getvalue())
-
-    return run
 
 
 def conversation(name: str, *rounds: tuple[str, str, str], labels: Sequence[int] = (), **more: Any) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def test_chaos(kills: int, apart: bool, tiny_model: Path, tmp_path: Path) -> Non
     store = tmp_path / "store.db"
     processes = Processes(tmp_path, tiny_model, apart=apart)
     names = [*processes.commands, "host"]
-    load = Load(f"http://127.0.0.1:{processes.port}")
+    load = Load(f"http://127.0.0.1:{processes.port}", pause=0.3)  # every turn is learned from, and that twice
     try:
         for kill in range(kills):
             load.wait_for(20, seconds=90)

@@ -81,12 +81,16 @@ class Serving:
 
 
 @contextmanager
-def serving(store: Path, *options: str, env: dict[str, str] | None = None) -> Iterator[Serving]:
-    """Start the server and wait until it serves; kill it afterwards, if it still runs."""
+def serving(store: Path, *options: str, env: dict[str, str] | None = None, before: str = "") -> Iterator[Serving]:
+    """Start the server and wait until it serves; kill it afterwards, if it still runs.
+
+    `before` is Python that runs in it first: what takes long is made short there.
+    """
     import os
 
+    program = ["-c", f"{before}\nfrom talktune.cli import main\nmain()"] if before else ["-m", "talktune"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "talktune", "serve", "--port", "0", "--store", str(store), *options],
+        [sys.executable, *program, "serve", "--port", "0", "--store", str(store), *options],
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | (env or {}),

@@ -57,12 +57,12 @@ def python_client(url: str, script: dict[str, Any]) -> dict[str, Any]:
             messages.append({"role": "user", "content": next(questions)})
             asked += 1
         options: Any = (
-            {"tools": script["tools"], "tool_choice": "required"}
+            {"tools": script["tools"], "tool_choice": "required", "max_tokens": 60}
             if asked == 1 and messages[-1]["role"] == "user"
-            else {}
+            else {"max_tokens": 16}
         )
         with client.chat.completions.stream(
-            model=script["model"], messages=messages, max_tokens=60, temperature=0,
+            model=script["model"], messages=messages, temperature=0,
             stream_options={"include_usage": True}, **options,
         ) as stream:  # fmt: skip
             chunks = sum(event.type == "chunk" for event in stream)

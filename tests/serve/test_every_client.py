@@ -1,6 +1,7 @@
 """The clients that people use, as they come, in every dialect: each one's conversation is one in the store.
 
-A process each: six questions, the odd ones streamed, two of them answered by a tool, most of them reactions.
+A process each, for all its ways: six questions, the odd ones streamed, two of them answered by a tool, most of them
+reactions.
 """
 
 import json
@@ -84,12 +85,13 @@ def talks(tmp_path_factory: pytest.TempPathFactory) -> Talks:
     with running_engine() as engine:
         engine.decide = answer
         with serving(folder / "store.db", "--upstream", engine.url) as server, ThreadPoolExecutor(3) as pool:
-            answers = dict(zip(ways, pool.map(lambda way: run(way, server.url, folder), ways), strict=True))
+            found = list(pool.map(lambda name: run(name, server.url, folder), dict.fromkeys(way[0] for way in ways)))
     if not ways:
         return Talks({}, ())
     exported = folder / "exported.jsonl"
     command = [sys.executable, "-m", "talktune", "export", str(folder / "store.db"), "--format", "openai"]
     subprocess.run([*command, "--output", str(exported)], check=True, capture_output=True)
+    answers = {way: told for one in found for way, told in one.items()}
     return Talks(answers, read_conversations([exported]).conversations)
 
 
@@ -101,18 +103,20 @@ def missing(way: tuple[str, ...]) -> str | None:
     return None if INSTALLED.is_file() else "the Python clients (make clients) are not there"
 
 
-def run(way: tuple[str, ...], url: str, folder: Path) -> Any:
-    """What the client was answered to each question, or what it complained about."""
-    script = {"system": "Be brief.", "tool": TOOL, "questions": questions(way), "result": RESULT}
-    name, *more = way
+def run(name: str, url: str, folder: Path) -> dict[tuple[str, ...], Any]:
+    """What a client was answered to each question, in each of its ways, or what it complained about."""
+    ways = [way for way in WAYS if way[0] == name]
+    told = {"system": "Be brief.", "tool": TOOL, "result": RESULT}
+    scripts = [json.dumps(told | {"questions": questions(way), "way": "".join(way[1:])}) for way in ways]
     command = [str(PYTHON), str(CLIENTS / name)]
     if name.endswith(".mjs"):
-        copied = folder / f"{'-'.join(way)}.mjs"  # beside its packages
-        copied.write_text((CLIENTS / name).read_text())
-        command = ["node", str(copied)]
-    command += [url, json.dumps(script), *more]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else done.stderr[-5000:]
+        (folder / name).write_text((CLIENTS / name).read_text())  # beside its packages
+        command = ["node", str(folder / name)]
+    done = subprocess.run([*command, url, *scripts], capture_output=True, text=True, check=False, timeout=300)
+    if done.returncode != 0:
+        return dict.fromkeys(ways, done.stderr[-5000:])
+    answers = map(json.loads, done.stdout.splitlines()[-len(ways) :])
+    return dict(zip(ways, answers, strict=True))
 
 
 def mark(way: tuple[str, ...]) -> str:

@@ -28,7 +28,7 @@ def hold(server: Any, temperature: float, stream: bool) -> list[tuple[list[Messa
     texts: list[str] = []
     for i, question in enumerate(("What is rain?", "And snow?", "Say it in five words.")):
         messages.append({"role": "user", "content": f"{question} ({temperature}, {stream})"})
-        options: Any = {"model": model, "messages": messages, "max_tokens": 24, "temperature": temperature, "seed": i}
+        options: Any = {"model": model, "messages": messages, "max_tokens": 12, "temperature": temperature, "seed": i}
         if stream:
             chunks = client.chat.completions.create(**options, stream=True)
             texts.append("".join(c.choices[0].delta.content or "" for c in chunks if c.choices))

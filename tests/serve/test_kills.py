@@ -21,6 +21,7 @@ from ..load import Load
 def start(model: Path, store: Path, port: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "talktune", "serve", "--model", str(model), "--device", "cpu"]
     command += ["--port", str(port), "--store", str(store), "--max-answer-tokens", "12"]
+    command += ["--no-judge", "--no-learn"]  # those are killed among the others' turns, in `live/test_chaos.py`
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline().startswith("ready"), "start-up needed a hand"

@@ -18,6 +18,7 @@
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,8 @@ def test_training_from_the_store_beside_the_server_uses_every_turn(
         while training.poll() is None:
             ask(server, [{"role": "user", "content": f"while it trains {served}"}])
             served += 1
+            with suppress(subprocess.TimeoutExpired):
+                training.wait(0.1)  # without taking its processor
         assert training.stderr is not None
         assert training.returncode == 0, training.stderr.read()
     assert served > 0

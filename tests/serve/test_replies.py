@@ -132,20 +132,22 @@ def test_when_to_come_again_is_the_engines_word(before_odd: Any, odd: Any) -> No
         odd.status, odd.headers = 200, {}
 
 
-def test_a_locked_store_ends_a_stream_with_an_error(before_odd: Any, odd: Any) -> None:
+def test_a_locked_store_ends_a_stream_with_an_error(start_server: Any, odd: Any, tmp_path: Path) -> None:
     odd.raw = sse(part({"content": "locked"}), part({}, "stop"))
-    other = sqlite3.connect(before_odd.store, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    try:
-        reply = ask(before_odd, stream=True)
-    finally:
-        other.execute("ROLLBACK")
-        other.close()
-    last = [line for line in reply.text.splitlines() if line][-1]
-    assert "locked" in reply.text
-    assert json.loads(last[6:])["error"]["message"] == "The server failed; its log says why."
-    odd.raw = sse(part({"content": "free"}), part({}, "stop"))
-    assert "[DONE]" in ask(before_odd, stream=True).text
+    impatient = "from talktune.store import store\nstore.BUSY_MS = 100"
+    with start_server(tmp_path / "s.db", "--upstream", odd.url, before=impatient) as server:
+        other = sqlite3.connect(server.store, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        try:
+            reply = ask(server, stream=True)
+        finally:
+            other.execute("ROLLBACK")
+            other.close()
+        last = [line for line in reply.text.splitlines() if line][-1]
+        assert "locked" in reply.text
+        assert json.loads(last[6:])["error"]["message"] == "The server failed; its log says why."
+        odd.raw = sse(part({"content": "free"}), part({}, "stop"))
+        assert "[DONE]" in ask(server, stream=True).text
 
 
 def test_nothing_leaves_a_stream_without_its_end(before_odd: Any, odd: Any) -> None:

@@ -1,6 +1,5 @@
 """The server as a process, in front of an engine that does what the test says."""
 
-import contextlib
 import json
 import signal
 import socket
@@ -60,8 +59,9 @@ def test_a_conversation_without_headers_and_its_next_states(server: Any) -> None
 
 def test_a_stream_goes_on_chunk_by_chunk_and_its_turn_is_there_before_its_end(server: Any, engine: Any) -> None:
     engine.says("one two three")
-    engine.pause = 0.1
-    arrived: list[float] = []
+    said, held = threading.Event(), list[bool]()
+    engine.before_end = lambda: held.append(said.wait(20))
+    arrived = 0
     with httpx2.stream(
         "POST", f"{server.url}/v1/chat/completions", json={"messages": [HI], "stream": True}, timeout=30
     ) as reply:
@@ -69,15 +69,17 @@ def test_a_stream_goes_on_chunk_by_chunk_and_its_turn_is_there_before_its_end(se
         for line in reply.iter_lines():
             if not line:
                 continue
-            arrived.append(time.monotonic())
+            arrived += 1
             body = {} if line == "data: [DONE]" else json.loads(line[6:])
+            if body and body["choices"][0]["delta"].get("content") == " three":
+                said.set()
             if body and body["choices"][0]["finish_reason"] and not found:
                 found = True
                 (conversation,) = stored(server)
                 assert conversation.messages[-1].content == "one two three"
     assert found
-    assert len(arrived) == 6
-    assert arrived[-1] - arrived[0] > 0.3  # as the engine sent them, not all at once
+    assert arrived == 6
+    assert held == [True], "the words came only with the end"
     assert engine.asked[0]["messages"] == [HI]
 
 
@@ -224,7 +226,7 @@ def test_a_client_that_leaves_stops_the_engine_and_its_turn_is_partial(server: A
     (conversation,) = stored(server)
     assert conversation.messages[1].content.startswith("word")
     assert conversation.kinds == {1: "side"}
-    assert httpx2.get(f"{server.url}/health").json()["running"] == 0
+    wait_for(lambda: httpx2.get(f"{server.url}/health").json()["running"] == 0)
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -263,7 +265,8 @@ def test_an_engine_that_is_not_there(start_server: Any, engine: Any, tmp_path: P
 @pytest.mark.parametrize(
     ("status", "ours"), [(400, 400), (404, 404), (422, 422), (429, 429), (500, 502), (503, 503), (401, 502)]
 )
-def test_what_the_engine_refuses(server: Any, engine: Any, status: int, ours: int) -> None:
+def test_what_the_engine_refuses(shared: Any, status: int, ours: int) -> None:
+    server, engine = shared
     engine.status = status
     reply = ask(server, [HI])
     assert reply.status_code == ours
@@ -297,21 +300,14 @@ def test_sigterm_lets_answers_finish(start_server: Any, engine: Any, tmp_path: P
 def test_sigterm_keeps_what_does_not_finish(start_server: Any, engine: Any, tmp_path: Path) -> None:
     engine.says(" ".join(["w"] * 1000))
     engine.pause = 0.05
+    body = {"messages": [HI], "stream": True}
     with start_server(tmp_path / "s.db", "--upstream", engine.url, "--grace", "1") as server:
-        thread = threading.Thread(target=lambda: _ignore(lambda: ask(server, [HI], stream=True)))
-        thread.start()
-        wait_for(lambda: engine.asked)
-        time.sleep(0.3)
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(20) == 0
-        thread.join()
+        with httpx2.stream("POST", f"{server.url}/v1/chat/completions", json=body, timeout=30) as reply:
+            next(line for line in reply.iter_lines() if '"w"' in line)
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(20) == 0
         (conversation,) = stored(server)
     assert conversation.kinds == {1: "side"}
-
-
-def _ignore(work: Callable[[], object]) -> None:
-    with contextlib.suppress(httpx2.HTTPError):
-        work()
 
 
 def test_users_do_not_see_each_other(start_server: Any, engine: Any, tmp_path: Path) -> None:
@@ -367,14 +363,17 @@ def test_models_metrics_and_description(server: Any) -> None:
 
 
 def test_more_requests_than_allowed(start_server: Any, engine: Any, tmp_path: Path) -> None:
-    engine.pause = 1.0
+    refused, held = threading.Event(), list[bool]()
+    engine.before_end = lambda: held.append(refused.wait(20))
     with start_server(tmp_path / "s.db", "--upstream", engine.url, "--max-running", "1") as server:
         with ThreadPoolExecutor(1) as pool:
-            running = pool.submit(ask, server, [HI])
+            running = pool.submit(ask, server, [HI], stream=True)
             wait_for(lambda: engine.asked)
             reply = ask(server, [HI])
+            refused.set()
             assert (reply.status_code, "retry-after" in reply.headers) == (429, True)
             assert running.result().status_code == 200
+            assert held == [True]
         assert ask(server, [HI]).status_code == 200
 
 

@@ -55,15 +55,14 @@ def serve(
         raise UserError(
             f"--host {config.host}: others could reach it without a key; set {KEY_ENV}, or give --keys FILE."
         )
-    listener = listen(config.host, config.port)
-    store = Store(config.store)
-    writer = Writer(store)
-    try:
-        uvloop.run(_serve(config, host_arguments, host_config, keys, store, writer, listener, say, per_user))
-    finally:
-        listener.close()
-        writer.close()
-        store.close()
+    with listen(config.host, config.port) as listener:
+        store = Store(config.store)
+        writer = Writer(store)
+        try:
+            uvloop.run(_serve(config, host_arguments, host_config, keys, store, writer, listener, say, per_user))
+        finally:
+            writer.close()
+            store.close()
 
 
 async def _serve(
@@ -77,19 +76,18 @@ async def _serve(
     say: Callable[[str], None],
     per_user: bool,
 ) -> None:
-    host = None
-    if config.upstream is None:
-        key = secrets.token_urlsafe(32)
-        upstream = Upstream(None, key)
-        host = HostProcess(host_arguments, {"key": key, "config": host_config}, upstream.move, config.grace)
-    else:
-        upstream = Upstream(config.upstream, os.environ.get(config.upstream_key_env))
-    versions = Versions(Policies(store), upstream, per_user=per_user)
-    models = Models(upstream, versions, strict=config.strict_models)
-    service = Service(config, store, writer, upstream, Metrics(), versions, models)
-    tidying = None
-    try:
-        if host is not None:
+    async with contextlib.AsyncExitStack() as ending:
+        key = secrets.token_urlsafe(32) if config.upstream is None else os.environ.get(config.upstream_key_env)
+        upstream = Upstream(config.upstream, key)
+        ending.push_async_callback(upstream.close)
+        versions = Versions(Policies(store), upstream, per_user=per_user)
+        models = Models(upstream, versions, strict=config.strict_models)
+        service = Service(config, store, writer, upstream, Metrics(), versions, models)
+        ending.callback(service.readers.shutdown)
+        host = None
+        if config.upstream is None:
+            host = HostProcess(host_arguments, {"key": key, "config": host_config}, upstream.move, config.grace)
+            ending.push_async_callback(host.stop)
             await host.start()
         else:
             try:
@@ -97,14 +95,8 @@ async def _serve(
             except EngineError as error:
                 say(f"{error} Requests are refused until it can.")
         tidying = asyncio.ensure_future(_close_idle(store, config.idle_minutes * 60))
+        ending.callback(tidying.cancel)
         await _listen(Server(service, keys, host), config, listener, say)
-    finally:
-        if tidying is not None:
-            tidying.cancel()
-        if host is not None:
-            await host.stop()
-        await upstream.close()
-        service.readers.shutdown()
 
 
 async def _listen(server: Server, config: ServeConfig, listener: socket.socket, say: Callable[[str], None]) -> None:

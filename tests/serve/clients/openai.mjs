@@ -12,8 +12,9 @@ for (let i = 0; i < questions.length || messages.at(-1).role === "tool"; ) {
   const calls = [];
   let finish = null, usage = null, chunks = 0;
   const stream = await client.chat.completions.create({
-    model, messages, stream: true, stream_options: { include_usage: true }, max_tokens: 60, temperature: 0,
-    ...(messages.at(-1).role === "user" && i === 1 ? { tools, tool_choice: "required" } : {}),
+    model, messages, stream: true, stream_options: { include_usage: true }, temperature: 0,
+    ...(messages.at(-1).role === "user" && i === 1
+      ? { tools, tool_choice: "required", max_tokens: 60 } : { max_tokens: 16 }),
   });
   for await (const chunk of stream) {
     chunks++;

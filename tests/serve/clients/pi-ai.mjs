@@ -33,7 +33,8 @@ for (let i = 0; i < questions.length || context.messages.at(-1).role === "toolRe
     context.messages.push({ role: "user", content: questions[i++], timestamp: 1 });
   const { tools: offered, ...plain } = context;
   const first = i === 1 && context.messages.at(-1).role === "user";
-  const options = { apiKey: "none", maxTokens: 60, temperature: 0, ...(first ? { toolChoice: "required" } : {}) };
+  const asked = first ? { toolChoice: "required", maxTokens: 60 } : { maxTokens: 16 };
+  const options = { apiKey: "none", temperature: 0, ...asked };
   const answering = stream(model, first ? context : plain, options);
   let chunks = 0;
   for await (const event of answering) chunks++;

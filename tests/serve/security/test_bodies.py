@@ -4,7 +4,6 @@ import json
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ import pytest
 from talktune.serve import protocol
 
 HI = {"role": "user", "content": "Hi"}
+NO_ENGINE = ("--upstream", "http://127.0.0.1:9")
 
 
 @pytest.fixture(scope="module")
 def shared(start_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A server without an engine: what is refused never gets that far."""
-    with start_server(tmp_path_factory.mktemp("s") / "s.db", "--upstream", "http://127.0.0.1:9") as running:
+    with start_server(tmp_path_factory.mktemp("s") / "s.db", *NO_ENGINE) as running:
         yield running
 
 
@@ -91,36 +91,22 @@ def test_a_gigabyte_is_refused_unread_while_others_are_served(shared: Any) -> No
             assert b" 413 " in s.recv(4096) or sent < 200
 
 
-def test_slow_heads_and_bodies(monkeypatch: pytest.MonkeyPatch, start_server: Any, tmp_path: Path) -> None:
+def test_slow_heads_and_bodies(start_server: Any, tmp_path: Path) -> None:
     assert protocol.HEAD_SECONDS <= 30
-    code = (
-        "import sys\n"
-        "from talktune.serve import app, protocol\n"
-        "protocol.HEAD_SECONDS = app.BODY_SECONDS = 0.5\n"
-        "sys.argv[0] = 'talktune'\n"
-        "from talktune.cli import main\n"
-        "main()\n"
-    )
-    options = ["serve", "--port", "0", "--store", str(tmp_path / "s.db"), "--upstream", "http://127.0.0.1:9"]
-    with subprocess.Popen([sys.executable, "-c", code, *options], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            while not (line := process.stdout.readline()).startswith("ready"):
-                assert line
-            url = line.split()[1]
-            host, port = url[7:].split(":")
-            head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
-            starts = (b"", head[:20], head + b"X:", head + b"Content-Length: 100\r\n\r\n{")
-            slow = [socket.create_connection((host, int(port)), timeout=20) for _ in range(200)]
-            for i, s in enumerate(slow):
-                s.sendall(starts[i % 4])
-            assert httpx2.get(f"{url}/healthz").status_code == 200
-            for s in slow:
-                assert b" 408 " in s.recv(4096)
-                s.close()
-            assert httpx2.get(f"{url}/healthz").status_code == 200
-        finally:
-            process.kill()
+    hurry = "from talktune.serve import app, protocol\nprotocol.HEAD_SECONDS = app.BODY_SECONDS = 0.5"
+    with start_server(tmp_path / "s.db", *NO_ENGINE, before=hurry) as server:
+        host, port = server.url[7:].split(":")
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+        starts = (b"", head[:20], head + b"X:", head + b"Content-Length: 100\r\n\r\n{")
+        slow: list[socket.socket] = []
+        for i in range(200):
+            slow.append(socket.create_connection((host, int(port)), timeout=20))
+            slow[-1].sendall(starts[i % 4])
+        assert httpx2.get(f"{server.url}/healthz").status_code == 200
+        for s in slow:
+            assert b" 408 " in s.recv(4096)
+            s.close()
+        assert httpx2.get(f"{server.url}/healthz").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -151,52 +137,43 @@ def test_feedback_that_cannot_be(shared: Any) -> None:
     assert httpx2.post(f"{shared.url}/v1/feedback", json={"completion_id": "x", "score": 1}).status_code == 404
 
 
-def run(*options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "talktune", "serve", *options]
-    if "--upstream" not in options:
-        command += ["--upstream", "http://127.0.0.1:9"]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-
-
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
-def test_no_key_no_other_address(host: str, tmp_path: Path) -> None:
-    done = run("--host", host, "--store", str(tmp_path / "s.db"))
-    assert done.returncode == 2
-    assert "TALKTUNE_API_KEY" in done.stderr
+def test_no_key_no_other_address(host: str, talktune: Any, tmp_path: Path) -> None:
+    said = talktune("serve", "--host", host, "--store", tmp_path / "s.db", *NO_ENGINE)
+    assert "TALKTUNE_API_KEY" in said.sentence
     assert not (tmp_path / "s.db").exists()
 
 
 @pytest.mark.parametrize(
     ("text", "word"), [("", "no key"), ("ann", "line 1"), ("ann k\nbob k", "line 2"), ("a b c", "line 1")]
 )
-def test_bad_key_files(text: str, word: str, tmp_path: Path) -> None:
+def test_bad_key_files(text: str, word: str, talktune: Any, tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text(text)
-    done = run("--keys", str(path), "--store", str(tmp_path / "s.db"))
-    assert (done.returncode, word in done.stderr) == (2, True)
-    assert "Traceback" not in done.stderr
+    assert word in talktune("serve", "--keys", path, "--store", tmp_path / "s.db", *NO_ENGINE).sentence
 
 
 def test_other_mistakes_at_the_start(tmp_path: Path, shared: Any) -> None:
-    store = tmp_path / "s.db"
+    """In a process each: some are found when half of the server is there already."""
     port = shared.url.rpartition(":")[2]
     for options, word in (
-        (("--keys", str(tmp_path / "none")), "cannot be read"),
-        (("--port", port), "cannot listen"),
+        (("--keys", str(tmp_path / "none"), *NO_ENGINE), "cannot be read"),
+        (("--port", port, *NO_ENGINE), "cannot listen"),
         (("--upstream", "ftp://x"), "--upstream"),
-        (("--side-patterns", "("), "regular expression"),
+        (("--side-patterns", "(", *NO_ENGINE), "regular expression"),
+        (("--store", str(tmp_path), *NO_ENGINE), "cannot be opened"),
     ):
-        done = run("--store", str(store), *options)
+        store = () if "--store" in options else ("--store", str(tmp_path / "s.db"))
+        command = [sys.executable, "-m", "talktune", "serve", *store, *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert (done.returncode, word in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
-    done = run("--store", str(tmp_path))
-    assert (done.returncode, "cannot be opened" in done.stderr) == (2, True), done.stderr
 
 
 def test_secrets_are_not_in_the_log(start_server: Any, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("ann sekret-1\n")
     command = [sys.executable, "-m", "talktune", "serve", "--port", "0", "--store", str(tmp_path / "s.db")]
-    command += ["--upstream", "http://127.0.0.1:9", "--keys", str(keys)]
+    command += [*NO_ENGINE, "--keys", str(keys)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -209,8 +186,7 @@ def test_secrets_are_not_in_the_log(start_server: Any, tmp_path: Path) -> None:
                 headers = {"Authorization": f"Bearer {key}"}
                 httpx2.post(f"{url}/v1/chat/completions", json={"messages": [HI]}, headers=headers)
             socket.create_connection(tuple(url[7:].split(":"))).close()
-            timer = threading.Timer(2, process.terminate)
-            timer.start()
+            process.terminate()
             rest = process.stderr.read() + process.stdout.read()
         finally:
             process.kill()
