@@ -38,7 +38,12 @@ METRICS: Mapping[str, Metric] = {
             "kl_ref", "nats/token", "KL to the frozen reference, by the k3 estimator whatever the loss uses", "mean"
         ),
         Metric("entropy", "nats/token", "entropy of the policy's distribution at the trained tokens", "mean"),
-        Metric("distill_loss", "1", "loss of the self-distillation, before its weight λ", "sum"),
+        Metric(
+            "distill_loss",
+            "1",
+            "self-distillation before its weight λ; the gradient counts: its value is 0 at ρ = 1",
+            "sum",
+        ),
         Metric("distill_gap", "nats", "mean |log-prob gap| of teacher and student, by the student", "mean", DISTILLED),
         Metric("distill_clipped", "share", "of that probability: where the gap is beyond ±1", "mean", DISTILLED),
         Metric(DISTILLED, "tokens", "answer tokens of disliked turns that were distilled", "sum"),
