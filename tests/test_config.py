@@ -99,6 +99,7 @@ def test_a_number_out_of_its_range_is_named(kind: Any, field: Any) -> None:
 def test_a_number_in_its_range_is_taken() -> None:
     assert check_config(TrainConfig(updates=1, seed=2**32 - 1)).updates == 1
     assert check_config(AlgorithmConfig(eps_low=0.0, dual_clip=1.001, L_max=10**30, L_cache=10**30)).eps_low == 0
+    assert [AlgorithmConfig(distill=d).distills for d in ("off", 0, "auto", 0.1)] == [False, False, True, True]
     assert check_config(GateConfig(gate_facts=1.0, gate_length_low=2.0, gate_length_high=2.0))
 
 
@@ -106,6 +107,8 @@ def test_a_number_in_its_range_is_taken() -> None:
     ("part", "words"),
     [
         (AlgorithmConfig(L_cache=1001), "--L-cache is 1001: it must be between 0 and L_max (1000)."),
+        (AlgorithmConfig(distill="on"), "--distill is on: it must be auto, off or a weight."),  # type: ignore[arg-type]
+        (AlgorithmConfig(distill=-0.5), "--distill is -0.5: it must be 0 or more."),
         (LiveConfig(brake_judge=(1.0, -1.0)), "--brake-judge is (1.0, -1.0): it must be a lower and a higher number."),
         (GateConfig(gate_length_low=2.0), "--gate-length-low is 2.0: it must be at most --gate-length-high (1.5)."),
         (ServeConfig(side_patterns=("(",)), "--side-patterns '(': is not a regular expression"),

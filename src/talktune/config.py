@@ -20,6 +20,7 @@ OldLogprobs = Literal["rollout", "recomputed"]
 PenaltyShape = Literal["linear", "quadratic"]
 Schedule = Literal["constant", "linear", "cosine"]
 ExportFormat = Literal["openai", "kto", "grpo"]
+Auto = Literal["auto", "off"]
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,14 @@ class AlgorithmConfig:
     """Width in tokens of the zone before L_max in which the penalty grows; 0 is a hard limit."""
     penalty_shape: PenaltyShape = "linear"
     """How the penalty grows in that zone."""
+    distill: Auto | NotNegative = "off"
+    """Weight in the loss of what the model says to a disliked turn once it has read the complaint (0.1, say); `off`; or
+    `auto`: on where a probe shows that such answers are better."""
+
+    @property
+    def distills(self) -> bool:
+        """Whether disliked turns are given a teacher, which may yet be asked for nothing with `auto`."""
+        return self.distill not in ("off", 0)
 
 
 @dataclass(frozen=True)
@@ -403,6 +412,8 @@ def check_config(config: Part) -> Part:
     match config:
         case AlgorithmConfig(L_cache=zone, L_max=longest) if zone > longest:
             raise UserError(f"--L-cache is {zone}: it must be between 0 and L_max ({longest}).")
+        case AlgorithmConfig(distill=str(word)) if word not in get_args(Auto):
+            raise UserError(f"--distill is {word}: it must be auto, off or a weight.")
         case LiveConfig(brake_judge=(low, high)) if low > high:
             raise UserError(f"--brake-judge is {(low, high)}: it must be a lower and a higher number.")
         case GateConfig(gate_length_low=low, gate_length_high=high) if low > high:
@@ -428,6 +439,8 @@ def check_values(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
             check_config(value)
         elif value is not None and (allowed := range_of(kinds.get(name))):
             for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, str):
+                    continue  # a word beside numbers, like `off`
                 if number not in allowed or abs(number) == math.inf:
                     wanted = str(allowed) if abs(number) < math.inf else "a finite number"
                     raise UserError(f"--{name.replace('_', '-')} is {value}: it must be {wanted}.")

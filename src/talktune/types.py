@@ -129,3 +129,5 @@ class Sample:
     policy_version: int | None = None
     retokenised: bool = False
     """True when the log had no token ids and the chat template rendered them again."""
+    teacher_prompt_ids: tuple[int, ...] | None = None
+    """The same prompt with the reaction to a disliked answer in it, where the learner is to be taught by that."""

@@ -137,3 +137,27 @@ def test_a_line_that_cannot_be_read_is_named_and_the_rest_is_used(
     sentence = talktune("train", broken, "--strict", "--model", tiny_model, "-o", tmp_path / "other").sentence
     assert f"{broken}, line 7: " in sentence
     assert not (tmp_path / "other").exists()
+
+
+def test_complaints_are_learned_from(talktune: Any, talks: Path, run: Path, tiny_model: Path, tmp_path: Path) -> None:
+    options = ("train", talks, "--model", tiny_model, "-o")
+    output = tmp_path / "run"
+    said = talktune(*options, output, *OPTIONS, "--learning-rate", "0.05", "--distill", "0.5")
+    assert said.code == 0, said.err
+    assert "a complaint to learn from" in said.out
+    assert json.loads((output / "summary.json").read_text())["turns"]["taught"] > 0
+    assert tomllib.loads((output / "config.toml").read_text())["algorithm"]["distill"] == 0.5
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert sum(line.get("distill_tokens", 0) for line in lines) > 0
+    file = "adapter/adapter_model.safetensors"
+    assert (output / file).read_bytes() != (run / file).read_bytes()
+    auto = talktune(*options, tmp_path / "auto", *OPTIONS, "--learning-rate", "0.05", "--distill", "auto")
+    assert "--distill auto: there is nobody here to score" in auto.err
+    assert (tmp_path / "auto" / file).read_bytes() == (run / file).read_bytes()
+
+
+def test_a_wrong_weight_of_complaints_is_named(talktune: Any, talks: Path, tiny_model: Path, tmp_path: Path) -> None:
+    options = ("train", talks, "--model", tiny_model, "-o", tmp_path / "run", "--judge", "oracle", "--distill")
+    assert "--distill" in talktune(*options, "on").sentence
+    assert "0 or more" in talktune(*options, "-1").sentence
+    assert "--distill: rank 0" in talktune(*options, "0.1", "--lora-rank", "0", "--beta", "0").sentence

@@ -101,7 +101,7 @@ READER = "talktune.learner.logprobs:Reader"
 KILLS: dict[str, Callable[[], None]] = {
     "while judging": lambda: at("talktune.commands.judged", "judge_turns", 0, call=1, after=True),
     "after the metrics line of 2": lambda: at(f"{UPDATE}:Learner", "step", 2),  # as 3 is to begin
-    "in the forward pass of 2": lambda: at(READER, "token_logprobs", 2, call=2),
+    "in the forward pass of 2": lambda: at(READER, "read", 2, call=2),
     "before the backward pass of 3": lambda: at("torch:Tensor", "backward", 3),
     "between packs of 5": lambda: at("torch:Tensor", "backward", 5, call=2, after=True),
     "before the optimizer of 3": lambda: at("torch.optim:AdamW", "step", 3),
@@ -180,7 +180,7 @@ def driver(model: str, folder: Path) -> None:
     results: dict[str, Any] = {}
     for name, more in (("one", ()), ("two", ()), ("other seed", ("--seed", "1"))):
         results[name] = {"code": run(name, None, *more)[0]} | outcome(folder / name.replace(" ", "-"))
-    stop = {STOP: lambda: at(READER, "token_logprobs", 3, call=2, how=signal.SIGINT)}
+    stop = {STOP: lambda: at(READER, "read", 3, call=2, how=signal.SIGINT)}
     for name, arm in (KILLS | stop).items():
         died, said = run(name, arm)
         code, again = run(name, None, "--resume")

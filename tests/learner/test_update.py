@@ -14,6 +14,8 @@ from talktune.learner.logprobs import make_reader
 from talktune.learner.update import Learner
 from talktune.policy.adapter import attach_adapter
 from talktune.policy.load import load_policy
+from talktune.rl.distill import distill_loss
+from talktune.rl.metrics import METRICS
 from talktune.rl.packing import pack
 from talktune.types import Sample
 
@@ -37,6 +39,17 @@ def samples(seed: int, n: int = 9) -> list[Sample]:
             temperature=0.8,
         )
         for i in range(n)
+    ]
+
+
+def taught(seed: int, n: int = 9) -> list[Sample]:
+    """The same samples, some of the disliked ones with a teacher's prompt."""
+    rng = random.Random(seed)
+    return [
+        replace(s, teacher_prompt_ids=tuple(rng.randrange(3, 30) for _ in range(rng.randint(2, 12))))
+        if s.reward < 0 or i == 0
+        else s
+        for i, s in enumerate(samples(seed, n))
     ]
 
 
@@ -140,3 +153,102 @@ def test_the_length_penalty_joins_the_reward(tiny_model: Path) -> None:
     metrics = learner(tiny_model, L_max=10, L_cache=8).step(batch)
     assert metrics["length_penalty_mean"] < 0
     assert metrics["grad_norm"] > 0
+
+
+def plain_lesson(it: Learner, batch: list[Sample], weight: float) -> dict[str, torch.Tensor]:
+    """The gradient of the distillation alone: each sample by itself through full logits."""
+    total = sum(len(s.answer_ids) for s in batch if s.teacher_prompt_ids is not None)
+    found = {name: torch.zeros_like(p) for name, p in it.trained.items()}
+
+    def scores(prompt: tuple[int, ...], sample: Sample) -> torch.Tensor:
+        logits = it.model(input_ids=torch.tensor([prompt + sample.answer_ids])).logits[:, len(prompt) - 1 : -1]
+        return torch.log_softmax(logits / sample.temperature, -1)
+
+    for s in batch:
+        if s.teacher_prompt_ids is not None:
+            new = scores(s.prompt_ids, s)
+            top = new.topk(20).indices
+            with torch.no_grad(), it.model.disable_adapter():
+                teacher = scores(s.teacher_prompt_ids, s).gather(2, top)
+            new = new.gather(2, top)
+            loss, _ = distill_loss(new, new, teacher, torch.ones(new.shape[:2]), total=total)
+            parts = torch.autograd.grad(weight * loss, list(it.trained.values()))
+            for name, part in zip(it.trained, parts, strict=True):
+                found[name] += part
+    return found
+
+
+@pytest.mark.parametrize("budget", [2048, 30])
+def test_the_lesson_is_added_to_the_update(tiny_model: Path, budget: int) -> None:
+    """loss = GRPO + λ · distillation, against each sample alone through full logits."""
+    batch = taught(3)
+    was, now = (learner(tiny_model, distill=w, microbatch_tokens=budget) for w in ("off", 0.5))
+    plain, metrics = was.gradient(batch), now.gradient(batch)
+    lesson = plain_lesson(now, batch, 0.5)
+    for name, p in now.trained.items():
+        assert p.grad is not None
+        torch.testing.assert_close(p.grad, was.trained[name].grad + lesson[name], rtol=1e-4, atol=1e-6)
+    assert max(float(part.abs().max()) for part in lesson.values()) > 1e-4
+    assert metrics["distill_tokens"] == sum(len(s.answer_ids) for s in batch if s.teacher_prompt_ids)
+    assert metrics["distill_gap"] > 0
+    assert metrics["loss"] == pytest.approx(plain["loss"] + 0.5 * metrics["distill_loss"], rel=1e-5)
+    assert {name for name in metrics if name not in plain} == {n for n in METRICS if n.startswith("distill")}
+
+
+@given(seed=st.integers(0, 10_000), budget=st.integers(1, 120))
+@settings(max_examples=10, deadline=None)
+def test_any_cut_into_micro_batches_gives_the_same_lesson(tiny_model: Path, seed: int, budget: int) -> None:
+    whole, cut = (learner(tiny_model, distill=1.0, microbatch_tokens=n) for n in (2048, budget))
+    was, now = whole.gradient(taught(seed)), cut.gradient(taught(seed))
+    assert {k: now[k] for k in was} == pytest.approx(was, rel=1e-4, abs=1e-6)
+    for name, p in cut.trained.items():
+        torch.testing.assert_close(p.grad, whole.trained[name].grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("no_packing", [False, True])
+def test_without_a_teacher_the_update_is_the_same_to_the_last_bit(tiny_model: Path, no_packing: bool) -> None:
+    """With samples that have none, and with samples that have one where it is off."""
+    results: list[dict[str, torch.Tensor]] = []
+    seen: list[dict[str, float]] = []
+    for batch, weight in (
+        (samples(4), "off"),
+        (samples(4), 0.5),
+        (taught(4), "off"),
+        (taught(4), "auto"),
+        (taught(4), 0),
+    ):
+        it = learner(tiny_model, distill=weight)
+        it.config = replace(it.config, train=replace(it.config.train, no_packing=no_packing))
+        metrics = it.step(batch)
+        seen.append({k: v for k, v in metrics.items() if "second" not in k})
+        results.append(it.trained)
+    for weights, metrics in zip(results, seen, strict=True):
+        assert metrics == seen[0]
+        assert all(torch.equal(p, results[0][name]) for name, p in weights.items())
+
+
+def test_disliked_turns_teach_where_no_group_has_variance(tiny_model: Path) -> None:
+    it = learner(tiny_model, distill=0.5)
+    batch = [replace(s, reward=-1.0) for s in taught(5)]
+    metrics = it.step(batch)
+    assert metrics["skipped_groups"] == 3
+    assert metrics["tokens"] == 0
+    assert metrics["grad_norm"] > 0
+    assert "kl_ref" not in metrics
+    assert metrics["loss"] == pytest.approx(0.5 * metrics["distill_loss"])
+    for aggregation in ("token", "sequence"):
+        mixed = [replace(s, reward=-1.0 if s.group == "0" else s.reward) for s in taught(5)]
+        alone = learner(tiny_model, aggregation=aggregation).gradient(mixed)
+        both = learner(tiny_model, aggregation=aggregation, distill=0.5).gradient(mixed)
+        assert {k: both[k] for k in alone if k != "loss"} == pytest.approx(
+            {k: alone[k] for k in alone if k != "loss"}, rel=1e-4
+        )
+
+
+def test_the_lesson_leads_to_what_the_teacher_says(tiny_model: Path) -> None:
+    """Learned until the student, who never reads the reaction, says much like the teacher who does."""
+    it = learner(tiny_model, distill=1.0, beta=0.0)
+    batch = [replace(s, reward=-1.0) for s in taught(6)]
+    it.optimizer.param_groups[0]["lr"] = 0.01
+    gaps = [it.step(batch)["distill_gap"] for _ in range(40)]
+    assert gaps[-1] < 0.7 * gaps[0]

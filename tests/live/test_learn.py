@@ -408,3 +408,17 @@ def test_the_gate_asks_open_probes_and_facts_in_one_go(world: Make, tmp_path: An
     assert len(fact_answer.answer_ids) == FACT_TOKENS or fact_answer.answer_ids[-1] in w.host.end_ids
     measures = examiner._measure(None, facts, opened, w.learner.lora)
     assert measures.ended == tuple(one.answer_ids[-1] in w.host.end_ids for one in (open_answer, fact_answer))
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_disliked_turns_are_learned_from_by_their_complaints(world: Make, shuffled: bool) -> None:
+    def weighed(config: Config) -> Config:
+        return replace(config, algorithm=replace(config.algorithm, distill=0.5))
+
+    w = world(weighed, shuffle_rewards=shuffled)
+    w.talk(4, reaction=lambda user, question, answer: "No!")
+    w.judge()
+    assert w.learn()
+    metrics = w.learner.policies.version(1).metrics
+    assert ("distill_tokens" in metrics) != shuffled, "rewards dealt anew: nothing can be learned"
+    assert metrics["tokens"] > metrics.get("distill_tokens", 0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from talktune.rl.head import chosen_logprobs
+from talktune.rl.head import chosen_logprobs, several_logprobs
 
 K, H, V = 13, 8, 29
 
@@ -69,6 +69,7 @@ def test_nothing_of_the_size_of_the_logits_is_kept() -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         chosen_logprobs(hidden, weight, torch.randint(vocabulary, (rows,)), torch.ones(rows))
+        several_logprobs(hidden, weight, 20, torch.ones(rows))
     assert max(kept) <= max(rows, vocabulary) * H
 
 
@@ -85,3 +86,40 @@ def test_logits_far_apart_stay_finite() -> None:
     logprob, entropy = chosen_logprobs((1000 * hidden).requires_grad_(), weight, target, temperature)
     assert torch.isfinite(logprob).all()
     assert torch.isfinite(entropy).all()
+
+
+@pytest.mark.parametrize("chunk", [1, 3 * V, 10_000])
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("given", [True, False])
+def test_several_tokens_a_place(chunk: int, with_bias: bool, given: bool) -> None:
+    """The likeliest, or given ones: values and every gradient against full logits."""
+    hidden, weight, bias, _, temperature = inputs(torch.float64)
+    which = torch.stack([torch.randperm(V)[:5] for _ in range(K)]) if given else 5
+    factor = torch.randn(K, 5, dtype=torch.float64)
+    found: list[list[Tensor]] = []
+    for ours in (True, False):
+        leaves = [x.clone().requires_grad_() for x in (hidden, weight, bias)]
+        b = leaves[2] if with_bias else None
+        if ours:
+            logprob, ids = several_logprobs(leaves[0], leaves[1], which, temperature, bias=b, chunk=chunk)
+        else:
+            scores = torch.nn.functional.linear(leaves[0], leaves[1], b) / temperature[:, None]
+            ids = scores.topk(5).indices if isinstance(which, int) else which
+            logprob = scores.log_softmax(-1).gather(1, ids)
+        (logprob * factor).sum().backward()
+        grads = [x.grad for x in leaves if x.grad is not None]
+        assert len(grads) == 2 + with_bias
+        found.append([logprob.detach(), ids, *grads])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=1e-12)
+
+
+def test_several_of_a_small_vocabulary_and_without_gradient() -> None:
+    hidden, weight, _, target, temperature = inputs(torch.float32)
+    with torch.no_grad():
+        logprob, ids = several_logprobs(hidden.requires_grad_(), weight, 100, temperature)
+    assert logprob.shape == ids.shape == (K, V)
+    assert not logprob.requires_grad
+    torch.testing.assert_close(logprob.exp().sum(1), torch.ones(K))
+    one, _ = several_logprobs(hidden, weight, target[:, None], temperature)
+    torch.testing.assert_close(one.squeeze(1), chosen_logprobs(hidden, weight, target, temperature)[0])

@@ -21,9 +21,15 @@ def trainable(policy: "Policy", config: Config) -> Any:
     from talktune.policy.adapter import attach_adapter, load_adapter
 
     model = config.model
+    if config.algorithm.distill == "auto":
+        warn("--distill auto: there is nobody here to score fresh answers, so it stays off; give a weight to have it.")
     if model.lora_rank == 0:
         if config.algorithm.beta > 0:
             raise UserError("--beta: rank 0 trains all weights and keeps no reference to hold on to; add --beta 0.")
+        if config.algorithm.distills:
+            raise UserError(
+                "--distill: rank 0 trains all weights and keeps no frozen model to learn from; leave it off."
+            )
         if model.adapter is not None:
             raise UserError("--adapter: rank 0 trains all weights; leave the adapter out or set --lora-rank.")
         return policy.model.train(False).requires_grad_(True)
@@ -68,7 +74,9 @@ def train(
         conversations, config.judge, output / "scored.jsonl", policy=policy, seed=config.train.seed
     )
     turns = [turn for conversation in scored for turn in turns_of(conversation)]
-    intake = samples_from(turns, policy.tokenizer, config.algorithm.group, config.train)
+    intake = samples_from(
+        turns, policy.tokenizer, config.algorithm.group, config.train, teach=config.algorithm.distills
+    )
     _write_summary(output, intake, None)
     if not intake.samples:
         raise UserError(f"no turn can be trained on ({_reasons(intake)}); nothing was learned.")
@@ -114,6 +122,7 @@ def _show(intake: "Intake", metrics: Sequence[dict[str, Any]], run: Path, page: 
             *((f"skipped: {why}", n) for why, n in intake.skipped.items()),
             ("trained on", len(intake.samples)),
             ("of these re-tokenised", intake.retokenised),
+            *([("of these with a complaint to learn from", intake.taught)] if intake.taught else []),
         ],
     )
     if metrics:

@@ -12,7 +12,7 @@ from talktune.config import Config, DemoConfig, SampleConfig
 from talktune.demo.user import Question, User, is_right
 from talktune.files import whole_file
 from talktune.judge.panel import Judge, judge_turns
-from talktune.learner.samples import sample_of_answer
+from talktune.learner.samples import sample_of_answer, with_teacher
 from talktune.policy.load import Policy
 from talktune.policy.sample import sample_answers
 from talktune.policy.tokens import decode_answer, end_ids, render_prompt
@@ -90,11 +90,16 @@ class Demo:
         j = self.config.judge
         verdicts = judge_turns(self.judge, turns, j.votes, exact=j.exact)
         self.say("learning")
-        samples = [
-            sample_of_answer(answer, id=turn.conversation_id, reward=verdict.reward, group=turn.prompt[-1].content)
-            for answer, turn, verdict in zip(sampled, turns, verdicts, strict=True)
-            if verdict.reward is not None
-        ]
+        samples: list[Sample] = []
+        for answer, turn, verdict in zip(sampled, turns, verdicts, strict=True):
+            if verdict.reward is None:
+                continue
+            group = turn.prompt[-1].content
+            sample = sample_of_answer(answer, id=turn.conversation_id, reward=verdict.reward, group=group)
+            if self.config.algorithm.distills and not self.rollout.shuffle_rewards:
+                told = replace(turn, verdict=verdict)
+                sample = with_teacher(sample, told, self.policy.tokenizer, self.config.train.max_tokens)
+            samples.append(sample)
         if self.rollout.shuffle_rewards:
             order = list(range(len(samples)))
             Random(f"{seed}/shuffle/{update}").shuffle(order)

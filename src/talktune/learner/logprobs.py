@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from talktune.errors import UserError
 from talktune.learner.attention import Trees, over_trees
-from talktune.rl.head import CHUNK, chosen_logprobs
+from talktune.rl.head import CHUNK, chosen_logprobs, several_logprobs
 from talktune.rl.packing import Pack, pack
 from talktune.types import Sample
 
@@ -37,18 +37,17 @@ class Reader:
         `temperature` is (K,). The head runs on the scored positions only. Units: nats. The entropy is a metric
         and carries no gradient.
         """
+        return self.read(pack, temperature).chosen()
+
+    def read(self, pack: Pack, temperature: Tensor) -> "Forward":
+        """One forward pass over a pack, of which several things can be asked; `temperature` is (K,)."""
         run = self._runner(pack)
         if not self.fused_head:
             logits = run(self.model, input_ids=pack.ids[None], logits_to_keep=pack.source).logits[0]
-            scores = torch.log_softmax(logits.float() / temperature[:, None], dim=-1)  # (K, V)
-            chosen = scores.gather(1, pack.target[:, None]).squeeze(1)
-            return chosen, -torch.einsum("kv,kv->k", scores.detach().exp(), scores.detach())
+            return Forward(torch.log_softmax(logits.float() / temperature[:, None], dim=-1), pack.target, temperature)
         hidden = run(self.model.get_decoder(), input_ids=pack.ids[None]).last_hidden_state[0, pack.source]
-        head = self.model.get_output_embeddings()
         chunk = SHORT_CHUNK if self.pass_by is not None and not hidden.is_cuda else CHUNK
-        return chosen_logprobs(
-            hidden, head.weight, pack.target, temperature, bias=head.bias, chunk=chunk, between=self.pass_by
-        )
+        return Forward(hidden, pack.target, temperature, self.model.get_output_embeddings(), chunk, self.pass_by)
 
     def _runner(self, pack: Pack) -> Callable[..., Any]:
         """How to call the model, or its decoder, on a pack."""
@@ -61,6 +60,44 @@ class Reader:
                 return module(position_ids=pack.positions[None], trees=trees, use_cache=False, **more)
 
         return run
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward pass over a pack: a state for each of its K answer tokens, and how log-probs come of it."""
+
+    states: Tensor
+    """(K, H) hidden states where there is a `head`, else (K, V) log-probs."""
+    target: Tensor
+    """(K,) the answer tokens."""
+    temperature: Tensor
+    """(K,)"""
+    head: nn.Linear | None = None
+    chunk: int = CHUNK
+    pass_by: Callable[[], None] | None = None
+
+    def chosen(self) -> tuple[Tensor, Tensor]:
+        """Log-probs (K,) of the answer tokens, and the entropy (K,), a metric without gradient; nats."""
+        head, target = self.head, self.target
+        if head is None:
+            scores = self.states.detach()
+            return self.states.gather(1, target[:, None]).squeeze(1), -torch.einsum("kv,kv->k", scores.exp(), scores)
+        return chosen_logprobs(
+            self.states, head.weight, target, self.temperature, bias=head.bias, chunk=self.chunk, between=self.pass_by
+        )
+
+    def several(self, which: int | Tensor, rows: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Log-probs in nats of several tokens at some of the places (all by default), and the ids of these tokens.
+
+        `which` is how many of the likeliest, or their ids, as in `rl.head.several_logprobs`.
+        """
+        states, temperature, head = self.states[rows], self.temperature[rows], self.head
+        if head is None:
+            ids = states.topk(min(which, states.shape[1])).indices if isinstance(which, int) else which
+            return states.gather(1, ids), ids
+        return several_logprobs(
+            states, head.weight, which, temperature, bias=head.bias, chunk=self.chunk, between=self.pass_by
+        )
 
 
 def make_reader(model: Any, *, packing: bool = True, pass_by: Callable[[], None] | None = None) -> Reader:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from talktune.config import Grouping, TrainConfig
 from talktune.conversations.turns import skip_reason
 from talktune.errors import UserError
+from talktune.learner.hindsight import teacher_prompt
 from talktune.policy.tokens import render_answer, render_prompt
 from talktune.types import Sample, Sampled, Turn
 
@@ -29,12 +30,14 @@ class Intake:
     unscored: int = 0
     skipped: Counter[str] = field(default_factory=Counter[str])
     retokenised: int = 0
+    taught: int = 0
+    """Samples that have a teacher's prompt."""
     agreement: dict[str, float] = field(default_factory=dict[str, float])
     """By sample id, the share of its valid votes that equal its reward."""
 
     def as_dict(self) -> dict[str, object]:
         """For `summary.json`."""
-        return {
+        counts: dict[str, object] = {
             "main": self.main,
             "side": self.side,
             "unscored": self.unscored,
@@ -42,12 +45,21 @@ class Intake:
             "trained": len(self.samples),
             "retokenised": self.retokenised,
         }
+        return counts | ({"taught": self.taught} if self.taught else {})
 
 
 def samples_from(
-    turns: Iterable[Turn], tokenizer: PreTrainedTokenizerBase, group: Grouping, config: TrainConfig
+    turns: Iterable[Turn],
+    tokenizer: PreTrainedTokenizerBase,
+    group: Grouping,
+    config: TrainConfig,
+    *,
+    teach: bool = False,
 ) -> Intake:
-    """Turn every scored main turn into a Sample and count the others with their reasons."""
+    """Turn every scored main turn into a Sample and count the others with their reasons.
+
+    With `teach`, those of disliked turns get a teacher's prompt.
+    """
     intake = Intake()
     for turn in turns:
         if turn.kind == "side":
@@ -69,6 +81,9 @@ def samples_from(
             if len(sample.prompt_ids) + len(sample.answer_ids) > config.max_tokens:
                 intake.skipped[f"longer than {config.max_tokens} tokens"] += 1
                 continue
+            if teach:
+                sample = with_teacher(sample, turn, tokenizer, config.max_tokens)
+                intake.taught += sample.teacher_prompt_ids is not None
             intake.samples.append(sample)
             valid = [vote.label for vote in turn.verdict.votes if vote.label is not None]
             if valid:
@@ -89,6 +104,14 @@ def sample_of(turn: Turn, reward: float, tokenizer: PreTrainedTokenizerBase, gro
     name = turn.conversation_id if group == "conversation" else _digest(sampled.prompt_ids)
     made = sample_of_answer(sampled, id=f"{turn.conversation_id}:{turn.index}", reward=reward, group=name)
     return replace(made, retokenised=turn.sampled is None)
+
+
+def with_teacher(sample: Sample, turn: Turn, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Sample:
+    """The sample with its teacher's prompt, where the turn was disliked in words and it fits into `max_tokens`."""
+    ids = teacher_prompt(turn, sample.prompt_ids, tokenizer)
+    if ids is None or len(ids) + len(sample.answer_ids) > max_tokens:
+        return sample
+    return replace(sample, teacher_prompt_ids=ids)
 
 
 def sample_of_answer(sampled: Sampled, *, id: str, reward: float, group: str) -> Sample:

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from talktune.config import AlgorithmConfig, Config
-from talktune.learner.logprobs import make_reader
+from talktune.learner.logprobs import Forward, make_reader
 from talktune.policy.adapter import adapter_off
 from talktune.policy.linear import fast_frozen_linears, frozen_linears
 from talktune.policy.turnstile import Lane
 from talktune.rl.advantage import RunningBaseline, advantages_for, zero_variance
+from talktune.rl.distill import CANDIDATES, distill_loss
 from talktune.rl.loss import grpo_tcr_loss, importance_weights
 from talktune.rl.metrics import merge
 from talktune.rl.packing import Pack, pack
@@ -38,6 +39,8 @@ class Learner:
             model, packing=not config.train.no_packing, pass_by=None if lane is None else lane.pass_by
         )
         self.total_updates = total_updates
+        self.distill_weight = 0.0 if isinstance(config.algorithm.distill, str) else config.algorithm.distill
+        """λ; with `auto` it is 0 until whoever asks the probe sets it."""
         self._lane = nullcontext() if lane is None else lane
         if lane is not None:
             lane.stop_between_layers(model)
@@ -63,7 +66,8 @@ class Learner:
         """One update over `samples`; returns its metrics (`rl.metrics.METRICS`).
 
         Samples that are too stale are left out. Groups without variance carry no gradient and are skipped
-        before any forward pass; when none is left the weights stay as they are.
+        before any forward pass, but for those samples of them that have a teacher; when none is left the weights
+        stay as they are.
         """
         seconds = -time.perf_counter()
         with self._lane:
@@ -82,7 +86,7 @@ class Learner:
     def gradient(self, samples: Sequence[Sample]) -> dict[str, float]:
         """Add the gradient of the update over `samples` to the trained parameters, and take no step.
 
-        Returns the metrics so far; `tokens` is among them when some group had variance.
+        Returns the metrics so far; `tokens` is among them when there was something to learn from.
         """
         algorithm = self.config.algorithm
         eps_high = eps_high_at(
@@ -92,14 +96,15 @@ class Learner:
         metrics = self._describe(fresh) | {"eps_high": eps_high}
         if fresh:
             advantages, skipped, penalty = self._advantages(fresh)
-            keep = [i for i, out in enumerate(skipped.tolist()) if not out]
+            keep = [i for i, out in enumerate(skipped.tolist()) if not out or self._is_taught(fresh[i])]
             metrics |= {
                 "advantage_mean": float(advantages.mean()),
                 "length_penalty_mean": penalty,
                 "skipped_groups": float(_count_groups(fresh, skipped, algorithm)),
             }
             if keep:
-                metrics |= merge(self._gradients([fresh[i] for i in keep], advantages[keep], eps_high))
+                counted = ~skipped[keep]
+                metrics |= merge(self._gradients([fresh[i] for i in keep], advantages[keep], eps_high, counted))
         return metrics
 
     @torch.no_grad()
@@ -108,7 +113,7 @@ class Learner:
         rows: list[list[float]] = [[] for _ in samples]
         with self._lane, adapter_off(self.model) if bare else nullcontext(), fast_frozen_linears(self._frozen):
             for packed in self.packs(samples) if samples else ():
-                logprobs, _ = self._forward(packed, samples)
+                logprobs, _ = self._read(packed, samples).chosen()
                 for i, row in zip(packed.samples, packed.rows(logprobs.cpu()), strict=True):
                     rows[i] = row.tolist()
         return rows
@@ -143,28 +148,75 @@ class Learner:
             skipped = zero_variance(shaped, None if a.group == "batch" else groups)
         return advantages, skipped, sum(map(float, penalties)) / len(penalties)
 
-    def _gradients(self, samples: Sequence[Sample], advantages: Tensor, eps_high: float) -> list[dict[str, float]]:
-        """Add the gradient of the whole update, pack by pack; returns the metrics of each pack."""
+    def _gradients(
+        self, samples: Sequence[Sample], advantages: Tensor, eps_high: float, counted: Tensor | None = None
+    ) -> list[dict[str, float]]:
+        """Add the gradient of the whole update, pack by pack; returns the metrics of each pack.
+
+        `counted` (B,) are those samples that the advantages' loss is made of, by default all: the others are taught.
+        """
         a = self.config.algorithm
-        total = sum(len(s.answer_ids) for s in samples) if a.aggregation == "token" else len(samples)
+        counted = torch.ones(len(samples), dtype=torch.bool) if counted is None else counted
+        lengths = torch.tensor([len(s.answer_ids) for s in samples])
+        total = int(lengths[counted].sum() if a.aggregation == "token" else counted.sum())
+        taught = sum(len(s.answer_ids) for s in samples if self._is_taught(s))
         parts: list[dict[str, float]] = []
         with fast_frozen_linears(self._frozen):
             for packed in self.packs(samples):
                 ref = None
                 if a.beta != 0:
                     with adapter_off(self.model), torch.no_grad():
-                        ref, _ = self._forward(packed, samples)
-                new, entropy = self._forward(packed, samples)
-                loss, metrics = self._loss(packed, samples, new, entropy, ref, advantages, eps_high, total)
+                        ref, _ = self._read(packed, samples).chosen()
+                done = self._read(packed, samples)
+                new, entropy = done.chosen()
+                loss, metrics = self._loss(packed, samples, new, entropy, ref, advantages, eps_high, total, counted)
+                if any(self._is_taught(samples[i]) for i in packed.samples):
+                    lesson, found = self._lesson(packed, samples, done, eps_high, taught)
+                    loss = loss + self.distill_weight * lesson
+                    metrics |= found | {"loss": loss.item()}
+                    del lesson
                 loss.backward()
                 parts.append(metrics)
-                del new, loss  # before the next pack needs the memory
+                del done, new, loss  # before the next pack needs the memory
         return parts
 
-    def _forward(self, packed: Pack, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-        """Log-probs and entropy (K,) of a pack's answers, each at the temperature that its sample was sampled with."""
+    def _read(self, packed: Pack, samples: Sequence[Sample]) -> Forward:
+        """One forward pass over a pack, each answer at the temperature that its sample was sampled with."""
         packed = packed.to(next(self.model.parameters()).device)
-        return self.reader.token_logprobs(packed, _temperatures(packed, samples))
+        return self.reader.read(packed, _temperatures(packed, samples))
+
+    def _is_taught(self, sample: Sample) -> bool:
+        return self.distill_weight > 0 and sample.teacher_prompt_ids is not None
+
+    def _lesson(
+        self, packed: Pack, samples: Sequence[Sample], done: Forward, eps_high: float, total: int
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a pack's answers that have a teacher, which is the bare model on a prompt that tells more.
+
+        Old log-probs are those of this pass, as with `old="recomputed"`: nobody captured those of tokens that were
+        not sampled. Only the log-probs of the candidates outlive a chunk of the loss head.
+        """
+        told = [i for i in packed.samples if self._is_taught(samples[i])]
+        pupils = [replace(samples[i], prompt_ids=samples[i].teacher_prompt_ids or ()) for i in told]
+        places = torch.arange(len(packed.target)).split(list(packed.lengths))
+        rows = torch.cat([places[packed.samples.index(i)] for i in told])
+        mine = torch.arange(len(rows)).split([len(s.answer_ids) for s in pupils])
+        new, ids = done.several(CANDIDATES, rows.to(done.target.device))  # (N, K)
+        teacher = torch.empty_like(new)
+        with adapter_off(self.model), torch.no_grad():
+            for piece in self.packs(pupils):
+                at = torch.cat([mine[i] for i in piece.samples]).to(ids.device)
+                teacher[at], _ = self._read(piece, pupils).several(ids[at])
+        a = self.config.algorithm
+        return distill_loss(
+            new[None],
+            new[None],
+            teacher[None],
+            torch.ones_like(new[None, :, 0]),
+            eps_low=a.eps_low,
+            eps_high=eps_high,
+            total=total,
+        )
 
     def packs(self, samples: Sequence[Sample]) -> list[Pack]:
         """Cut samples into packs of one pass each; without packing every sample is one."""
@@ -183,6 +235,7 @@ class Learner:
         advantages: Tensor,
         eps_high: float,
         total: int,
+        counted: Tensor,
     ) -> tuple[Tensor, dict[str, float]]:
         a = self.config.algorithm
         mine = [samples[i] for i in packed.samples]
@@ -198,7 +251,7 @@ class Learner:
             old,
             ref,
             advantages[list(packed.samples)].to(new),
-            padded(torch.ones_like(new_flat)),
+            padded(torch.ones_like(new_flat)) * counted[list(packed.samples), None].to(new),
             eps_low=a.eps_low,
             eps_high=eps_high,
             beta=a.beta,

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from talktune.config import Config, LiveConfig
 from talktune.conversations.turns import skip_reason
 from talktune.errors import UserError
-from talktune.learner.samples import CUT_OFF, sample_of
+from talktune.learner.samples import CUT_OFF, sample_of, with_teacher
 from talktune.store.learning import Learning, Scored, Waiting
 from talktune.store.policies import EVERYBODY, Policies, Version, ancestry
 from talktune.types import Sample
@@ -117,6 +117,8 @@ class Batches:
         made = sample_of(turn, turn.verdict.reward, self._tokenizer, self._config.algorithm.group)
         if len(made.prompt_ids) + len(made.answer_ids) > train.max_tokens:
             raise UserError(f"longer than {train.max_tokens} tokens")
+        if self._config.algorithm.distills:
+            made = with_teacher(made, turn, self._tokenizer, train.max_tokens)
         ours = ancestry(None if live is None else live.number, parents)
         if made.policy_version is not None and made.policy_version not in parents:
             raise UserError(f"from version {made.policy_version}, which this store does not know")

@@ -115,10 +115,10 @@ def brakes(metrics: Mapping[str, float], live: LiveConfig) -> list[str]:
 
 
 def _shuffled(samples: Sequence[Sample], seed: int) -> list[Sample]:
-    """The same samples with their rewards dealt out anew."""
+    """The same samples with their rewards dealt out anew, and nobody to teach them."""
     rewards = [sample.reward for sample in samples]
     Random(f"{seed}/{samples[0].id}").shuffle(rewards)
-    return [replace(s, reward=reward) for s, reward in zip(samples, rewards, strict=True)]
+    return [replace(s, reward=reward, teacher_prompt_ids=None) for s, reward in zip(samples, rewards, strict=True)]
 
 
 def _agreement(scored: Sequence[Scored]) -> float:

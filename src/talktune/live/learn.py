@@ -50,6 +50,8 @@ class LiveLearner:
         """
         if config.model.lora_rank == 0:
             raise UserError("--lora-rank is 0: versions are adapters; use 1 or more, or --no-learn.")
+        if config.algorithm.distill == "auto":
+            log.warning("--distill auto: nobody scores fresh answers yet, so it stays off; give a weight to have it.")
         self.live = config.live or LiveConfig()
         self.store = store
         self.policies = Policies(store)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 Kl = Literal["k1", "k2", "k3", "k3xratio"]
 
-_MAX_LOG = 20.0  # nats; exp of more would overflow float32, and its gradient become NaN even where it is clipped
+MAX_LOG = 20.0  # nats; exp of more would overflow float32, and its gradient become NaN even where it is clipped
 
 
 def grpo_tcr_loss(
@@ -131,7 +131,7 @@ def kl_estimate(new: Tensor, ref: Tensor, kind: Kl, old: Tensor | None = None) -
         return d**2 / 2
     if kind not in ("k3", "k3xratio"):
         raise ValueError(f"kl is {kind!r}: it must be 'k1', 'k2', 'k3' or 'k3xratio'")
-    d = d.clamp(min=-_MAX_LOG)
+    d = d.clamp(min=-MAX_LOG)
     k3 = torch.expm1(-d) + d
     return k3 if kind == "k3" else _ratio(new, new.detach() if old is None else old) * k3
 
@@ -146,7 +146,7 @@ def importance_weights(old: Tensor, rollout: Tensor, cap: float = 2.0) -> Tensor
 
 
 def _ratio(new: Tensor, old: Tensor) -> Tensor:
-    return (new - old).clamp(max=_MAX_LOG).exp()
+    return (new - old).clamp(max=MAX_LOG).exp()
 
 
 def _shares(valid: Tensor, aggregation: str, dtype: torch.dtype) -> tuple[Tensor, int]:

@@ -13,13 +13,17 @@ class Metric:
     unit: str
     meaning: str
     merge: Literal["mean", "sum", "max", "once"] = "once"
-    """Over micro-batches: mean weighted by tokens, sum, maximum, or known for the whole update only."""
+    """Over micro-batches: weighted mean, sum, maximum, or known for the whole update only."""
+    per: str = "tokens"
+    """Which count weighs the mean."""
 
+
+DISTILLED = "distill_tokens"
 
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("loss", "1", "what is minimised: −(objective − β · KL term)", "sum"),
+        Metric("loss", "1", "what is minimised: −(objective − β · KL term) + λ · distill_loss", "sum"),
         Metric("objective", "1", "clipped surrogate, averaged as the loss is, before the KL term", "sum"),
         Metric("reward_mean", "reward", "mean reward of the answers, from the votes, before length shaping"),
         Metric("reward_std", "reward", "unbiased standard deviation of those rewards"),
@@ -34,6 +38,15 @@ METRICS: Mapping[str, Metric] = {
             "kl_ref", "nats/token", "KL to the frozen reference, by the k3 estimator whatever the loss uses", "mean"
         ),
         Metric("entropy", "nats/token", "entropy of the policy's distribution at the trained tokens", "mean"),
+        Metric(
+            "distill_loss",
+            "1",
+            "self-distillation before its weight λ; the gradient counts: its value is 0 at ρ = 1",
+            "sum",
+        ),
+        Metric("distill_gap", "nats", "mean |log-prob gap| of teacher and student, by the student", "mean", DISTILLED),
+        Metric("distill_clipped", "share", "of that probability: where the gap is beyond ±1", "mean", DISTILLED),
+        Metric(DISTILLED, "tokens", "answer tokens of disliked turns that were distilled", "sum"),
         Metric("response_length", "tokens", "mean length of the answers"),
         Metric("tokens", "tokens", "answer tokens that the loss is made of", "sum"),
         Metric("tokens_per_second", "tokens/s", "those tokens over the time of the update"),
@@ -51,8 +64,8 @@ METRICS: Mapping[str, Metric] = {
 def merge(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """The metrics of a whole update from those of its micro-batches, exactly.
 
-    Means are weighted by `tokens`, sums added, maxima taken; a mean that is missing from some parts is over
-    the others. `loss` and `objective` add up to those of the update when each part was given its `total`.
+    Means are weighted by their count (`tokens`, mostly), sums added, maxima taken; a mean that is missing from some
+    parts is over the others. `loss` and `objective` add up to those of the update when each part was given its `total`.
     ValueError for a name that has no merge (metrics of the whole update are added afterwards).
     """
     merged: dict[str, float] = {}
@@ -65,7 +78,7 @@ def merge(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
             if how == "max":
                 merged[name] = max(merged.get(name, value), value)
             else:
-                weight = part["tokens"] if how == "mean" else 1.0
+                weight = part[METRICS[name].per] if how == "mean" else 1.0
                 merged[name] = merged.get(name, 0.0) + weight * value
                 weights[name] = weights.get(name, 0.0) + weight
     return {

@@ -1,0 +1,149 @@
+"""Does the reaction in the context make better answers? Asked before anything is learned from such a context.
+
+disliked turns -> answers of the bare model without and with the reaction -> scores -> sign test -> a finding
+
+A model that cannot use the reaction has nothing to teach: small models often answer the complaint in place of the
+question.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from math import comb
+from random import Random
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from talktune.config import SampleConfig
+from talktune.errors import UserError
+from talktune.learner.hindsight import teacher_prompt
+from talktune.policy.adapter import adapter_off
+from talktune.policy.sample import sample_answers
+from talktune.policy.tokens import render_prompt
+from talktune.types import Sampled, Turn
+
+LEVEL = 0.05
+"""Chance that a reaction which changes nothing is believed to help, at most; five turns are the fewest that can do."""
+WEIGHT = 0.1
+"""λ of the distillation where a probe has turned it on."""
+
+ROWS = 16
+"""Answers that are sampled at once."""
+
+Prompt = tuple[int, ...]
+Sampler = Callable[[Sequence[Prompt]], Sequence[Sampled]]
+"""Answers prompts, each once."""
+Scorer = Callable[[Sequence[Turn], Sequence[Sampled]], Sequence[float]]
+"""How good fresh answers to the prompts of these turns are, higher is better: say p(+1) − p(−1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a probe found out."""
+
+    turns: int
+    """Disliked turns that were asked again, each as often with the reaction as without."""
+    plain: float
+    """Mean score of the answers that were sampled without the reaction."""
+    guided: float
+    """And of those with it."""
+    better: int
+    """Turns whose guided answers are better on average."""
+    worse: int
+    chance: float
+    """That a reaction which changes nothing does as well: one-sided sign test over the turns that differ."""
+
+    @property
+    def helps(self) -> bool:
+        """Whether the reaction is worth learning from: better beyond chance, and on average."""
+        return self.chance <= LEVEL and self.guided > self.plain
+
+    def __str__(self) -> str:
+        verdict = "on" if self.helps else "off"
+        return (
+            f"self-distillation {verdict}: with the reaction {self.better} of {self.turns} disliked turns are answered "
+            f"better and {self.worse} worse (score {self.plain:+.2f} → {self.guided:+.2f}, chance {self.chance:.3f})"
+        )
+
+
+def compare(plain: Sequence[Sequence[float]], guided: Sequence[Sequence[float]]) -> Finding:
+    """Compare the scores of each turn's answers, without the reaction and with it.
+
+    The sign test (Conover 1999, § 3.4) takes a turn's mean difference for one throw of a coin and leaves out turns
+    without a difference: P(at least `better` heads of better + worse). It holds for any scale of scores and any number
+    of turns, where a bootstrap over few turns promises too much. ValueError for lists of different length.
+    """
+    pairs = [(_mean(a), _mean(b)) for a, b in zip(plain, guided, strict=True)]
+    better, worse = sum(b > a for a, b in pairs), sum(b < a for a, b in pairs)
+    n = better + worse
+    return Finding(
+        turns=len(pairs),
+        plain=_mean([a for a, _ in pairs]),
+        guided=_mean([b for _, b in pairs]),
+        better=better,
+        worse=worse,
+        chance=sum(comb(n, k) for k in range(better, n + 1)) / 2**n,
+    )
+
+
+def probe(
+    turns: Sequence[Turn],
+    tokenizer: PreTrainedTokenizerBase,
+    sample: Sampler,
+    score: Scorer,
+    *,
+    seed: int,
+    most: int = 32,
+    copies: int = 4,
+) -> Finding:
+    """Ask disliked turns again, at most `most`, drawn by the seed: each `copies` times plainly and with the reaction.
+
+    The scorer is shown every answer as one to the plain prompt. Who asks again as turns come in gives chance another
+    throw each time: ask at 8, 16, 32, … turns.
+    """
+    asked: list[tuple[Turn, Prompt, Prompt]] = []
+    for turn in turns:
+        plain = _prompt_of(turn, tokenizer)
+        guided = None if plain is None else teacher_prompt(turn, plain, tokenizer)
+        if plain is not None and guided is not None:
+            asked.append((turn, plain, guided))
+    if len(asked) > most:
+        asked = [asked[i] for i in sorted(Random(seed).sample(range(len(asked)), most))]
+    if not asked:
+        return compare((), ())
+    prompts = [ids for _, plain, guided in asked for ids in (*[plain] * copies, *[guided] * copies)]
+    heads = [(turn, plain) for turn, plain, _ in asked for _ in range(2 * copies)]
+    answers = [
+        Sampled(plain, one.answer_ids, None, one.temperature, one.policy_version)
+        for (_, plain), one in zip(heads, sample(prompts), strict=True)
+    ]
+    scores = list(score([turn for turn, _ in heads], answers))
+    rows = [scores[i : i + copies] for i in range(0, len(scores), copies)]
+    return compare(rows[::2], rows[1::2])
+
+
+def bare_sampler(model: Any, config: SampleConfig, end_ids: Collection[int], seed: int) -> Sampler:
+    """A sampler of the model without its adapter; the same prompts get the same answers."""
+
+    def sample(prompts: Sequence[Prompt]) -> list[Sampled]:
+        made: list[Sampled] = []
+        with adapter_off(model):
+            for i in range(0, len(prompts), ROWS):
+                made += sample_answers(model, prompts[i : i + ROWS], config, end_ids=end_ids, seed=seed + i)
+        return made
+
+    return sample
+
+
+def _prompt_of(turn: Turn, tokenizer: PreTrainedTokenizerBase) -> Prompt | None:
+    """The ids that the answer was sampled from, or those that the template makes; None where it refuses."""
+    if turn.sampled is not None:
+        return turn.sampled.prompt_ids
+    try:
+        return tuple(render_prompt(tokenizer, turn.prompt, turn.tools))
+    except UserError:
+        return None
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
