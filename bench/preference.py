@@ -21,6 +21,7 @@ from torch import Tensor
 from talktune.config import ModelConfig, SampleConfig
 from talktune.demo.user import NAMES, Name, User
 from talktune.learner.preference import (
+    DEVIATIONS,
     VIEWS,
     Answer,
     Reading,
@@ -42,9 +43,9 @@ TOKENS: dict[Name, int] = {"short": 64, "plain": 64, "friendly": 48}
 WRONG = 0.03
 LABELLED = (16, 32, 64, 96)
 OTHERS = (
-    View("mean and last of layers 12, 16, 20", state_view((1, 0), (1, 1), (2, 0), (2, 1), (3, 0), (3, 1)), 2.0),
-    View("mean of layer 6", state_view((0, 0)), 2.0),
-    View("mean of layers 12, 20", state_view((1, 0), (3, 0)), 2.0),
+    View("mean and last of layers 12, 16, 20", state_view((1, 0), (1, 1), (2, 0), (2, 1), (3, 0), (3, 1))),
+    View("mean of layer 6", state_view((0, 0))),
+    View("mean of layers 12, 20", state_view((1, 0), (3, 0))),
 )
 """Views that were tried beside those of the mixture."""
 
@@ -119,17 +120,17 @@ def trial(data: Data, n: int, seed: int, views: Sequence[View]) -> dict[str, lis
     known, others = [data.readings[i] for i in train], [data.readings[i] for i in test]
     heard, meant = data.heard[train], data.meant[test]
     told = foretell(known, heard, others, views)
-    before = foretold(known, heard, VIEWS)
-    weights, gains, losses = judge_experts(before, heard)
-    mine = [i for i, view in enumerate(views) if view in VIEWS] + [len(views)]
-    found: dict[str, list[float]] = {}
-    every = {view.name: told[:, i] for i, view in enumerate(views)} | {"mixture": mixed(told[:, mine], weights[-1])}
+    weights, scores, _ = judge_experts(foretold(known, heard, VIEWS), heard)
+    mine = mixed(foretell(known, heard, others, VIEWS), weights[-1])
+    wide = len(DEVIATIONS)
+    every = {view.name: told[:, i * wide : (i + 1) * wide].mean(1) for i, view in enumerate(views)} | {"mixture": mine}
     base = float(log_losses(told[:, -1:], meant).mean())
+    found: dict[str, list[float]] = {}
     for name, p in every.items():
         score = p[:, 2] - p[:, 0]
         gain = base - float(log_losses(p[:, None], meant).mean())
         found[name] = [auc(score, meant), auc(score, meant, [r.prompt for r in others]), gain]
-    found["mixture"] += [earned_trust(gains[-64:], losses[-64:]), *weights[-1].tolist()]
+    found["mixture"] += [earned_trust(scores[-64:], heard[-64:]), *weights[-1].tolist()]
     return found
 
 

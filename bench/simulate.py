@@ -278,11 +278,15 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=6, help="fresh answers to each prompt")
     parser.add_argument("--guided", type=int, default=2, help="of them, with the complaint")
     parser.add_argument("--seconds", type=float, default=420, help="stop (and go on another time) after so long")
+    parser.add_argument(
+        "--precision", choices=("highest", "medium"), default="medium", help="medium: bf16 where it can"
+    )
     parser.add_argument("--keep", type=Path, default=Path("build/simulate"))
     parser.add_argument("--name", default="", help="added to the run's name")
     args = parser.parse_args()
     args.keep.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
+    torch.set_float32_matmul_precision(args.precision)
     run = Run(args, load_policy(ModelConfig(device="cpu")))
     run.resume()
     slowest = 0.0

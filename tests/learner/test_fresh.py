@@ -43,7 +43,7 @@ def preference(policy: Policy, judged: Sequence[Turn], trust: float) -> Preferen
     answers = [answer_of(t, t.sampled, policy.tokenizer, ends) for t in judged if t.sampled]
     readings = read_answers(policy.model, answers)
     made = learn_preference(readings, [t.verdict.reward or 0 for t in judged if t.verdict])
-    return replace(made, trust=trust, weights=torch.tensor([0.25] * 4 + [0.0], dtype=torch.float64))
+    return replace(made, trust=trust, weights=torch.tensor([0.1] * 10 + [0.0], dtype=torch.float64))
 
 
 def test_only_a_complaint_guides(policy: Policy):
@@ -89,3 +89,6 @@ def test_the_half_that_stands_out_is_learned_from(policy: Policy):
     assert sum(s.rollout_logprobs is None for s in everything) == 4
     doubled = made(1.0, 0.5)
     assert [s.reward for s in doubled] == pytest.approx([2 * s.reward for s in half])
+    # Half as many answers, whose mean is taken, weigh half as much.
+    kept = {s.id: s.reward for s in everything}
+    assert [s.reward for s in half] == pytest.approx([kept[s.id] / 2 for s in half])

@@ -75,11 +75,12 @@ def fresh_samples(
     guided: int = 0,
     learned: float = 0.5,
 ) -> list[Sample]:
-    """Fresh answers to the prompts of `turns`; the reward of each is its advantage, times the preference's trust.
+    """Fresh answers to the prompts of `turns`; the reward of each is its advantage as one term of an update.
 
-    Answers to one prompt are a group. The share `learned` of them whose advantages are largest is returned: the others
-    would cost as much and say little (down-sampling of rollouts, arXiv 2504.13818). Nothing is sampled without trust.
-    A guided answer counts as one to the plain prompt; its old log-probs are recomputed, since another prompt drew it.
+    Each of them counts as much as a real turn, times the trust. Answers to one prompt are a group. The share
+    `learned` of them whose advantages are largest is returned: the others would cost as much and say little
+    (down-sampling of rollouts, arXiv 2504.13818). Nothing is sampled without trust. A guided answer counts as one
+    to the plain prompt; its old log-probs are recomputed, since another prompt drew it.
     """
     if preference.trust <= 0:
         return []
@@ -89,12 +90,14 @@ def fresh_samples(
     rewards = preference.rewards(read_answers(model, answers))
     advantages = pooled_advantages(rewards, [place for place, _, _ in asked]).tolist()
     order = sorted(range(len(asked)), key=lambda i: -abs(advantages[i]))
+    chosen = sorted(order[: round(learned * len(order))])
+    weight = preference.trust * len(chosen) / len(turns)  # a term is a mean: of so many more answers
     made: list[Sample] = []
-    for i in sorted(order[: round(learned * len(order))]):
+    for i in chosen:
         place, _, helped = asked[i]
         one = replace(drawn[i], prompt_ids=answers[i].prompt_ids, logprobs=None) if helped else drawn[i]
         turn = turns[place]
         name = f"{turn.conversation_id}:{turn.index}"
-        reward = preference.trust * advantages[i]
+        reward = weight * advantages[i]
         made.append(sample_of_answer(one, id=f"{name}/{i}", reward=reward, group=name))
     return [one for one in made if one.reward]

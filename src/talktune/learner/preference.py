@@ -9,7 +9,7 @@ each foretold the verdicts before it had seen them. All of it is a pure function
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import log
+from math import log, sqrt
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +23,8 @@ DEPTHS = (6 / 30, 12 / 30, 16 / 30, 20 / 30)
 """Where the bare model is read, as shares of its depth."""
 AT_ONCE = 4
 """Turns that are foretold by one fit, from all turns before them."""
+DEVIATIONS = (0.7, 2.0)
+"""How far a view may move a score before anything is known: an expert for each."""
 BASE_PRIOR = 0.5
 """What the mixture believes at first of the base rate alone; the experts share the rest."""
 _WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]|\n")
@@ -98,8 +100,6 @@ class View(NamedTuple):
     name: str
     table: Callable[[Sequence[Reading]], Tensor]
     """(N, D)."""
-    deviation: float
-    """How far the view as a whole may move a score, before anything is known."""
     counted: bool = False
     """Columns are occurrences: used where two prompts have them, and not brought to one spread."""
 
@@ -128,28 +128,39 @@ def _shapes(readings: Sequence[Reading]) -> Tensor:
 
 
 VIEWS: tuple[View, ...] = (
-    View("words", _occurrences, 2.0, counted=True),
-    View("early", state_view((0, 0), (1, 0)), 2.0),
-    View("late", state_view((1, 1), (2, 1), (3, 1)), 2.0),
-    View("shape", _shapes, 2.0),
+    View("words", _occurrences, counted=True),
+    View("early", state_view((0, 0), (1, 0))),
+    View("late", state_view((1, 1), (2, 1), (3, 1))),
+    View("shape", _shapes),
 )
 """What the experts look at."""
+
+
+def experts(views: Sequence[View] = VIEWS) -> int:
+    """How many there are."""
+    return (len(views) + 1) * len(DEVIATIONS) + 1
 
 
 def foretell(
     readings: Sequence[Reading], classes: Tensor, others: Sequence[Reading], views: Sequence[View] = VIEWS
 ) -> Tensor:
-    """p (M, K + 1, 3) of `others` from turns with known classes (N,); the last expert is the base rate alone."""
+    """p (M, K, 3) of `others` from turns with known classes (N,), by experts for each view and for all of them.
+
+    The last expert is the base rate alone.
+    """
     base = base_rate(classes)
     flat = base.expand(len(others), 1, 3)
     if len(readings) < 2 or not others:
-        return flat.expand(-1, len(views) + 1, -1)
-    parts: list[Tensor] = []
-    for view in views:
-        table = view.table([*readings, *others])
-        known, new = _scaled(table, readings, counted=view.counted)
-        parts.append(probabilities(new, fit_weight(known, classes, base, view.deviation), base)[:, None])
-    return torch.cat([*parts, flat], dim=1)
+        return flat.expand(-1, experts(views), -1)
+    tables = [_scaled(view.table([*readings, *others]), readings, counted=view.counted) for view in views]
+    # One more looks at all of them at once: its score is a sum of theirs, and its norm one again.
+    known, new = (torch.cat(parts, dim=1) / sqrt(len(views)) for parts in zip(*tables, strict=True))
+    told = [
+        probabilities(new, fit_weight(known, classes, base, deviation), base)[:, None]
+        for known, new in [*tables, (known, new)]
+        for deviation in DEVIATIONS
+    ]
+    return torch.cat([*told, flat], dim=1)
 
 
 def _scaled(table: Tensor, readings: Sequence[Reading], *, counted: bool) -> tuple[Tensor, Tensor]:
@@ -176,7 +187,7 @@ class Preference:
     readings: tuple[Reading, ...]
     classes: Tensor
     weights: Tensor
-    """(K + 1,) of the experts, the base rate's last."""
+    """(K,) of the experts, the base rate's last."""
     trust: float
     gain: float
     """Mean nats by which the mixture foretold the verdicts of the window better than the base rate did."""
@@ -191,26 +202,30 @@ def learn_preference(readings: Sequence[Reading], labels: Sequence[float], windo
     """Fit on judged turns, oldest first, whose labels are −1, 0 or +1; trust is what the last `window` foretold."""
     classes = torch.tensor([round(label) + 1 for label in labels])
     told = foretold(readings, classes)
-    weights, gains, losses = judge_experts(told, classes)
-    recent, base = gains[-window:], losses[-window:]
-    mean = float(recent.mean()) if len(recent) else 0.0
-    return Preference(tuple(readings), classes, weights[-1], earned_trust(recent, base), mean)
+    weights, scores, gains = judge_experts(told, classes)
+    mean = float(gains[-window:].mean()) if len(gains) else 0.0
+    trust = earned_trust(scores[-window:], classes[-window:])
+    return Preference(tuple(readings), classes, weights[-1], trust, mean)
 
 
 def foretold(readings: Sequence[Reading], classes: Tensor, views: Sequence[View] = VIEWS) -> Tensor:
-    """p (N, K + 1, 3) of every turn by experts that knew the turns before its block of `AT_ONCE` only."""
+    """p (N, K, 3) of every turn by experts that knew the turns before its block of `AT_ONCE` only."""
     parts = [
         foretell(readings[:start], classes[:start], readings[start : start + AT_ONCE], views)
         for start in range(0, len(readings), AT_ONCE)
     ]
-    return torch.cat(parts) if parts else torch.zeros(0, len(views) + 1, 3, dtype=torch.float64)
+    return torch.cat(parts) if parts else torch.zeros(0, experts(views), 3, dtype=torch.float64)
 
 
 def judge_experts(told: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The experts' weights (N + 1, K + 1), the mixture's gains (N,) over the base rate, and the base rate's losses."""
+    """The experts' weights (N + 1, K); what the mixture foretold above the base rate (N,), as a score and in nats.
+
+    The score is p(+1) − p(−1) less that of the base rate, so that a user who grows happier earns the model no trust.
+    """
     losses = log_losses(told, classes)
-    experts = losses.shape[1] - 1
-    prior = torch.tensor([(1 - BASE_PRIOR) / experts] * experts + [BASE_PRIOR], dtype=torch.float64)
+    others = losses.shape[1] - 1
+    prior = torch.tensor([(1 - BASE_PRIOR) / others] * others + [BASE_PRIOR], dtype=torch.float64)
     weights = expert_weights(losses, prior)
-    mixture = log_losses(mixed(told, weights[:-1])[:, None], classes)[:, 0]
-    return weights, losses[:, -1] - mixture, losses[:, -1]
+    mixture = mixed(told, weights[:-1])
+    above = mixture - told[:, -1]
+    return weights, above[:, 2] - above[:, 0], losses[:, -1] - log_losses(mixture[:, None], classes)[:, 0]

@@ -1,10 +1,12 @@
-"""How far predictions of verdicts are to be believed: experts are mixed by what they foretold, and the gain is counted.
+"""How far predictions of verdicts are to be believed: experts are mixed by what they foretold, and ranks are counted.
 
-    w_k ∝ prior_k exp(−Σ past losses of expert k)        p = Σ w_k p_k        gain = loss of the base rate − loss of p
+    w_k ∝ prior_k exp(−Σ past losses of expert k)        p = Σ w_k p_k
+    trust = max(0, D − band · se)       D = (pairs in order − pairs in disorder) / pairs with different verdicts
 
-With log loss this is Bayes' rule over experts: over any sequence the mixture loses at most −log prior_k nats more than
-expert k (Cesa-Bianchi & Lugosi 2006, Prediction, Learning, and Games, § 9.2). One expert is the base rate alone, so a
-user who cannot be predicted costs a bounded sum, and the others fall silent.
+With log loss the weights are Bayes' rule over experts: over any sequence the mixture loses at most −log prior_k nats
+more than expert k (Cesa-Bianchi & Lugosi 2006, Prediction, Learning, and Games, § 9.2). Trust goes by ranks (Somers' D,
+2 AUC − 1 over all three verdicts), not by the loss: what is learned from is the order of answers alone, and a few
+dozen verdicts show an order long before they show probabilities. It needs no liked answer, and only two verdicts.
 """
 
 from math import sqrt
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 
 BAND = 1.0
-"""Standard errors that are taken off the mean gain."""
+"""Standard errors that are taken off: a user whose verdicts say nothing is believed a little one time in six."""
 LEAST = 8
 """Fewer predictions than this prove nothing."""
 
@@ -35,16 +37,38 @@ def mixed(probabilities: Tensor, weights: Tensor) -> Tensor:
     return (probabilities * weights[..., None]).sum(-2)
 
 
-def earned_trust(gains: Tensor, base_losses: Tensor, band: float = BAND) -> float:
-    """Trust in [0, 1] from the gains (T,) of the predictions over the base rate, whose losses are (T,), in nats.
+def earned_trust(scores: Tensor, classes: Tensor, band: float = BAND) -> float:
+    """Trust in [0, 1] from scores (T,) that were made before the classes (T,) were known: D less `band` errors.
 
-    The share of the base rate's loss that the predictions save, its mean less `band` standard errors, is an explained
-    variance; its square root is a correlation, the slope of the true standardised reward on the predicted one. Zero
-    where the band reaches down to no gain, and with fewer than `LEAST` predictions.
+    Zero with fewer than `LEAST` predictions, or where all classes or all scores are alike.
     """
-    n = len(gains)
-    if n < LEAST:
+    if len(scores) < LEAST:
         return 0.0
-    low = float(gains.mean()) - band * float(gains.std()) / sqrt(n)
-    loss = float(base_losses.mean())
-    return sqrt(min(low / loss, 1.0)) if low > 0 and loss > 0 else 0.0
+    order, error = concordance(scores, classes)
+    return max(0.0, order - band * error)
+
+
+def concordance(scores: Tensor, classes: Tensor) -> tuple[float, float]:
+    """Somers' D of the scores (T,) given the classes (T,), and its standard error where the scores say nothing.
+
+    The error is Kendall's, with ties in both (Kendall & Gibbons 1990, Rank Correlation Methods, ch. 4). Zeros where
+    no two classes, or no two scores, differ.
+    """
+    ahead = (scores[:, None] - scores[None, :]).sign()
+    wanted = (classes[:, None] - classes[None, :]).sign()
+    pairs = float(wanted.abs().sum()) / 2
+    if pairs == 0 or not bool(ahead.any()):
+        return 0.0, 0.0
+    n = len(scores)
+    (x1, x2, x3), (y1, y2, y3) = (_ties(values) for values in (scores, classes))
+    variance = (n * (n - 1) * (2 * n + 5) - x1 - y1) / 18 + x2 * y2 / (2 * n * (n - 1))
+    if n > 2:
+        variance += x3 * y3 / (9 * n * (n - 1) * (n - 2))
+    return float((ahead * wanted).sum()) / 2 / pairs, sqrt(max(variance, 0.0)) / pairs
+
+
+def _ties(values: Tensor) -> tuple[float, float, float]:
+    """Over groups of t equal values: Σ t(t − 1)(2t + 5), Σ t(t − 1), Σ t(t − 1)(t − 2)."""
+    t = values.unique(return_counts=True)[1].double()
+    pairs = t * (t - 1)
+    return float((pairs * (2 * t + 5)).sum()), float(pairs.sum()), float((pairs * (t - 2)).sum())
