@@ -78,8 +78,10 @@ def test_the_half_that_stands_out_is_learned_from(policy: Policy):
     everything, half = made(0.5, 1.0), made(0.5, 0.5)
     assert len(everything) == 16
     assert len(half) == 8
-    least = min(abs(s.reward) for s in half)
-    assert sorted(abs(s.reward) for s in everything)[8] == least
+    kept = {s.id: s.reward for s in everything}
+    # Half as many answers, whose mean is taken, weigh half as much.
+    assert [s.reward for s in half] == pytest.approx([kept[s.id] / 2 for s in half])
+    assert sorted(map(abs, kept.values()))[8] == min(abs(kept[s.id]) for s in half)
     by_group: dict[str, float] = {}
     for sample in everything:
         by_group[sample.group] = by_group.get(sample.group, 0.0) + sample.reward
@@ -89,6 +91,3 @@ def test_the_half_that_stands_out_is_learned_from(policy: Policy):
     assert sum(s.rollout_logprobs is None for s in everything) == 4
     doubled = made(1.0, 0.5)
     assert [s.reward for s in doubled] == pytest.approx([2 * s.reward for s in half])
-    # Half as many answers, whose mean is taken, weigh half as much.
-    kept = {s.id: s.reward for s in everything}
-    assert [s.reward for s in half] == pytest.approx([kept[s.id] / 2 for s in half])
