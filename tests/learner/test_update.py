@@ -252,3 +252,39 @@ def test_the_lesson_leads_to_what_the_teacher_says(tiny_model: Path) -> None:
     it.optimizer.param_groups[0]["lr"] = 0.01
     gaps = [it.step(batch)["distill_gap"] for _ in range(40)]
     assert gaps[-1] < 0.7 * gaps[0]
+
+
+def test_without_fresh_answers_the_step_is_the_same_bit_for_bit(tiny_model: Path) -> None:
+    one, two = learner(tiny_model), learner(tiny_model)
+    one.step(samples(1))
+    two.step(samples(1), [])
+    for name, weight in one.trained.items():
+        assert torch.equal(weight, two.trained[name])
+
+
+def test_fresh_answers_add_the_gradient_of_their_advantages(tiny_model: Path) -> None:
+    real, fresh = samples(1), [replace(s, reward=0.3 * s.reward + 0.1) for s in samples(2)]
+    parts = [learner(tiny_model) for _ in range(3)]
+    parts[0].gradient(real)
+    parts[1]._gradients(fresh, torch.tensor([s.reward for s in fresh]), 0.28)
+    taken: dict[str, torch.Tensor] = {}
+    optimizer = parts[2].optimizer
+    optimizer.register_step_pre_hook(
+        lambda *_: taken.update({n: p.grad.clone() for n, p in parts[2].trained.items() if p.grad is not None})
+    )
+    parts[2].config = replace(parts[2].config, train=replace(parts[2].config.train, max_grad_norm=1e9))
+    metrics = parts[2].step(real, fresh)
+    assert metrics["fresh_tokens"] == sum(len(s.answer_ids) for s in fresh)
+    for name, found in taken.items():
+        wanted = [p.grad for part in parts[:2] if (p := part.trained[name]).grad is not None]
+        torch.testing.assert_close(found, sum(wanted), rtol=1e-4, atol=1e-6)
+
+
+def test_fresh_answers_alone_are_a_step(tiny_model: Path) -> None:
+    it = learner(tiny_model)
+    before = {name: weight.detach().clone() for name, weight in it.trained.items()}
+    alike = [replace(s, reward=-1.0) for s in samples(1)]
+    it.step(alike)
+    assert all(torch.equal(before[name], weight) for name, weight in it.trained.items())
+    it.step(alike, [replace(s, reward=0.5) for s in samples(2)])
+    assert any(not torch.equal(before[name], weight) for name, weight in it.trained.items())

@@ -12,7 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from talktune.rl.advantage import RunningBaseline, advantages_for, compute_grpo_advantages, zero_variance
+from talktune.rl.advantage import (
+    RunningBaseline,
+    advantages_for,
+    compute_grpo_advantages,
+    pooled_advantages,
+    zero_variance,
+)
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "golden.json").read_text())
 
@@ -165,3 +171,20 @@ def test_each_grouping_means_what_it_says() -> None:
 def test_wrong_input_is_named(call: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_pooled_advantages_leave_a_group_without_spread_small() -> None:
+    # Deviations −1, 1 and −0.1, 0.1: the root of the mean square is √(2.02 / 4).
+    found = pooled_advantages([0.0, 2.0, 5.0, 5.2], ["a", "a", "b", "b"])
+    root = (2.02 / 4) ** 0.5
+    close(found, [-1 / root, 1 / root, -0.1 / root, 0.1 / root])
+
+
+@given(labelled)
+def test_pooled_advantages_have_mean_zero_in_each_group_and_mean_square_one(pairs: list[tuple[float, str]]) -> None:
+    rewards, groups = zip(*pairs, strict=True)
+    found = pooled_advantages(rewards, groups)
+    for group in set(groups):
+        assert abs(sum(a for a, g in zip(found.tolist(), groups, strict=True) if g == group)) < 1e-9
+    mean_square = float(found.square().mean())
+    assert mean_square == pytest.approx(1.0) or not bool(found.any())

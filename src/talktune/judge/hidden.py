@@ -36,7 +36,13 @@ def pooled_states(
     as far up as the highest layer asked for. Rows are padded on the right, where a causal model cannot look, so
     a row does not depend on its batch beyond float noise.
     """
-    rows = [head_tokens(tokenizer, exchange) for exchange in exchanges]
+    return pooled_rows(model, [head_tokens(tokenizer, exchange) for exchange in exchanges], layers, progress)
+
+
+def pooled_rows(
+    model: Any, rows: Sequence[tuple[list[int], int]], layers: Sequence[int], progress: Progress | None = None
+) -> Tensor:
+    """As `pooled_states`, of any rows (N): token ids, and the place from which on they are pooled."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))  # alike lengths together: little padding
     features: list[Tensor] = [torch.empty(0)] * len(rows)
     done = 0

@@ -62,17 +62,21 @@ class Learner:
         self.running = RunningBaseline()
         self.update = 0
 
-    def step(self, samples: Sequence[Sample]) -> dict[str, float]:
+    def step(self, samples: Sequence[Sample], fresh: Sequence[Sample] = ()) -> dict[str, float]:
         """One update over `samples`; returns its metrics (`rl.metrics.METRICS`).
 
         Samples that are too stale are left out. Groups without variance carry no gradient and are skipped
         before any forward pass, but for those samples of them that have a teacher; when none is left the weights
-        stay as they are.
+        stay as they are. `fresh` answers, whose rewards are advantages already, are a second term beside the first,
+        averaged over its own tokens.
         """
         seconds = -time.perf_counter()
         with self._lane:
             metrics = self.gradient(samples)
-            if "tokens" in metrics:
+            if fresh:
+                parts = self._gradients(fresh, torch.tensor([s.reward for s in fresh]), metrics["eps_high"])
+                metrics |= {f"fresh_{name}": value for name, value in merge(parts).items()}
+            if "tokens" in metrics or "fresh_tokens" in metrics:
                 norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.config.train.max_grad_norm)
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)

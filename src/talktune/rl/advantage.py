@@ -45,6 +45,17 @@ def compute_grpo_advantages(
     return _like(torch.where(std < _NO_SPREAD, 0.0, advantages), rewards)
 
 
+def pooled_advantages(rewards: Sequence[float] | Tensor, groups: Groups) -> Tensor:
+    """A = (r − mean of the group) / √(mean squared deviation of all rewards from their groups' means), (B,) to (B,).
+
+    For predicted rewards: a group whose answers are foretold alike is not blown up to the spread of the others.
+    Zeros where that root is under 1e-8. dtype and errors as in `compute_grpo_advantages`.
+    """
+    deviation, _, _ = _deviations(rewards, groups)
+    spread = deviation.square().mean().sqrt() if len(deviation) else deviation.sum()
+    return _like(torch.zeros_like(deviation) if spread < _NO_SPREAD else deviation / spread, rewards)
+
+
 def zero_variance(rewards: Sequence[float] | Tensor, groups: Groups | None = None) -> Tensor:
     """(B,) boolean: True where a reward's group has std < 1e-8 or one reward, and so carries no gradient.
 

@@ -1,0 +1,74 @@
+"""How far predictions of verdicts are to be believed: experts are mixed by what they foretold, and ranks are counted.
+
+    w_k ∝ prior_k exp(−Σ past losses of expert k)        p = Σ w_k p_k
+    trust = max(0, D − band · se)       D = (pairs in order − pairs in disorder) / pairs with different verdicts
+
+With log loss the weights are Bayes' rule over experts: over any sequence the mixture loses at most −log prior_k nats
+more than expert k (Cesa-Bianchi & Lugosi 2006, Prediction, Learning, and Games, § 9.2). Trust goes by ranks (Somers' D,
+2 AUC − 1 over all three verdicts), not by the loss: what is learned from is the order of answers alone, and a few
+dozen verdicts show an order long before they show probabilities. It needs no liked answer, and only two verdicts.
+"""
+
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+BAND = 1.0
+"""Standard errors that are taken off: a user whose verdicts say nothing is believed a little one time in six."""
+LEAST = 8
+"""Fewer predictions than this prove nothing."""
+
+
+def log_losses(probabilities: Tensor, classes: Tensor) -> Tensor:
+    """−log p of what came true: (T, K, 3) and classes (T,) in 0…2 to (T, K)."""
+    index = classes[:, None, None].expand(-1, probabilities.shape[1], 1)
+    return -probabilities.gather(2, index).squeeze(2).log()
+
+
+def expert_weights(losses: Tensor, prior: Tensor) -> Tensor:
+    """w (T + 1, K) from losses (T, K) and a prior (K,): row t is known before prediction t, the last one afterwards."""
+    past = torch.cat([losses.new_zeros(1, losses.shape[1]), losses.cumsum(0)])
+    return (prior.to(losses).log() - past).softmax(dim=1)
+
+
+def mixed(probabilities: Tensor, weights: Tensor) -> Tensor:
+    """p (T, 3) of predictions (T, K, 3) and weights (T, K) or (K,)."""
+    return (probabilities * weights[..., None]).sum(-2)
+
+
+def earned_trust(scores: Tensor, classes: Tensor, band: float = BAND) -> float:
+    """Trust in [0, 1] from scores (T,) that were made before the classes (T,) were known: D less `band` errors.
+
+    Zero with fewer than `LEAST` predictions, or where all classes or all scores are alike.
+    """
+    if len(scores) < LEAST:
+        return 0.0
+    order, error = concordance(scores, classes)
+    return max(0.0, order - band * error)
+
+
+def concordance(scores: Tensor, classes: Tensor) -> tuple[float, float]:
+    """Somers' D of the scores (T,) given the classes (T,), and its standard error where the scores say nothing.
+
+    The error is Kendall's, with ties in both (Kendall & Gibbons 1990, Rank Correlation Methods, ch. 4). Zeros where
+    no two classes, or no two scores, differ.
+    """
+    ahead = (scores[:, None] - scores[None, :]).sign()
+    wanted = (classes[:, None] - classes[None, :]).sign()
+    pairs = float(wanted.abs().sum()) / 2
+    if pairs == 0 or not bool(ahead.any()):
+        return 0.0, 0.0
+    n = len(scores)
+    (x1, x2, x3), (y1, y2, y3) = (_ties(values) for values in (scores, classes))
+    variance = (n * (n - 1) * (2 * n + 5) - x1 - y1) / 18 + x2 * y2 / (2 * n * (n - 1))
+    if n > 2:
+        variance += x3 * y3 / (9 * n * (n - 1) * (n - 2))
+    return float((ahead * wanted).sum()) / 2 / pairs, sqrt(max(variance, 0.0)) / pairs
+
+
+def _ties(values: Tensor) -> tuple[float, float, float]:
+    """Over groups of t equal values: Σ t(t − 1)(2t + 5), Σ t(t − 1), Σ t(t − 1)(t − 2)."""
+    t = values.unique(return_counts=True)[1].double()
+    pairs = t * (t - 1)
+    return float((pairs * (2 * t + 5)).sum()), float(pairs.sum()), float((pairs * (t - 2)).sum())
