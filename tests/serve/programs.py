@@ -1,4 +1,4 @@
-"""Agents as their users start them, with folders of their own: OpenClaw and Codex CLI, fetched by `make agents`."""
+"""Agents as their users start them, each in a folder of its own; `make agents` fetches them."""
 
 import json
 import os
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 AGENTS = Path(__file__).parents[2] / ".cache" / "agents"
-NODE_OPTIONS = {"OPENCLAW_SKIP_CHANNELS": "1", "NO_COLOR": "1"}
 
 
 def missing(name: str) -> str | None:
@@ -36,14 +35,14 @@ def run(command: list[str], folder: Path, env: dict[str, str]) -> str:
 class Codex:
     """One conversation with Codex CLI: a process for each turn."""
 
-    def __init__(self, url: str, folder: Path, compact_at: int) -> None:
-        """`compact_at` is the number of tokens after which it sums up."""
+    def __init__(self, url: str, folder: Path) -> None:
+        """It asks the server at `url`, and keeps all that it keeps in the folder."""
         self._folder = folder
         self._binary = next((AGENTS / "codex" / "node_modules" / "@openai").glob("codex-*/vendor/*/bin/codex"))
         self._thread: str | None = None
         (folder / "config.toml").write_text(
             'model = "m"\nmodel_provider = "talktune"\napproval_policy = "never"\nsandbox_mode = "danger-full-access"\n'
-            f'web_search = "disabled"\nmodel_context_window = 100000\nmodel_auto_compact_token_limit = {compact_at}\n'
+            'web_search = "disabled"\nmodel_context_window = 100000\n'
             'check_for_update_on_startup = false\n[analytics]\nenabled = false\n[model_providers.talktune]\n'
             f'name = "talktune"\nbase_url = "{url}/v1"\nwire_api = "responses"\n'
         )  # fmt: skip

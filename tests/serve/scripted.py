@@ -66,7 +66,7 @@ class Script:
     """Answers requests, and keeps them."""
 
     log: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    """Of each request: its body, whether a person made it, and the answer."""
+    """Of each request: its body, whether the program made it for itself, and the answer."""
     _lock: Lock = field(default_factory=Lock)
 
     def __call__(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +74,8 @@ class Script:
         with self._lock:
             said = _asked(body)
             answer = self._aside(body) if said is None else self._answer(body, *said)
-            self.log.append({"body": body, "person": said is not None, "answer": answer})
+            helper = "[helper]" in text_of(body["messages"][-1])  # an agent's own, which has work to do and no person
+            self.log.append({"body": body, "aside": said is None and not helper, "answer": answer})
             return answer
 
     def _answer(self, body: dict[str, Any], number: int, text: str, results: int) -> dict[str, Any]:
@@ -165,8 +166,10 @@ def score(store: Path, told: Sequence[Sequence[tuple[str, str]]], script: Script
         for call in asked["answer"].get("tool_calls") or ():
             word = _key(call["function"]["arguments"])
             _count(found, states, word, {word}, None)
-    sides = Counter(a["answer"]["content"] for a in script.log if not a["person"])
-    stored = Counter(turn.answer.content for turn in turns if turn.kind == "side")
+    sides = Counter(a["answer"]["content"] for a in script.log if a["aside"])
+    stored = Counter(
+        turn.answer.content.removeprefix("{") for turn in turns if turn.kind == "side"
+    )  # which it may begin
     found.sides, found.recognised = sides.total(), (sides & stored).total()
     main = {_key(text) for turn in turns if turn.kind == "main" for text in _texts(turn)}
     found.taken = [key for talk in told for _, answer in talk if (key := _key(answer)) not in main]

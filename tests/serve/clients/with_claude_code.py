@@ -208,7 +208,7 @@ def main() -> None:
         shown.append(session.ask(words))
         session.after()
         if number % 5 == 3:
-            session.agent(f"Find out what {number} is, and report it in one line.")
+            session.agent(f"[helper] Find out what {number} is, and report it in one line.")
     print(json.dumps(shown))
 
 
