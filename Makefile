@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := install
-.PHONY: install demo live test test-all check format bench bench-live bench-trl lab notebook tokenizers clients clean
+.PHONY: install demo live test test-all check format bench bench-live bench-trl lab notebook tokenizers clients agents clean
 
 # The first of these that is Python 3.11, 3.12 or 3.13; `make install PYTHON=…` takes another.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
@@ -45,6 +45,11 @@ tokenizers: .venv/.installed-dev
 # Clients for the server's tests: Python's in a venv of their own, Node's where npm is there.
 clients: .venv/.installed-dev
 	$(BIN)/python scripts/fetch_clients.py
+
+# Agents themselves (Codex CLI: 0.4 GB from npm), behind the server: what became of every reaction.
+agents: clients
+	$(BIN)/python scripts/fetch_agents.py
+	$(BIN)/python -m pytest tests/serve/test_every_agent.py -q -rs -s
 
 test: tokenizers clients
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)

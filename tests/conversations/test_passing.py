@@ -63,3 +63,13 @@ def test_a_history_that_shows_nothing_teaches_nothing() -> None:
     cut = compared([user("one thing"), user("another")], [user("another")], cut=True)
     assert cut is not None
     assert [m.words for m in cut] == [None, None]
+
+
+def test_a_block_in_tags_goes_as_a_whole() -> None:
+    """Its first tag alone is no envelope: the rest would be taken for the person's words."""
+    before, later = ("<note>\nThe file {} was changed.\n</note>\n\n{}", "<note>\nNo list is open.\n</note>\n\n{}")
+    told = [user(before.format("a.py", "hello there"))]
+    assert seen(told, [user("hello there")], [user(later.format("that is wrong"))]) == ["that is wrong"]
+    behind = "{}\n\n<note at=2>\nThe file {} was changed.\n</note>"
+    told = [user(behind.format("hello there", "a.py"))]
+    assert seen(told, [user("hello there")], [user(behind.format("too long", "b.c"))]) == ["too long"]

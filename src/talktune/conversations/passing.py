@@ -236,7 +236,7 @@ def _stands_for(piece: str, want: str) -> bool:
 
 
 def _delimited(text: str, pattern: str, backwards: bool) -> int:
-    """A bracket for a bracket; or as many lines for lines that begin with the same word.
+    """A bracket for a bracket, a block for a block in tags; or as many lines for lines that begin with the same word.
 
     With `backwards` both are reversed: a bracket closes first, and the words are read the right way round.
     """
@@ -244,8 +244,10 @@ def _delimited(text: str, pattern: str, backwards: bool) -> int:
     skipped = len(text) - len(lead)
     other = (_OPENED if backwards else _CLOSED).get(want[0])
     if other is not None and lead[:1] == want[0] and want.endswith(other):
-        end = lead.find(other)
-        return 0 if end < 0 else skipped + end + 1
+        tag = want[want.rfind(want[0]) :] if want[0] in "<>" else want
+        closing = other if tag == want else tag
+        end = lead.find(closing)
+        return 0 if end < 0 else skipped + end + len(closing)
     if not pattern.endswith("\n"):
         return 0
     lines = pattern.count("\n")
