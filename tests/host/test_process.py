@@ -267,7 +267,7 @@ def test_a_client_that_leaves_stops_its_generation(running: str, stream: bool) -
     before = health()["sampled"]
     body = json.dumps({"messages": HI, "max_tokens": 900, "n": 64, "stream": stream, "seed": 1}).encode()
     with socket.create_connection(("127.0.0.1", int(running.rsplit(":", 1)[1]))) as connection:
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body)
         while health()["running"] == 0:
             time.sleep(0.01)
