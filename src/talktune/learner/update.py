@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from talktune.config import AlgorithmConfig, Config
+from talktune.errors import UserError
 from talktune.learner.logprobs import Forward, make_reader
 from talktune.policy.adapter import adapter_off
 from talktune.policy.linear import fast_frozen_linears, frozen_linears
@@ -23,6 +24,13 @@ from talktune.rl.packing import Pack, pack
 from talktune.rl.reward import overlong_reward
 from talktune.rl.schedule import eps_high_at
 from talktune.types import Sample
+
+SHOWN = 20
+"""So many turns are named where an update cannot be taken."""
+
+
+class NotFiniteError(UserError):
+    """An update whose gradient is no number; it was not taken."""
 
 
 class Learner:
@@ -68,7 +76,7 @@ class Learner:
         Samples that are too stale are left out. Groups without variance carry no gradient and are skipped
         before any forward pass, but for those samples of them that have a teacher; when none is left the weights
         stay as they are. `fresh` answers, whose rewards are advantages already, are a second term beside the first,
-        averaged over its own tokens.
+        averaged over its own tokens. Raises NotFiniteError, and leaves all as it was, where the gradient is no number.
         """
         seconds = -time.perf_counter()
         with self._lane:
@@ -78,6 +86,9 @@ class Learner:
                 metrics |= {f"fresh_{name}": value for name, value in merge(parts).items()}
             if "tokens" in metrics or "fresh_tokens" in metrics:
                 norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.config.train.max_grad_norm)
+                if not norm.isfinite():
+                    self.optimizer.zero_grad(set_to_none=True)
+                    raise NotFiniteError(_not_finite(samples, self.update + 1))
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
                 metrics["grad_norm"] = norm.item()
@@ -286,6 +297,15 @@ def _old(
     if algorithm.old == "rollout":
         return captured, None  # only rows that were never captured are recomputed
     return now, importance_weights(now, captured)
+
+
+def _not_finite(samples: Sequence[Sample], number: int) -> str:
+    """What to do about an update whose gradient is no number."""
+    names = ", ".join(sample.id for sample in samples[:SHOWN]) + (", …" if len(samples) > SHOWN else "")
+    return (
+        f"Update {number} is not taken: its gradient is not finite. Look at the {len(samples)} turns that it was to be "
+        f"made of ({names}); if there is nothing odd about them, lower --learning-rate or leave out half precision."
+    )
 
 
 def _temperatures(packed: Pack, samples: Sequence[Sample]) -> Tensor:

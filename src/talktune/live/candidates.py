@@ -11,6 +11,7 @@ from talktune.host.engine import Engine
 from talktune.host.lora import Lora
 from talktune.judge.panel import Judge, judge_turns
 from talktune.learner.samples import sample_of_answer
+from talktune.learner.update import NotFiniteError
 from talktune.live.asking import answers
 from talktune.live.batches import Batch
 from talktune.live.weights import Weights
@@ -55,14 +56,20 @@ class Candidates:
         if self._live.shuffle_rewards:
             samples = _shuffled(samples, self._config.train.seed)
         self._weights.changed()
-        metrics = learner.step(samples) | {"votes_agreement": _agreement(batch.scored)}
+        used = [one.id for one in batch.scored]
+        try:
+            metrics = learner.step(samples) | {"votes_agreement": _agreement(batch.scored)}
+        except NotFiniteError as error:  # the same turns would fail again: they leave, learning goes on
+            log.error("%s They are not learned from.", error)
+            self._learning.drop(used)
+            self._weights.now_of(batch.lineage, number)
+            return None
         made = None
         if "tokens" in metrics:
             new = self._policies.last_number() + 1
             made = NewVersion(new, number, batch.lineage, str(self._weights.write(new, metrics)))
         else:
             learner.update -= 1  # nothing was learned: the weights are those of the live version
-        used = [one.id for one in batch.scored]
         self._learning.commit(owner, made, metrics, used, self._config.train.epochs, now)
         for reason in brakes(metrics, self._live):
             self._policies.stop(batch.lineage, reason)

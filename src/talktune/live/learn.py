@@ -6,6 +6,7 @@ computes the same again from the same turns.
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -19,13 +20,15 @@ from talktune.live.candidates import Candidates
 from talktune.live.exam import Examiner
 from talktune.live.weights import Weights
 from talktune.policy.load import Policy
-from talktune.policy.turnstile import Role
+from talktune.policy.turnstile import ClosedError, Role
 from talktune.store.learning import LEASE, Learning, LostLeaseError
 from talktune.store.policies import Policies, Version
 from talktune.store.queues import BUCKETS, lease, owner_name
 from talktune.store.store import Store
 
 log = logging.getLogger(__name__)
+TRIES = 3
+"""A candidate whose exam fails so often is rejected."""
 
 
 class LiveLearner:
@@ -60,6 +63,8 @@ class LiveLearner:
         self._owner = owner or owner_name()
         self._clock = clock
         self._loras: dict[int, Lora] = {}
+        self._failed: Counter[int] = Counter()
+        """How often the exam of a candidate failed."""
         lane = engine.turnstile.lane(Role.LEARNER)
         self.weights = Weights(policy, self.policies, config, self.live.policies.absolute(), lane)
         self.batches = Batches(self.learning, self.policies, policy.tokenizer, config)
@@ -105,7 +110,16 @@ class LiveLearner:
             users = [candidate.lineage] if self.live.per_user else sorted(self.store.users())
             held = self.learning.held_out(users, candidate.created, 4 * self.examiner.limits.real_probes)
             turns = [one.turn for one in held]
-            reasons, measures = self.examiner.examine(candidate, live, turns, lora=self.lora, weights=self._load)
+            try:
+                reasons, measures = self.examiner.examine(candidate, live, turns, lora=self.lora, weights=self._load)
+            except ClosedError:
+                raise
+            except Exception as error:
+                self._failed[candidate.number] += 1
+                if self._failed[candidate.number] < TRIES:
+                    raise
+                log.exception("the exam of %s failed %d times", candidate.name, TRIES)
+                reasons = [f"its exam failed ({type(error).__name__}: {error})"]
         if not self.policies.decide(candidate.number, reasons, measures):
             log.warning("%s is rejected: %s", candidate.name, self.policies.version(candidate.number).reason)
         serving = self.policies.live(candidate.lineage)

@@ -14,6 +14,8 @@ from torch import Tensor
 
 Kl = Literal["k1", "k2", "k3", "k3xratio"]
 
+MAX_KL_RATIO = 10.0
+"""Bound of ρ in the KL term: without it, a log-prob that is wrong by thousands of nats is all that counts."""
 MAX_LOG = 20.0  # nats; exp of more would overflow float32, and its gradient become NaN even where it is clipped
 
 
@@ -119,7 +121,7 @@ def kl_estimate(new: Tensor, ref: Tensor, kind: Kl, old: Tensor | None = None) -
     """Estimate in nats of KL(new ‖ ref) from each sampled token's log-probs, elementwise, any one shape.
 
     With d = new − ref: k1 = d, k2 = d² / 2, k3 = e^(−d) − 1 + d (http://joschu.net/blog/kl-approx.html), and
-    k3xratio = ρ·k3, ρ = exp(new − old), whose expected gradient is that of the exact reverse KL; the
+    k3xratio = ρ·k3, ρ = exp(new − old) ≤ 10, whose expected gradient is that of the exact reverse KL; the
     expected gradient of k1 is zero on policy, that of k3 is another divergence's. `old` is read by k3xratio
     only; without it the samples are taken to be the policy's own, ρ = 1 in value. ValueError for another
     kind.
@@ -133,7 +135,7 @@ def kl_estimate(new: Tensor, ref: Tensor, kind: Kl, old: Tensor | None = None) -
         raise ValueError(f"kl is {kind!r}: it must be 'k1', 'k2', 'k3' or 'k3xratio'")
     d = d.clamp(min=-MAX_LOG)
     k3 = torch.expm1(-d) + d
-    return k3 if kind == "k3" else _ratio(new, new.detach() if old is None else old) * k3
+    return k3 if kind == "k3" else _ratio(new, new.detach() if old is None else old).clamp(max=MAX_KL_RATIO) * k3
 
 
 def importance_weights(old: Tensor, rollout: Tensor, cap: float = 2.0) -> Tensor:
