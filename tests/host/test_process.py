@@ -23,6 +23,7 @@ from talktune.host.process import load_host, serve
 from talktune.policy.adapter import attach_adapter, load_adapter, save_adapter
 from talktune.policy.load import load_policy
 from talktune.policy.tokens import render_prompt
+from talktune.serve.keys import Keys
 from talktune.types import Message
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -326,4 +327,4 @@ def test_a_users_mistake_is_one_sentence(tiny_model: Path) -> None:
 def test_an_address_that_is_not_ours_is_named(tiny_model: Path) -> None:
     host = load_host(ModelConfig(model=str(tiny_model), device="cpu"))
     with pytest.raises(UserError, match=r"--host 203\.0\.113\.7 --port 1: cannot listen there"):
-        serve(host, "203.0.113.7", 1)
+        serve(host, "203.0.113.7", 1, Keys({}))
