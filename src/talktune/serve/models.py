@@ -54,6 +54,7 @@ class Models:
             except EngineError:
                 if self._strict:
                     raise
+                self._seen = time.monotonic()  # not every engine tells: it is not asked at each request
                 return name
         if name in self._names:
             return name
