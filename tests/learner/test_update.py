@@ -145,6 +145,16 @@ def test_a_gradient_that_is_no_number_moves_nothing(tiny_model: Path) -> None:
     assert all(p.isfinite().all() for p in it.trained.values())
 
 
+def test_an_update_that_is_not_taken_leaves_the_running_baseline(tiny_model: Path) -> None:
+    it = learner(tiny_model, group="running")
+    it.step(samples(0))
+    before = it.running
+    batch = [replace(s, rollout_logprobs=(float("nan"),) * len(s.answer_ids)) for s in samples(1)]
+    with pytest.raises(NotFiniteError):
+        it.step(batch)
+    assert it.running == before
+
+
 def test_stale_samples_are_not_used(tiny_model: Path) -> None:
     it = learner(tiny_model, max_staleness=2)
     it.update = 9

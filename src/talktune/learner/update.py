@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from math import isfinite
 from typing import Any
 
 import torch
@@ -79,19 +80,21 @@ class Learner:
         averaged over its own tokens. Raises NotFiniteError, and leaves all as it was, where the gradient is no number.
         """
         seconds = -time.perf_counter()
+        running = self.running
         with self._lane:
             metrics = self.gradient(samples)
             if fresh:
                 parts = self._gradients(fresh, torch.tensor([s.reward for s in fresh]), metrics["eps_high"])
                 metrics |= {f"fresh_{name}": value for name, value in merge(parts).items()}
             if "tokens" in metrics or "fresh_tokens" in metrics:
-                norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.config.train.max_grad_norm)
-                if not norm.isfinite():
+                norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.config.train.max_grad_norm).item()
+                if not isfinite(norm):
                     self.optimizer.zero_grad(set_to_none=True)
+                    self.running = running
                     raise NotFiniteError(_not_finite(samples, self.update + 1))
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
-                metrics["grad_norm"] = norm.item()
+                metrics["grad_norm"] = norm
         self.update += 1
         seconds += time.perf_counter()
         metrics |= {"learning_rate": self.config.train.learning_rate, "seconds": seconds}
