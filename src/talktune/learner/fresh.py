@@ -3,18 +3,16 @@
 judged turns -> prompts, some with the complaint before them -> answers -> readings -> rewards -> samples
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
+from talktune.learner.hindsight import reaction_of, with_reaction
 from talktune.learner.preference import Answer, Preference, read_answers
-from talktune.learner.samples import sample_of_answer
+from talktune.learner.samples import Sampler, prompt_ids, sample_of_answer
 from talktune.policy.tokens import decode_answer, render_prompt
 from talktune.rl.advantage import pooled_advantages
 from talktune.types import Message, Sample, Sampled, Turn
-
-Sampler = Callable[[Sequence[tuple[int, ...]]], Sequence[Sampled]]
-"""Answers prompts, each once, at the temperature and up to the length of the real turns."""
 
 
 def fresh_prompts(
@@ -37,19 +35,10 @@ def fresh_prompts(
 
 def guided_prompt(turn: Turn) -> tuple[Message, ...] | None:
     """The prompt with the user's complaint before what they said last; None where there was no complaint."""
-    disliked = turn.verdict is not None and turn.verdict.reward is not None and turn.verdict.reward < 0
-    said = "\n".join(m.content for m in turn.next_state if m.role == "user").strip()
-    if not disliked or not said or not turn.prompt or turn.prompt[-1].role != "user":
+    reaction = reaction_of(turn)
+    if reaction is None or not turn.prompt or turn.prompt[-1].role != "user":
         return None
-    last = turn.prompt[-1]
-    return (*turn.prompt[:-1], replace(last, content=f"{said}\n\n{last.content}"))
-
-
-def prompt_ids(turn: Turn, tokenizer: Any) -> tuple[int, ...]:
-    """As it was sampled, or as the template renders it."""
-    if turn.sampled is not None:
-        return turn.sampled.prompt_ids
-    return tuple(render_prompt(tokenizer, turn.prompt, turn.tools))
+    return with_reaction(turn.prompt, reaction)
 
 
 def answer_of(turn: Turn, sampled: Sampled, tokenizer: Any, ends: Collection[int]) -> Answer:
@@ -76,6 +65,8 @@ def fresh_samples(
     learned: float = 0.5,
 ) -> list[Sample]:
     """Fresh answers to the prompts of `turns`; the reward of each is its advantage as one term of an update.
+
+    `sample` draws at the temperature and up to the length of the real turns.
 
     Each of them counts as much as a real turn, times the trust. Answers to one prompt are a group. The share
     `learned` of them whose advantages are largest is returned: the others would cost as much and say little

@@ -17,9 +17,9 @@ from transformers import PreTrainedTokenizerBase
 from talktune.config import SampleConfig
 from talktune.errors import UserError
 from talktune.learner.hindsight import teacher_prompt
+from talktune.learner.samples import Sampler, prompt_ids
 from talktune.policy.adapter import adapter_off
 from talktune.policy.sample import sample_answers
-from talktune.policy.tokens import render_prompt
 from talktune.types import Sampled, Turn
 
 LEVEL = 0.05
@@ -31,8 +31,6 @@ ROWS = 16
 """Answers that are sampled at once."""
 
 Prompt = tuple[int, ...]
-Sampler = Callable[[Sequence[Prompt]], Sequence[Sampled]]
-"""Answers prompts, each once."""
 Scorer = Callable[[Sequence[Turn], Sequence[Sampled]], Sequence[float]]
 """How good fresh answers to the prompts of these turns are, higher is better: say p(+1) − p(−1)."""
 
@@ -103,9 +101,11 @@ def probe(
     """
     asked: list[tuple[Turn, Prompt, Prompt]] = []
     for turn in turns:
-        plain = _prompt_of(turn, tokenizer)
-        guided = None if plain is None else teacher_prompt(turn, plain, tokenizer)
-        if plain is not None and guided is not None:
+        try:
+            plain = prompt_ids(turn, tokenizer)
+        except UserError:  # a template that cannot say this turn
+            continue
+        if (guided := teacher_prompt(turn, plain, tokenizer)) is not None:
             asked.append((turn, plain, guided))
     if len(asked) > most:
         asked = [asked[i] for i in sorted(Random(seed).sample(range(len(asked)), most))]
@@ -133,16 +133,6 @@ def bare_sampler(model: Any, config: SampleConfig, end_ids: Collection[int], see
         return made
 
     return sample
-
-
-def _prompt_of(turn: Turn, tokenizer: PreTrainedTokenizerBase) -> Prompt | None:
-    """The ids that the answer was sampled from, or those that the template makes; None where it refuses."""
-    if turn.sampled is not None:
-        return turn.sampled.prompt_ids
-    try:
-        return tuple(render_prompt(tokenizer, turn.prompt, turn.tools))
-    except UserError:
-        return None
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 
@@ -18,6 +18,9 @@ from talktune.types import Sample, Sampled, Turn
 
 CUT_OFF = "cut off"
 """Why an answer is left out that its engine ended, with `--truncated skip`."""
+
+Sampler = Callable[[Sequence[tuple[int, ...]]], Sequence[Sampled]]
+"""Answers prompts, each once."""
 
 
 @dataclass
@@ -96,7 +99,7 @@ def sample_of(turn: Turn, reward: float, tokenizer: PreTrainedTokenizerBase, gro
     """What was sampled, where ids were captured; only logs that never had ids are rendered to tokens again."""
     sampled = turn.sampled
     if sampled is None:
-        prompt = tuple(render_prompt(tokenizer, turn.prompt, turn.tools))
+        prompt = prompt_ids(turn, tokenizer)
         answer = tuple(render_answer(tokenizer, turn.prompt, turn.answer, turn.tools, cut_off=turn.cut_off))
         if not answer:
             raise UserError("empty answer")
@@ -104,6 +107,13 @@ def sample_of(turn: Turn, reward: float, tokenizer: PreTrainedTokenizerBase, gro
     name = turn.conversation_id if group == "conversation" else _digest(sampled.prompt_ids)
     made = sample_of_answer(sampled, id=f"{turn.conversation_id}:{turn.index}", reward=reward, group=name)
     return replace(made, retokenised=turn.sampled is None)
+
+
+def prompt_ids(turn: Turn, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The ids that the answer was sampled from, or those that the template makes; UserError where it refuses."""
+    if turn.sampled is not None:
+        return turn.sampled.prompt_ids
+    return tuple(render_prompt(tokenizer, turn.prompt, turn.tools))
 
 
 def with_teacher(sample: Sample, turn: Turn, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Sample:

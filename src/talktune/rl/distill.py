@@ -40,7 +40,7 @@ Shapes: B answers, T tokens of the longest, K candidates. Padding is taken out b
 import torch
 from torch import Tensor
 
-from talktune.rl.loss import MAX_LOG, surrogate
+from talktune.rl.loss import probability_ratio, surrogate
 
 CANDIDATES = 20
 """K, candidates at each token."""
@@ -90,9 +90,7 @@ def distill_loss(
     valid = mask != 0
     dtype = torch.promote_types(new.dtype, torch.float32)
     new_n, old_n, teacher_n = (x[valid].to(dtype) for x in (new, old.detach(), teacher.detach()))  # (N, K)
-    gains = surrogate(
-        (new_n - old_n).clamp(max=MAX_LOG).exp(), centred_gaps(teacher_n, old_n, bound), eps_low, eps_high
-    )
+    gains = surrogate(probability_ratio(new_n, old_n), centred_gaps(teacher_n, old_n, bound), eps_low, eps_high)
     loss = -(old_n.exp() * gains).sum() / max(len(new_n) if total is None else total, 1)
     metrics = {"distill_loss": loss.detach()}
     if len(new_n):

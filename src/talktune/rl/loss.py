@@ -64,7 +64,7 @@ def grpo_tcr_loss(
 
     a = advantages[:, None].expand_as(valid) if advantages.ndim == 1 else advantages
     new_n, old_n, a_n = select(new), select(old.detach()), select(a.detach())
-    ratio = _ratio(new_n, old_n)
+    ratio = probability_ratio(new_n, old_n)
     gain = surrogate(ratio, a_n, eps_low, eps_high, dual_clip)
     if weights is not None:
         gain = gain * select(weights.detach())
@@ -135,7 +135,9 @@ def kl_estimate(new: Tensor, ref: Tensor, kind: Kl, old: Tensor | None = None) -
         raise ValueError(f"kl is {kind!r}: it must be 'k1', 'k2', 'k3' or 'k3xratio'")
     d = d.clamp(min=-MAX_LOG)
     k3 = torch.expm1(-d) + d
-    return k3 if kind == "k3" else _ratio(new, new.detach() if old is None else old).clamp(max=MAX_KL_RATIO) * k3
+    if kind == "k3":
+        return k3
+    return probability_ratio(new, new.detach() if old is None else old).clamp(max=MAX_KL_RATIO) * k3
 
 
 def importance_weights(old: Tensor, rollout: Tensor, cap: float = 2.0) -> Tensor:
@@ -147,7 +149,8 @@ def importance_weights(old: Tensor, rollout: Tensor, cap: float = 2.0) -> Tensor
     return (old - rollout).detach().exp().clamp(max=cap)
 
 
-def _ratio(new: Tensor, old: Tensor) -> Tensor:
+def probability_ratio(new: Tensor, old: Tensor) -> Tensor:
+    """ρ = exp(new − old), elementwise, from log-probs in nats of any one shape; at most e^20, which float32 holds."""
     return (new - old).clamp(max=MAX_LOG).exp()
 
 
