@@ -28,7 +28,10 @@ def main() -> None:
     gc.freeze()
     gc.enable()
     try:
-        said = json.loads(sys.stdin.buffer.readline())
+        line = sys.stdin.buffer.readline()
+        if not line:
+            raise UserError("`talktune serve` starts this, and says on its stdin what it is to do.")
+        said = json.loads(line)
         run_host(config_from_json(said["config"]), Keys({said["key"]: LOCAL_USER}))
     except UserError as error:
         print(f"talktune: {error}", file=sys.stderr)
