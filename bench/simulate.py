@@ -30,8 +30,8 @@ from talktune.demo.run import SHORTLY
 from talktune.demo.user import NAMES, Name, Question, User, is_right
 from talktune.judge.make import make_judge
 from talktune.judge.panel import judge_turns
-from talktune.learner.fresh import answer_of, fresh_samples
-from talktune.learner.preference import Reading, learn_preference, read_answers
+from talktune.learner.fresh import Ask, answer_of, fresh_samples
+from talktune.learner.preference import Answer, Reading, learn_preference, read_answers
 from talktune.learner.samples import sample_of_answer
 from talktune.learner.update import Learner
 from talktune.policy.adapter import attach_adapter
@@ -211,11 +211,15 @@ class Run:
         preference = learn_preference(self.readings, self.labels)
         row |= {"trust": preference.trust, "gain": preference.gain, "weights": preference.weights.tolist()}
 
-        def sampler(prompts: Sequence[Sequence[int]]) -> list[Sampled]:
+        def sampler(asked: Sequence[Ask]) -> list[Sampled]:
+            prompts = [ask.prompt_ids for ask in asked]
             return self.sample(prompts, 7_000_003 + number, TOKENS[self.user.name], TEMPERATURE)
 
+        def score(answers: Sequence[Answer]) -> list[float]:
+            return preference.rewards(read_answers(self.model, answers))
+
         fresh = fresh_samples(
-            turns, preference, sampler, self.model, self.tokenizer, self.ends,
+            turns, preference.trust, sampler, score, self.tokenizer, self.ends,
             count=self.args.count, guided=0 if self.args.arm == "fresh" else self.args.guided,
         )  # fmt: skip
         row |= self.describe(fresh, number)

@@ -147,6 +147,15 @@ class AlgorithmConfig:
 
 
 @dataclass(frozen=True)
+class FreshConfig:
+    """Answers that nobody judged, scored by a model of what this user likes."""
+
+    fresh_answers: Natural = 0
+    """Fresh answers to the prompt of each judged turn, learned from as far as this user's verdicts can be foretold;
+    0 is off."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One run of the learner."""
 
@@ -380,6 +389,7 @@ class Config:
     serve: ServeConfig | None = None
     live: LiveConfig | None = None
     gate: GateConfig | None = None
+    fresh: FreshConfig | None = None
 
 
 def config_to_json(config: Config) -> str:
@@ -414,6 +424,10 @@ def check_config(config: Part) -> Part:
             raise UserError(f"--L-cache is {zone}: it must be between 0 and L_max ({longest}).")
         case AlgorithmConfig(distill=str(word)) if word not in get_args(Auto):
             raise UserError(f"--distill is {word}: it must be auto, off or a weight.")
+        case FreshConfig(fresh_answers=1):
+            raise UserError(
+                "--fresh-answers is 1: one answer has nothing to be compared with; it must be 0, 2 or more."
+            )
         case LiveConfig(brake_judge=(low, high)) if low > high:
             raise UserError(f"--brake-judge is {(low, high)}: it must be a lower and a higher number.")
         case GateConfig(gate_length_low=low, gate_length_high=high) if low > high:

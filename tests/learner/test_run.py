@@ -162,9 +162,9 @@ def driver(model: str, folder: Path) -> None:
     load_policy(ModelConfig(model=model, device="cpu"))
     real = Learner.step
 
-    def step(self: Learner, samples: Any) -> Any:
+    def step(self: Learner, *samples: Any) -> Any:
         Now.update = self.update + 1
-        return real(self, samples)
+        return real(self, *samples)
 
     Learner.step = step  # type: ignore[method-assign]
     page.make_report = lambda run_dir: run_dir / "report.html"  # plots take longer than all the rest

@@ -27,9 +27,7 @@ class Ask(NamedTuple):
     """Whether the complaint is among them, before what was said last."""
 
 
-def fresh_prompts(
-    turns: Sequence[Turn], tokenizer: Any, count: int, guided: int, longest: float = inf
-) -> list[Ask]:
+def fresh_prompts(turns: Sequence[Turn], tokenizer: Any, count: int, guided: int, longest: float = inf) -> list[Ask]:
     """Every prompt `count` times; where the turn was disliked in words, `guided` of them with the complaint.
 
     Prompts of more than `longest` tokens, and those that the template cannot say, are not asked.

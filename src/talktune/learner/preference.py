@@ -30,6 +30,8 @@ WINDOW = 128
 """Turns that are fitted, the latest ones."""
 DEVIATIONS = (0.7, 2.0)
 """How far a view may move a score before anything is known: an expert for each."""
+READER = 1
+"""Raised when readings come to mean something else: those that were kept are then of no use."""
 BASE_PRIOR = 0.5
 """What the mixture believes at first of the base rate alone; the experts share the rest."""
 _WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]|\n")
@@ -106,6 +108,14 @@ def _content(text: str) -> set[str]:
     return {word[:5] for word in words(text) if len(word) >= _CONTENT}
 
 
+PassBy = Callable[[], None]
+"""Called between two fits, so that who must not wait for them all can compute."""
+
+
+def _go_on() -> None:
+    """Nobody else waits."""
+
+
 class View(NamedTuple):
     """One way to look at readings: a number for each column, with the columns that a fit on some of them may use."""
 
@@ -155,7 +165,11 @@ def experts(views: Sequence[View] = VIEWS) -> int:
 
 
 def foretell(
-    readings: Sequence[Reading], classes: Tensor, others: Sequence[Reading], views: Sequence[View] = VIEWS
+    readings: Sequence[Reading],
+    classes: Tensor,
+    others: Sequence[Reading],
+    views: Sequence[View] = VIEWS,
+    pass_by: PassBy = _go_on,
 ) -> Tensor:
     """p (M, K, 3) of `others` from turns with known classes (N,), by experts for each view and for all of them.
 
@@ -167,12 +181,12 @@ def foretell(
         return flat.expand(-1, experts(views), -1)
     tables = [_scaled(view.table([*readings, *others]), readings, counted=view.counted) for view in views]
     # One more looks at all of them at once: its score is a sum of theirs, and its norm one again.
-    known, new = (torch.cat(parts, dim=1) / sqrt(len(views)) for parts in zip(*tables, strict=True))
-    told = [
-        probabilities(new, fit_weight(known, classes, base, deviation), base)[:, None]
-        for known, new in [*tables, (known, new)]
-        for deviation in DEVIATIONS
-    ]
+    whole, rest = (torch.cat(parts, dim=1) / sqrt(len(views)) for parts in zip(*tables, strict=True))
+    told: list[Tensor] = []
+    for known, new in [*tables, (whole, rest)]:
+        for deviation in DEVIATIONS:
+            pass_by()
+            told.append(probabilities(new, fit_weight(known, classes, base, deviation), base)[:, None])
     return torch.cat([*told, flat], dim=1)
 
 
@@ -205,18 +219,20 @@ class Preference:
     gain: float
     """Mean nats by which the mixture foretold verdicts that it had not seen better than the base rate did."""
 
-    def rewards(self, others: Sequence[Reading]) -> list[float]:
+    def rewards(self, others: Sequence[Reading], pass_by: PassBy = _go_on) -> list[float]:
         """p(+1) − p(−1) of answers that nobody judged."""
-        p = mixed(foretell(self.readings, self.classes, others), self.weights)
+        p = mixed(foretell(self.readings, self.classes, others, pass_by=pass_by), self.weights)
         return (p[:, 2] - p[:, 0]).tolist()
 
 
-def learn_preference(readings: Sequence[Reading], labels: Sequence[float], window: int = WINDOW) -> Preference:
+def learn_preference(
+    readings: Sequence[Reading], labels: Sequence[float], window: int = WINDOW, pass_by: PassBy = _go_on
+) -> Preference:
     """Fit on the last `window` judged turns, oldest first, whose labels are −1, 0 or +1."""
     readings = readings[-window:]
     classes = torch.tensor([round(label) + 1 for label in labels[-window:]], dtype=torch.long)
     folds = folds_of(readings)
-    weights, scores, gains = judge_experts(foretold(readings, classes, folds), classes, folds)
+    weights, scores, gains = judge_experts(foretold(readings, classes, folds, pass_by=pass_by), classes, folds)
     trust, gain = earned_trust(scores, classes), float(gains.mean()) if len(gains) else 0.0
     return Preference(tuple(readings), classes, weights, trust, gain)
 
@@ -227,13 +243,19 @@ def folds_of(readings: Sequence[Reading]) -> Tensor:
     return torch.tensor([places[r.prompt] % FOLDS for r in readings], dtype=torch.long)
 
 
-def foretold(readings: Sequence[Reading], classes: Tensor, folds: Tensor, views: Sequence[View] = VIEWS) -> Tensor:
+def foretold(
+    readings: Sequence[Reading],
+    classes: Tensor,
+    folds: Tensor,
+    views: Sequence[View] = VIEWS,
+    pass_by: PassBy = _go_on,
+) -> Tensor:
     """p (N, K, 3) of every turn by experts that were fitted on the other folds."""
     told = torch.zeros(len(readings), experts(views), 3, dtype=torch.float64)
     for fold in folds.unique():
         others, mine = ((folds != fold).nonzero()[:, 0], (folds == fold).nonzero()[:, 0])
         known = [readings[i] for i in others]
-        told[mine] = foretell(known, classes[others], [readings[i] for i in mine], views)
+        told[mine] = foretell(known, classes[others], [readings[i] for i in mine], views, pass_by)
     return told
 
 
