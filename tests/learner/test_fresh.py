@@ -85,15 +85,15 @@ def test_the_half_that_stands_out_is_learned_from(policy: Policy):
 
     model = preference(policy, judged)
 
-    def sample(asked: Sequence[Ask]) -> list[Sampled]:
-        return drawn(policy, [ask.prompt_ids for ask in asked])
+    def ask(asked: Sequence[Ask]) -> list[Sampled]:
+        return drawn(policy, [one.prompt_ids for one in asked])
 
     def score(answers: Sequence[Answer]) -> list[float]:
         return model.rewards(read_answers(policy.model, answers))
 
     def made(trust: float, learned: float):
         return fresh_samples(
-            judged, trust, sample, score, policy.tokenizer, ends, count=4, guided=2, learned=learned,
+            judged, trust, ask, score, policy.tokenizer, ends, count=4, guided=2, learned=learned,
         )  # fmt: skip
 
     everything, half = made(0.5, 1.0), made(0.5, 0.5)
