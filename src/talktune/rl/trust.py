@@ -14,7 +14,7 @@ from math import sqrt
 
 from torch import Tensor
 
-LEAST = 8
+LEAST = 12
 """Fewer predictions than this prove nothing."""
 
 
