@@ -156,6 +156,13 @@ class FreshConfig:
 
 
 @dataclass(frozen=True)
+class DemoFreshConfig(FreshConfig):
+    """Fresh answers in the demo."""
+
+    fresh_answers: Natural = 6
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One run of the learner."""
 
@@ -203,10 +210,10 @@ class SampleConfig:
 class DemoConfig:
     """The demo's rollouts: how many questions are asked at each update, and how often each is answered."""
 
-    questions: Count = 6
+    questions: Count = 16
     """Held-in questions of one update."""
-    answers: Count = 8
-    """G, answers sampled to each of them."""
+    answers: Count = 1
+    """G, answers to each of them that the user reacts to."""
     shuffle_rewards: bool = False
     """Deal the rewards out anew among the answers of an update: a control in which nothing can be learned."""
 
@@ -220,19 +227,18 @@ class GreedySampleConfig(SampleConfig):
 
 @dataclass(frozen=True)
 class DemoAlgorithmConfig(AlgorithmConfig):
-    """GRPO-TCR as the demo runs it: the answers to one question are a group."""
+    """GRPO-TCR as the demo runs it."""
 
-    group: Grouping = "prompt"
-    beta: NotNegative = 0.04
+    beta: NotNegative = 0.2
 
 
 @dataclass(frozen=True)
 class DemoTrainConfig(TrainConfig):
     """The learner as the demo runs it."""
 
-    updates: Count | None = 30
+    updates: Count | None = 9
     """Stop after this many updates."""
-    learning_rate: Positive = 4e-4
+    learning_rate: Positive = 1e-3
     microbatch_tokens: Count = 512
 
 

@@ -71,7 +71,7 @@ class Asker:
 
         They are sampled as the turns were: at the temperature of each, and no longer than the longest of them.
         """
-        most = max(len(sample.answer_ids) for sample in samples)
+        most = max((len(sample.answer_ids) for sample in samples), default=0)
         metrics = {"trust": preference.trust, "gain": preference.gain, "fresh_answers": 0.0}
 
         def sample(asked: Sequence[Ask]) -> list[Sampled]:

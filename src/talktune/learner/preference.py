@@ -36,6 +36,7 @@ BASE_PRIOR = 0.5
 """What the mixture believes at first of the base rate alone; the experts share the rest."""
 _WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]|\n")
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?]*")
+_LENGTHS = tuple(log(2) * k / 2 for k in range(5, 18))
 _CONTENT = 4
 """Fewer letters make no content word; its first five stand for it."""
 
@@ -146,7 +147,9 @@ def _occurrences(readings: Sequence[Reading]) -> Tensor:
 
 
 def _shapes(readings: Sequence[Reading]) -> Tensor:
-    return torch.tensor([r.shape for r in readings], dtype=torch.float64)
+    # Steps of the length beside it: an answer can be too short as well as too long.
+    rows = [(*r.shape, *(float(r.shape[0] >= step) for step in _LENGTHS)) for r in readings]
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 VIEWS: tuple[View, ...] = (
