@@ -118,7 +118,7 @@ class AlgorithmConfig:
     """Value of eps_high at the end of training, with a schedule."""
     eps_high_schedule: Schedule = "constant"
     """How eps_high moves from start to end."""
-    beta: NotNegative = 0.02
+    beta: NotNegative = 0.2
     """Weight of the KL to the frozen reference."""
     kl: Kl = "k3xratio"
     """Estimator of that KL."""
@@ -150,16 +150,9 @@ class AlgorithmConfig:
 class FreshConfig:
     """Answers that nobody judged, scored by a model of what this user likes."""
 
-    fresh_answers: Natural = 0
+    fresh_answers: Natural = 6
     """Fresh answers to the prompt of each judged turn, learned from as far as this user's verdicts can be foretold;
     0 is off."""
-
-
-@dataclass(frozen=True)
-class DemoFreshConfig(FreshConfig):
-    """Fresh answers in the demo."""
-
-    fresh_answers: Natural = 6
 
 
 @dataclass(frozen=True)
@@ -223,13 +216,6 @@ class GreedySampleConfig(SampleConfig):
     """Sampling where a comparison wants the likeliest answer."""
 
     temperature: NotNegative = 0.0
-
-
-@dataclass(frozen=True)
-class DemoAlgorithmConfig(AlgorithmConfig):
-    """GRPO-TCR as the demo runs it."""
-
-    beta: NotNegative = 0.2
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,6 @@ def trainable(policy: "Policy", config: Config) -> Any:
             raise UserError(
                 "--distill: rank 0 trains all weights and keeps no frozen model to learn from; leave it off."
             )
-        if config.fresh is not None and config.fresh.fresh_answers:
-            raise UserError(
-                "--fresh-answers: rank 0 trains all weights and keeps no frozen model to read with; leave it off."
-            )
         if model.adapter is not None:
             raise UserError("--adapter: rank 0 trains all weights; leave the adapter out or set --lora-rank.")
         return policy.model.train(False).requires_grad_(True)

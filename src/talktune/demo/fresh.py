@@ -1,4 +1,4 @@
-"""Fresh answers of the demo: readings of its judged turns are kept in the run directory, so that a killed run goes on."""
+"""Fresh answers of the demo; readings of its judged turns are kept in the run directory, so that it can be resumed."""
 
 import base64
 import json

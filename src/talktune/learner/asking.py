@@ -11,6 +11,8 @@ from contextlib import nullcontext
 from math import inf
 from typing import Any
 
+from peft import PeftModel
+
 from talktune.config import FreshConfig, SampleConfig
 from talktune.learner.fresh import Ask, answer_of, fresh_samples
 from talktune.learner.preference import Answer, Preference, Reading, learn_preference, read_answers
@@ -120,8 +122,11 @@ class Asker:
 def make_asker(
     model: Any, tokenizer: Any, end_ids: Collection[int], fresh: FreshConfig | None, max_tokens: int, lane: Lane | None
 ) -> Asker | None:
-    """Who asks; None where nobody is to, or where the model's layers are not found, which is said."""
+    """Who asks; None where nobody is to, or where nothing is there to read answers with, which is said."""
     if fresh is None or fresh.fresh_answers == 0:
+        return None
+    if not isinstance(model, PeftModel):
+        log.warning("--fresh-answers is off: with rank 0 no frozen model is kept to read answers with.")
         return None
     if decoder_layers(model) is None:
         log.warning("--fresh-answers is off: the model %s has no list of its layers.", type(model).__name__)

@@ -95,7 +95,7 @@ def marked_words(text: str) -> frozenset[str]:
     sentences = [part for part in _SENTENCE.findall(text) if part.strip()] or [""]
     first = {"^" + word for word in words(sentences[0])}
     last = {"$" + word for word in words(sentences[-1])}
-    return first | last | frozenset(words(text))
+    return frozenset(words(text)) | first | last
 
 
 def _shape(answer: Answer, said: Tensor, asked: Tensor) -> tuple[float, ...]:
