@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from talktune.errors import UserError
 from talktune.policy.control import Control
+from talktune.policy.template import render_template
 from talktune.types import Message
 
 Tools = Sequence[Mapping[str, Any]]
@@ -134,7 +135,7 @@ def _chat_call(call: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             parsed = json.loads(arguments or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             parsed = arguments
         function["arguments"] = parsed if isinstance(parsed, dict) else arguments
     return {**call, "function": function}
@@ -156,8 +157,11 @@ def _render(
 ) -> str:
     """The template's rendering, in which the control tokens that others spelled out are broken."""
     control = _control(tokenizer, _template(tokenizer))
-    chat = [{k: v if k == "role" else control.broken(v) for k, v in m.items()} for m in to_chat(messages)]
-    return _apply(tokenizer, chat, control.broken(list(tools)), generation_prompt)
+    try:
+        chat = [{k: v if k == "role" else control.broken(v) for k, v in m.items()} for m in to_chat(messages)]
+        return _apply(tokenizer, chat, control.broken(list(tools)), generation_prompt)
+    except RecursionError as error:
+        raise UserError("the tools, or the arguments of a call, are nested too deeply.") from error
 
 
 @lru_cache(maxsize=16)
@@ -177,24 +181,14 @@ def _apply(
     if "reasoning_content" not in _template(tokenizer):  # gpt-oss and LFM2 read the same thing as `thinking`
         chat = [{("thinking" if k == "reasoning_content" else k): v for k, v in m.items()} for m in chat]
 
-    def rendered() -> str:
-        return str(
-            tokenizer.apply_chat_template(
-                chat,
-                tools=tools or None,
-                add_generation_prompt=generation_prompt,
-                tokenize=False,
-            )
-        )
-
     try:
         try:
-            return rendered()
+            return render_template(tokenizer, chat, tools, generation_prompt)
         except TypeError:  # DeepSeek's templates join the arguments of a call to a string: give them one
             for call in (call for message in chat for call in message.get("tool_calls", ())):
                 call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
-            return rendered()
-    except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            return render_template(tokenizer, chat, tools, generation_prompt)
+    except (TemplateError, TypeError, ValueError) as error:
         roles = ", ".join(dict.fromkeys(str(message["role"]) for message in chat))
         raise UserError(
             f"the chat template of {_name(tokenizer)} refuses these messages (roles: {roles}): {error}"
