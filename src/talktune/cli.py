@@ -30,6 +30,7 @@ from talktune.commands.status import status
 from talktune.commands.stores import forget
 from talktune.commands.train import train
 from talktune.errors import UserError
+from talktune.terminal import complain, log_to_stderr
 
 INTERRUPTED = 130
 BROKEN_BY_USER = 2
@@ -115,6 +116,7 @@ def _options(app: App) -> set[str]:
 def main() -> None:
     """Entry point: a user's mistake is one sentence on stderr and exit code 2, Ctrl-C ends with 130."""
     warnings.filterwarnings("ignore", category=FutureWarning)
+    log_to_stderr()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.umask(0o077)  # conversations, versions and logs are their owner's alone
     try:
@@ -132,5 +134,5 @@ def main() -> None:
 
 
 def _complain(text: str) -> int:
-    print(f"talktune: {text}", file=sys.stderr)
+    complain(text)
     return BROKEN_BY_USER
