@@ -82,7 +82,7 @@ def test_files(tmp_path: Path) -> None:
     check(run("status", "--config", config))
     lines = tmp_path / "lines.jsonl"
     lines.write_text(json.dumps({"request": "a", "response": "b", "role": "user", "next_state": "c", "label": EVIL}))
-    check(run("judge-eval", lines, "--judge", "oracle"), shown=False)
+    check(run("judge-eval", lines, "--judge", "oracle"))
 
 
 def test_what_a_model_says(tiny_model: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from talktune.commands.status import status
 from talktune.commands.stores import forget
 from talktune.commands.train import train
 from talktune.errors import UserError
+from talktune.files import OUTSIDE
 from talktune.terminal import complain, log_to_stderr
 
 INTERRUPTED = 130
@@ -130,6 +131,13 @@ def main() -> None:
         code = INTERRUPTED
     except BrokenPipeError:
         code = 0
+    except OSError as error:
+        if error.errno not in OUTSIDE:
+            raise
+        code = _complain(
+            f"{error.filename or 'a file'}: {error.strerror}; what was finished is kept. Mend that, and run it again "
+            "(train, demo: with --resume)."
+        )
     sys.exit(code if isinstance(code, int) else 0)
 
 

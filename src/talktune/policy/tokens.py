@@ -10,13 +10,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from jinja2 import TemplateError
+from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerBase
 
 from talktune.errors import UserError
-from talktune.policy.control import Control
+from talktune.policy.control import BREAK, Control
 from talktune.policy.template import render_template
 from talktune.types import Message
 
@@ -50,12 +51,54 @@ def to_chat(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return [_chat_message(message) for message in messages]
 
 
-def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools = ()) -> list[int]:
+class TooLongError(UserError):
+    """A prompt that need not be tokenised to know that it is too long."""
+
+
+def render_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools = (), *, most: int | None = None
+) -> list[int]:
     """The ids of a prompt: the template's own tokens, with its generation prompt.
 
-    Raises UserError when the template refuses the messages (a role that it does not know, say).
+    Raises UserError when the template refuses the messages (a role that it does not know, say), and TooLongError for a
+    text that cannot have as few as `most` tokens: it is not tokenised then, which takes seconds and gigabytes.
     """
-    return _encode(tokenizer, _render(tokenizer, messages, tools, generation_prompt=True))
+    text = _render(tokenizer, messages, tools, generation_prompt=True)
+    if most is not None:
+        check_length(tokenizer, text, most)
+    return _encode(tokenizer, text)
+
+
+def check_length(tokenizer: PreTrainedTokenizerBase, text: str, most: int) -> None:
+    """Raise TooLongError for a text that cannot have as few as `most` tokens."""
+    if (fewest := fewest_tokens(tokenizer, text)) > most:
+        raise TooLongError(f"The prompt has {len(text)} characters, which are more than {fewest - 1} tokens")
+
+
+def fewest_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    """How many tokens a text has at the least: its bytes, by those of the longest token in the vocabulary.
+
+    No text exceeds that, however it is made: in byte-level BPE, and in BPE that falls back to bytes, the tokens of a
+    text spell out all of it, as it is after the normaliser, and none spells more than the longest. The file's spelling
+    of a token has at least the bytes that it stands for. Of any other kind of tokenizer, which may read a whole word
+    as one unknown token, nothing is known: 0.
+    """
+    longest = _longest_token(tokenizer)
+    if longest is None:
+        return 0
+    normalizer = cast(Any, tokenizer).backend_tokenizer.normalizer
+    said = text.replace(BREAK, "")
+    said = said if normalizer is None else normalizer.normalize_str(said)
+    return -(-len(said.encode("utf-8", "replace")) // longest)
+
+
+@lru_cache(maxsize=16)
+def _longest_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Bytes of the longest token; None where tokens need not spell out the text."""
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    if not isinstance(model, BPE) or not (model.byte_fallback or model.unk_token is None):
+        return None
+    return max(len(token.encode("utf-8", "replace")) for token in tokenizer.get_vocab())
 
 
 def render_answer(
