@@ -29,6 +29,7 @@ from talktune.commands.serve import judge, learn, serve
 from talktune.commands.status import status
 from talktune.commands.stores import forget
 from talktune.commands.train import train
+from talktune.commands.waiting import wait_as_needed
 from talktune.errors import UserError
 from talktune.files import OUTSIDE
 from talktune.terminal import complain, log_to_stderr
@@ -119,6 +120,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     log_to_stderr()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    wait_as_needed()
     os.umask(0o077)  # conversations, versions and logs are their owner's alone
     try:
         code = app.meta(sys.argv[1:], exit_on_error=False, print_error=False, result_action="return_value")
