@@ -45,6 +45,19 @@ def test_a_template_that_does_not_end(looping: Path) -> None:
     assert "ran for 1 seconds and was stopped" in run("chat", "--model", looping, "--device", "cpu")
 
 
+def test_code_of_a_model(tiny_model: Path, talktune: Any, tmp_path: Path) -> None:
+    folder, mark = tmp_path / "model", tmp_path / "it-ran"
+    shutil.copytree(tiny_model, folder)
+    (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w')\nclass Evil: pass\n")
+    about = json.loads((folder / "config.json").read_text())
+    auto = {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil", "AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+    (folder / "config.json").write_text(json.dumps(about | {"model_type": "evil", "auto_map": auto}))
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer | {"auto_map": auto}))
+    assert str(folder) in talktune("chat", "--model", folder, "--device", "cpu", stdin="y\ny\ny\n").sentence
+    assert not mark.exists()
+
+
 @pytest.mark.parametrize("command", ["chat", "eval", "train"])
 def test_a_pickled_adapter(command: str, talktune: Any, tiny_model: Path, tmp_path: Path) -> None:
     tuned = attach_adapter(load_policy(ModelConfig(str(tiny_model), device="cpu")).model, ModelConfig(lora_rank=2), 0)
