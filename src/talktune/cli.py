@@ -29,7 +29,10 @@ from talktune.commands.serve import judge, learn, serve
 from talktune.commands.status import status
 from talktune.commands.stores import forget
 from talktune.commands.train import train
+from talktune.commands.waiting import wait_as_needed
 from talktune.errors import UserError
+from talktune.files import OUTSIDE
+from talktune.terminal import complain, log_to_stderr
 
 INTERRUPTED = 130
 BROKEN_BY_USER = 2
@@ -115,7 +118,9 @@ def _options(app: App) -> set[str]:
 def main() -> None:
     """Entry point: a user's mistake is one sentence on stderr and exit code 2, Ctrl-C ends with 130."""
     warnings.filterwarnings("ignore", category=FutureWarning)
+    log_to_stderr()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    wait_as_needed()
     os.umask(0o077)  # conversations, versions and logs are their owner's alone
     try:
         code = app.meta(sys.argv[1:], exit_on_error=False, print_error=False, result_action="return_value")
@@ -128,9 +133,16 @@ def main() -> None:
         code = INTERRUPTED
     except BrokenPipeError:
         code = 0
+    except OSError as error:
+        if error.errno not in OUTSIDE:
+            raise
+        code = _complain(
+            f"{error.filename or 'a file'}: {error.strerror}; what was finished is kept. Mend that, and run it again "
+            "(train, demo: with --resume)."
+        )
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _complain(text: str) -> int:
-    print(f"talktune: {text}", file=sys.stderr)
+    complain(text)
     return BROKEN_BY_USER

@@ -267,6 +267,9 @@ class ServeConfig:
     """File with a line `USER KEY` for each user; users do not see each other's conversations."""
     allow_origin: tuple[str, ...] = ()
     """Origin of a web page that may talk to this server, like https://chat.example.org; none by default, repeatable."""
+    forward: tuple[str, ...] = ()
+    """Field of requests that goes on to the engine of --upstream besides the usual ones, like chat_template_kwargs, or
+    image_url for pictures that the engine fetches itself; repeatable."""
     strict_models: bool = False
     """Refuse model names that the engine does not have; by default the live policy answers under any name."""
     temperature: Annotated[float, Range(0, 2)] = 0.8

@@ -1,5 +1,6 @@
 """Files and folders that appear as a whole or not at all: written under a temporary name, synced, then renamed."""
 
+import errno
 import os
 import shutil
 from collections.abc import Generator
@@ -8,6 +9,13 @@ from pathlib import Path
 from typing import IO
 
 from talktune.errors import UserError
+
+OUTSIDE = frozenset(
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "EACCES", "EPERM", "ENOENT", "ENOTDIR", "EISDIR")
+)
+"""Codes of an OSError that are a disk's or a folder's, and no fault of the program."""
+_ROOM = 1 << 20
 
 
 @contextmanager
@@ -39,16 +47,41 @@ def whole_file(path: Path) -> Generator[IO[bytes]]:
 
 @contextmanager
 def whole_folder(target: Path) -> Generator[Path]:
-    """Write into the folder that this gives; on exit it is synced and becomes `target` in one step."""
+    """Write into the folder that this gives; on exit it is synced and becomes `target` in one step.
+
+    An exception leaves all as it was. UserError when it cannot be written, also where the folder around it is gone.
+    """
     partial = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    for path in (*partial.iterdir(), partial):
-        _sync(path)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
-    _sync(target.parent)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.parent.mkdir(exist_ok=True)
+        partial.mkdir()
+        yield partial
+        for path in (*partial.iterdir(), partial):
+            _sync(path)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        _sync(target.parent)
+    except OSError as error:
+        raise unwritable(target, error) from error
+    except Exception as error:
+        if (reason := _no_room(partial)) is None:
+            raise
+        raise unwritable(target, reason) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _no_room(folder: Path) -> OSError | None:
+    """Why nothing can be written there: torch and safetensors have errors of their own for a full disk."""
+    try:
+        with (folder / "room").open("wb") as file:
+            file.write(bytes(_ROOM))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error
+    return None
 
 
 def unwritable(path: Path, error: OSError) -> UserError:

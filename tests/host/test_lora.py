@@ -84,7 +84,7 @@ def test_what_cannot_be_applied_is_refused_by_name(tiny_model: Path, tmp_path: P
     for i, (options, reason) in enumerate(
         [
             ({"use_dora": True}, "use_dora"),
-            ({"bias": "all"}, "biases"),
+            ({"bias": "all"}, "bias"),
             ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ]
     ):

@@ -321,7 +321,10 @@ def test_a_users_mistake_is_one_sentence(tiny_model: Path) -> None:
     command = [sys.executable, "-m", "talktune.host", "--model", str(tiny_model), "--adapter", "/nowhere"]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 2
-    assert done.stderr == "talktune: adapter /nowhere: no adapter there (adapter_config.json is missing).\n"
+    assert (
+        done.stderr
+        == "talktune: adapter /nowhere: cannot be used (no adapter there: adapter_config.json is missing).\n"
+    )
 
 
 def test_an_address_that_is_not_ours_is_named(tiny_model: Path) -> None:

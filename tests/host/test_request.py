@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from talktune.host.request import BadRequest, parse_request, render
+from talktune.host import request
+from talktune.host.request import BadRequest, parse_request
 from talktune.policy.tokens import render_prompt
 from talktune.types import Message
 
 ROOT = Path(__file__).resolve().parents[2]
+render = partial(request.render, context=8192)
 HI = {"messages": [{"role": "user", "content": "Hi"}]}
 TOOL = {
     "type": "function",
@@ -311,3 +314,17 @@ def test_control_tokens_in_a_tools_result_are_text() -> None:
         for m in (evil, WITH_CALL)
     )
     assert ids == plain
+
+
+def test_a_prompt_that_is_too_long_is_not_tokenised(own: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    longest = max(len(token.encode()) for token in own.get_vocab())
+    for text, refused in (("x " * 4 * longest, False), ("x" * 16 * longest, True), ("漢" * 6 * longest, True)):
+        said = {"role": "user", "content": text}
+        with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
+            if refused:
+                patch.setattr(type(own), "encode", None)
+                stack.enter_context(pytest.raises(BadRequest, match=r"characters.* must fit in 16"))
+            request.render(own, parse_request({"messages": [said]}), context=16 if refused else 10**6)
+    begun = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "x" * 99 * longest}]
+    with pytest.raises(BadRequest, match="characters"):
+        request.render(own, parse_request({"messages": begun}), context=64)

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PromptTuningConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 
 from talktune.config import ModelConfig
@@ -58,16 +57,12 @@ def test_off_is_the_bare_model(tiny_model: Path) -> None:
         assert torch.equal(logits(plain), logits(bare(tiny_model)))
 
 
-def test_off_is_off_for_layers_that_were_on_and_for_other_kinds(tiny_model: Path) -> None:
+def test_off_is_off_for_layers_that_were_on(tiny_model: Path) -> None:
     tuned = changed(tiny_model)
     [first, *_] = [m for m in tuned.modules() if isinstance(m, LoraLayer)]
     first.enable_adapters(False)
     with adapter_off(tuned):
         assert torch.equal(logits(tuned), logits(bare(tiny_model)))
-    prompt = get_peft_model(bare(tiny_model), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
-    assert not torch.equal(logits(prompt)[:, -1], logits(bare(tiny_model))[:, -1])
-    with adapter_off(prompt):
-        assert torch.equal(logits(prompt), logits(bare(tiny_model)))
 
 
 def test_saved_and_loaded_it_is_the_same(tiny_model: Path, tmp_path: Path) -> None:
@@ -91,7 +86,7 @@ def test_what_is_no_adapter_is_one_sentence(tiny_model: Path, tmp_path: Path) ->
     for name, text in (("adapter_model.safetensors", "torn"), ("adapter_config.json", "{")):
         whole = (tmp_path / name).read_bytes()
         (tmp_path / name).write_text(text)
-        with pytest.raises(UserError, match="does not fit this model") as error:
+        with pytest.raises(UserError, match="cannot be used") as error:
             load_adapter(bare(tiny_model), tmp_path)
         assert "\n" not in str(error.value)
         (tmp_path / name).write_bytes(whole)

@@ -18,7 +18,15 @@ from transformers import AutoTokenizer
 
 from talktune.errors import UserError
 from talktune.policy.load import shipped_model
-from talktune.policy.tokens import decode_answer, encode_text, end_ids, render_answer, render_prompt, to_chat
+from talktune.policy.tokens import (
+    decode_answer,
+    encode_text,
+    end_ids,
+    fewest_tokens,
+    render_answer,
+    render_prompt,
+    to_chat,
+)
 from talktune.types import Message
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -408,3 +416,17 @@ def test_what_models_write_as_text_stays_as_it_is() -> None:
     assert render_prompt(own, with_call, [TOOL]) == own.apply_chat_template(
         to_chat(with_call), tools=[TOOL], add_generation_prompt=True, tokenize=True, return_dict=False
     )
+
+
+@pytest.mark.parametrize("name", MODELS)
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_no_text_has_fewer_tokens_than_its_length_says(name: str, data: st.DataObject) -> None:
+    own_tokens = [t for t in tokenizer(name).get_vocab() if len(t) > 12]
+    longest = data.draw(st.sampled_from(own_tokens)) if own_tokens else ""
+    spelled = tokenizer(name).convert_tokens_to_string([longest])
+    text = data.draw(st.sampled_from((st.text(), st.just(" "), st.just(spelled), st.just("e\u0301")))).map
+    drawn = data.draw(text(lambda part: part * data.draw(st.sampled_from((1, 7, 300)))))
+    bound = fewest_tokens(tokenizer(name), drawn)
+    assert bound > 0 or not drawn
+    assert bound <= len(encode_text(tokenizer(name), drawn))

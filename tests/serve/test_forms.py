@@ -225,7 +225,7 @@ def test_what_responses_refuse(shared: Serving, body: dict[str, Any], word: str)
 
 
 def test_what_is_not_in_the_store_is_not_left_out_silently(shared: Serving, client: openai.OpenAI) -> None:
-    image: Any = {"type": "input_image", "image_url": "http://x/y.png"}
+    image: Any = {"type": "input_image", "image_url": "data:image/png;base64,AA=="}
     seen = client.responses.create(model="m", input=[{"role": "user", "content": [image]}])
     with pytest.raises(openai.BadRequestError, match="images or files"):
         client.responses.create(model="m", input="And now?", previous_response_id=seen.id)
@@ -239,7 +239,10 @@ def test_responses_ask_for_what_chat_completions_know(shared: Serving, scripted:
     body = {
         "input": [
             {"role": "developer", "content": [{"type": "input_text", "text": "a"}]},
-            {"role": "user", "content": [{"type": "input_image", "image_url": "http://x/y.png", "detail": "low"}]},
+            {
+                "role": "user",
+                "content": [{"type": "input_image", "image_url": "data:image/png;base64,AA==", "detail": "low"}],
+            },
         ],
         "reasoning": {"effort": "low"},
         "text": {"format": {"type": "json_schema", "name": "n", "schema": schema, "strict": True}},
@@ -252,7 +255,7 @@ def test_responses_ask_for_what_chat_completions_know(shared: Serving, scripted:
     reply = post(shared, "/v1/responses", body)
     assert reply.status_code == 200, reply.text
     asked = scripted.asked[-1]
-    assert asked["messages"][1]["content"][0]["image_url"] == {"url": "http://x/y.png", "detail": "low"}
+    assert asked["messages"][1]["content"][0]["image_url"] == {"url": "data:image/png;base64,AA==", "detail": "low"}
     assert asked["response_format"]["json_schema"] == {"name": "n", "schema": schema, "strict": True}
     assert (asked["tool_choice"], asked["reasoning_effort"], asked["top_p"]) == ("required", "low", 0.5)
     assert [tool["function"]["name"] for tool in asked["tools"]] == ["other"]

@@ -59,7 +59,7 @@ def evaluate(
         "mean_tokens_after": sum(len(s.answer_ids) for s in after) / n,
     }
     if as_json:
-        out.print_json(json.dumps({"summary": figures, "answers": rows}))
+        out.print_json(json.dumps({"summary": figures, "answers": rows}), ensure_ascii=True)
         return 0
     texts = [(str(r["prompt"]), str(r["before"]), str(r["after"])) for r in rows]
     side_by_side(f"{policy.name} and {model.adapter}", ("prompt", "before", "after"), texts)

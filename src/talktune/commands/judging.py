@@ -33,7 +33,7 @@ def judge_eval(
         task = bar.add_task("judging lines", total=len(lines))
         found = evaluate_judge(judge, lines, config.votes, lambda done, _: bar.update(task, completed=done))
     if as_json:
-        out.print_json(json.dumps(_as_dict(found)))
+        out.print_json(json.dumps(_as_dict(found)), ensure_ascii=True)
     else:
         _show(found, judge.name)
     return 0

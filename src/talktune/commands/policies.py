@@ -12,6 +12,7 @@ from talktune.commands.console import out, table, warn
 from talktune.commands.options import AsJson, Store
 from talktune.commands.stores import open_store
 from talktune.config import Natural
+from talktune.terminal import say
 
 if TYPE_CHECKING:
     from talktune.store.policies import Policies, Version
@@ -36,7 +37,7 @@ def list_versions(*, store: Store = "talktune.db", as_json: AsJson = False) -> i
         lineages, versions = policies.lineages(), policies.versions()
     live = {number for number, _ in lineages.values()}
     if as_json:
-        print(json.dumps([_row(version, version.number in live) for version in versions]))
+        say(json.dumps([_row(version, version.number in live) for version in versions]))
         return 0
     rows = [
         (
@@ -63,7 +64,7 @@ def show(number: Number, /, *, store: Store = "talktune.db") -> int:
     """One version: where it is, what the gate saw, the metrics of its update."""
     with _policies(store) as policies:
         live = {found for found, _ in policies.lineages().values()}
-        out.print_json(json.dumps(_row(policies.version(number), number in live)))
+        out.print_json(json.dumps(_row(policies.version(number), number in live)), ensure_ascii=True)
     return 0
 
 
@@ -71,7 +72,7 @@ def promote(number: Number, /, *, store: Store = "talktune.db") -> int:
     """Make a version live from the next request on, whatever the gate said; learning goes on from it."""
     with _policies(store) as policies:
         version = policies.promote(number)
-    out.print(f"{version.name} serves {version.lineage or 'everybody'} from the next request on.", highlight=False)
+    say(f"{version.name} serves {version.lineage or 'everybody'} from the next request on.")
     return 0
 
 
@@ -86,7 +87,7 @@ def rollback(*, store: Store = "talktune.db", user: str | None = None) -> int:
     with _policies(store) as policies:
         version = policies.rollback(user or "")
     name = "the model as it was" if version is None else version.name
-    out.print(f"{name} serves {user or 'everybody'} from the next request on.", highlight=False)
+    say(f"{name} serves {user or 'everybody'} from the next request on.")
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from talktune.terminal import say
+
 
 def report(run: Path, /) -> int:
     """Draw the plots and the HTML page of a run again.
@@ -13,5 +15,5 @@ def report(run: Path, /) -> int:
     """
     from talktune.report.page import make_report
 
-    print(make_report(run))
+    say(make_report(run))
     return 0

@@ -1,9 +1,8 @@
 """`talktune serve`, `judge` and `learn`: the roles as commands."""
 
-import os
-
 from talktune.commands.console import out
 from talktune.commands.options import Seed, Store
+from talktune.commands.waiting import wait_briefly
 from talktune.config import (
     AlgorithmConfig,
     Config,
@@ -34,7 +33,7 @@ def serve(
     With --upstream the engine is somebody else's: run `talktune judge` and `talktune learn` beside this.
     """
     if live.no_judge or live.no_learn:
-        _wait_briefly()
+        wait_briefly()
     from talktune.serve.run import serve as run
 
     config = Config(model, judge, algorithm, train, serve=server, live=live, gate=gate, fresh=fresh)
@@ -44,7 +43,7 @@ def serve(
 
 def judge(*, store: Store = "talktune.db", judge: JudgeConfig = JudgeConfig(), seed: Seed = 0) -> int:
     """Judge what a server stores, as a process of its own: votes and verdicts on every turn that was reacted to."""
-    _wait_briefly()
+    wait_briefly()
     from talktune.live.roles import run_judge
 
     run_judge(Config(judge=judge, train=LiveTrainConfig(seed=seed), serve=ServeConfig(store=store)), _say)
@@ -63,7 +62,7 @@ def learn(
     fresh: FreshConfig = FreshConfig(),
 ) -> int:
     """Learn from what a server stores and a judge judged, as a process of its own: versions come out."""
-    _wait_briefly()
+    wait_briefly()
     from talktune.live.roles import run_learner
 
     server = ServeConfig(store=store)
@@ -73,14 +72,3 @@ def learn(
 
 def _say(line: str) -> None:
     out.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _wait_briefly() -> None:
-    """Let torch's threads spin only briefly while they wait for each other; to be called before torch is loaded.
-
-    For roles apart, which may share a machine. By default libgomp lets threads spin for milliseconds (its manual,
-    GOMP_SPINCOUNT): beside another process that computes, each waits for one that is not even running, four to five
-    times as slow on two cores. A process that has the machine to itself is a quarter faster when they spin.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -11,6 +11,7 @@ from rich.text import Text
 from talktune.commands.console import out
 from talktune.commands.options import AsJson, Store
 from talktune.commands.stores import open_store
+from talktune.terminal import say
 
 if TYPE_CHECKING:
     from talktune.store.store import Store as Opened
@@ -33,7 +34,7 @@ def status(*, store: Store = "talktune.db", watch: bool = False, as_json: AsJson
 
     opened = open_store(store)
     if as_json:
-        print(json.dumps(_found(opened)))
+        say(json.dumps(_found(opened)))
     elif watch:
         with Live(_screen(_found(opened)), console=out, auto_refresh=False) as shown:
             try:

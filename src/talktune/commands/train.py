@@ -9,6 +9,7 @@ from talktune.commands.console import progress, table, warn
 from talktune.commands.options import Files, Output, Resume, Strict
 from talktune.config import AlgorithmConfig, Config, FreshConfig, JudgeConfig, ModelConfig, TrainConfig
 from talktune.errors import UserError
+from talktune.files import whole_file
 from talktune.types import Sample
 
 if TYPE_CHECKING:
@@ -115,7 +116,8 @@ def _reasons(intake: "Intake") -> str:
 
 def _write_summary(run: Path, intake: "Intake", updates: int | None) -> None:
     summary = {"turns": intake.as_dict()} | ({} if updates is None else {"updates": updates})
-    (run / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
+    with whole_file(run / "summary.json") as file:
+        file.write(json.dumps(summary, indent=2).encode())
 
 
 def _show(intake: "Intake", metrics: Sequence[dict[str, Any]], run: Path, page: Path) -> None:

@@ -136,7 +136,7 @@ def to_chat(messages: Sequence[Message]) -> list[Row]:
     for call in (call for message in found for call in message.get("tool_calls", ())):
         try:
             arguments = json.loads(call["function"]["arguments"])
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(arguments, dict):
             call["function"] = {**call["function"], "arguments": arguments}

@@ -185,7 +185,8 @@ def first_exam(demo: Demo, run: Path) -> Exam:
 def write_results(demo: Demo, run: Path, before: Exam, after: Exam, other: dict[str, Any]) -> dict[str, Any]:
     """Write `summary.json` and `samples.jsonl` (every held-out and fact answer, before and after)."""
     summary = {"before": before.figures(before), "after": after.figures(before), **other}
-    (run / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
+    with whole_file(run / "summary.json") as file:
+        file.write(json.dumps(summary, indent=2).encode())
     lines: list[dict[str, Any]] = []
     for split, asked, old, new, was, now in (
         ("held-out", demo.questions["held-out"], before.answers, after.answers, before.satisfied, after.satisfied),
@@ -203,5 +204,6 @@ def write_results(demo: Demo, run: Path, before: Exam, after: Exam, other: dict[
             for i, q in enumerate(asked)
         ]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    (run / "samples.jsonl").write_text(text, encoding="utf-8")
+    with whole_file(run / "samples.jsonl") as file:
+        file.write(text.encode())
     return summary

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig
+from peft import LoraConfig
 from peft.utils.other import get_pattern_key
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from talktune.errors import UserError
+from talktune.policy.adapter import UNUSABLE, check_layers, read_config, read_weights
 
 PREFIX, SUFFIX_A, SUFFIX_B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"  # PEFT's file format
 
@@ -39,26 +38,11 @@ def load_lora(model: nn.Module, name: str, path: Path) -> Lora:
 
     Raises UserError when it is missing, does not fit `model`, or is more than plain LoRA on linear layers.
     """
-    found = path / "adapter" if (path / "adapter" / "adapter_config.json").exists() else path
-    if not (found / "adapter_config.json").exists():
-        raise UserError(f"adapter {path}: no adapter there (adapter_config.json is missing).")
     try:
-        config = _plain(PeftConfig.from_pretrained(str(found)))
-        weights = load_file(found / "adapter_model.safetensors")
-        return Lora(name, path, _pair_up(model, config, weights))
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        found, config = read_config(path)
+        return Lora(name, path, _pair_up(model, config, read_weights(found)))
+    except UNUSABLE as error:
         raise UserError(f"adapter {path}: cannot be used ({str(error).rstrip('.')}).") from error
-
-
-def _plain(config: Any) -> LoraConfig:
-    if not isinstance(config, LoraConfig):
-        raise ValueError(f"its type is {config.peft_type}, not LoRA")
-    for option in ("use_dora", "lora_bias", "modules_to_save", "target_parameters", "trainable_token_indices"):
-        if getattr(config, option, None):
-            raise ValueError(f"it uses {option}, which the host does not apply")
-    if config.bias != "none":
-        raise ValueError("it trains biases, which the host does not apply")
-    return config
 
 
 def _pair_up(model: nn.Module, config: LoraConfig, weights: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -82,6 +66,7 @@ def _pair_up(model: nn.Module, config: LoraConfig, weights: dict[str, Tensor]) -
         layers[layer] = (a.to(like.device, like.dtype), (b * scale).to(like.device, like.dtype))
     if not layers:
         raise ValueError("it holds no matrices")
+    check_layers(model, layers)
     return layers
 
 

@@ -29,6 +29,7 @@ from talktune.policy.load import load_policy
 from talktune.policy.tokens import end_ids
 from talktune.serve.keys import KEY_ENV, Keys, is_loopback, load_keys
 from talktune.serve.listen import listen, shown
+from talktune.terminal import complain, log_to_stderr, say
 
 GRACE_SECONDS = 20
 """How long running answers may go on after SIGTERM."""
@@ -104,7 +105,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
-        print(self._ready, flush=True)
+        say(self._ready)
 
 
 def _watch_stdin(server: uvicorn.Server) -> None:
@@ -154,6 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    log_to_stderr()
     try:
         model = ModelConfig(model=args.model, adapter=args.adapter, device=args.device)
         keys = load_keys(None)
@@ -161,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UserError(f"--host {args.host}: others could reach it without a key; set {KEY_ENV}.")
         serve(load_host(model, args.dtype), args.host, args.port, keys)
     except UserError as error:
-        print(f"talktune: {error}", file=sys.stderr)
+        complain(error)
         sys.exit(2)
 
 

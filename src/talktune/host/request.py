@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from talktune.config import SampleConfig
 from talktune.conversations.messages import BadConversation, message_from_dict
 from talktune.errors import UserError
-from talktune.policy.tokens import encode_text, render_answer, render_prompt
+from talktune.policy.tokens import TooLongError, check_length, encode_text, render_answer, render_prompt
 from talktune.serve.wire import BadRequest, Fields
 from talktune.types import Message
 
@@ -152,8 +152,10 @@ class Prompt:
     """The JSON schema of what is to come, where it must have one."""
 
 
-def render(tokenizer: PreTrainedTokenizerBase, request: ChatRequest) -> Prompt:
+def render(tokenizer: PreTrainedTokenizerBase, request: ChatRequest, context: int) -> Prompt:
     """The prompt's ids through the chat template; raises BadRequest when the template refuses the messages.
+
+    A prompt whose length in characters says that it is longer than `context` tokens is refused before it is tokenised.
 
     A template that knows no tools gets them, and earlier calls, as text in Hermes' form. A tool that `tool_choice`
     names is already begun in the prompt, so that the model can only write its arguments; one that it leaves open must
@@ -164,9 +166,13 @@ def render(tokenizer: PreTrainedTokenizerBase, request: ChatRequest) -> Prompt:
     if "tools" not in template and (request.tools or any(m.tool_calls or m.role == "tool" for m in messages)):
         messages = _tools_as_text(messages, request.tools)
     try:
-        ids = render_prompt(tokenizer, messages, request.tools)
+        ids = render_prompt(tokenizer, messages, request.tools, most=context)
         if request.begun is not None:
+            check_length(tokenizer, request.begun.content, context)
             ids += render_answer(tokenizer, messages, request.begun, request.tools, cut_off=True)
+    except TooLongError as error:
+        message = f"{error}, and with its answer it must fit in {context}."
+        raise BadRequest(message, param="messages", code="context_length_exceeded") from error
     except UserError as error:
         raise BadRequest(str(error), param="messages") from error
     if request.begun is not None:

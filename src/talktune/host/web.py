@@ -87,7 +87,7 @@ def make_app(host: Host, keys: Keys) -> Starlette:
     async def chat(request: Request) -> Response:
         asked = parse_request(await _json(request))
         lora = host.lora(asked.model)
-        prompt = await run_in_threadpool(render, host.policy.tokenizer, asked)
+        prompt = await run_in_threadpool(render, host.policy.tokenizer, asked, host.engine.context)
         guides: Sequence[Guide] = ()
         if prompt.schema is not None:
             guides = await run_in_threadpool(host.grammars.guides, prompt.schema, asked.copies)
@@ -95,7 +95,7 @@ def make_app(host: Host, keys: Keys) -> Starlette:
 
     async def tokenize(request: Request) -> Response:
         asked = parse_request(await _json(request))
-        prompt = await run_in_threadpool(render, host.policy.tokenizer, asked)
+        prompt = await run_in_threadpool(render, host.policy.tokenizer, asked, host.engine.context)
         ids = list(prompt.ids)
         return JSONResponse({"count": len(ids), "max_model_len": host.engine.context, "tokens": ids})
 

@@ -10,7 +10,7 @@ import tomli_w
 
 from talktune.config import Config
 from talktune.errors import UserError
-from talktune.files import whole_file, whole_folder
+from talktune.files import unwritable, whole_file, whole_folder
 from talktune.learner.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from talktune.learner.update import Learner
 from talktune.policy.adapter import save_adapter
@@ -71,8 +71,11 @@ def run_updates(
         beside, more = ((), {}) if fresh is None else fresh(learner.update + 1)
         metrics = {"update": learner.update + 1} | learner.step(samples, beside) | extra | more
         save_checkpoint(learner, run / "checkpoints", metrics, learner.config.train.keep_checkpoints)
-        with log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
+        try:
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(metrics) + "\n")
+        except OSError as error:
+            raise unwritable(log, error) from error
         if on_update is not None:
             on_update(metrics)
     write_adapter(learner, run / "adapter")

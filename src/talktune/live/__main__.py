@@ -6,7 +6,6 @@ and the environment of a process are no place for either: the tree may hold a da
 
 import gc
 import json
-import logging
 import os
 import sys
 import warnings
@@ -14,13 +13,14 @@ import warnings
 from talktune.config import config_from_json
 from talktune.errors import UserError
 from talktune.serve.keys import LOCAL_USER, Keys
+from talktune.terminal import complain, log_to_stderr
 
 
 def main() -> None:
     """Run it; a user's mistake is one sentence."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    log_to_stderr()
     # What is loaded stays: to look for garbage among it takes a fifth of the start, and a while ever after.
     gc.disable()
     from talktune.live.roles import run_host
@@ -34,7 +34,7 @@ def main() -> None:
         said = json.loads(line)
         run_host(config_from_json(said["config"]), Keys({said["key"]: LOCAL_USER}))
     except UserError as error:
-        print(f"talktune: {error}", file=sys.stderr)
+        complain(error)
         sys.exit(2)
 
 

@@ -24,6 +24,7 @@ class Weights:
     def __init__(self, policy: Policy, policies: Policies, config: Config, folder: Path, lane: Lane) -> None:
         """Versions are written to `folder`; it computes in its turn at `lane`."""
         self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
         self._policies = policies
         self._model = attach_adapter(view_of(policy.model), config.model, config.train.seed)
         self.learner = Learner(self._model, config, total_updates=1, lane=lane)

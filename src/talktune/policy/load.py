@@ -49,9 +49,14 @@ def load_policy(config: ModelConfig) -> Policy:
     transformers_logging.disable_progress_bar()
     try:
         cached = _from_cache_only(source)
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=cached)
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=cached, trust_remote_code=False)
         model: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", local_files_only=cached
+            source,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            local_files_only=cached,
+            trust_remote_code=False,  # by default, transformers asks on the terminal
         )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise UserError(_why_not(config.model, error)) from error

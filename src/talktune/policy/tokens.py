@@ -10,13 +10,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from jinja2 import TemplateError
+from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerBase
 
 from talktune.errors import UserError
-from talktune.policy.control import Control
+from talktune.policy.control import BREAK, Control
+from talktune.policy.template import render_template
 from talktune.types import Message
 
 Tools = Sequence[Mapping[str, Any]]
@@ -49,12 +51,54 @@ def to_chat(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return [_chat_message(message) for message in messages]
 
 
-def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools = ()) -> list[int]:
+class TooLongError(UserError):
+    """A prompt that need not be tokenised to know that it is too long."""
+
+
+def render_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools = (), *, most: int | None = None
+) -> list[int]:
     """The ids of a prompt: the template's own tokens, with its generation prompt.
 
-    Raises UserError when the template refuses the messages (a role that it does not know, say).
+    Raises UserError when the template refuses the messages (a role that it does not know, say), and TooLongError for a
+    text that cannot have as few as `most` tokens: it is not tokenised then, which takes seconds and gigabytes.
     """
-    return _encode(tokenizer, _render(tokenizer, messages, tools, generation_prompt=True))
+    text = _render(tokenizer, messages, tools, generation_prompt=True)
+    if most is not None:
+        check_length(tokenizer, text, most)
+    return _encode(tokenizer, text)
+
+
+def check_length(tokenizer: PreTrainedTokenizerBase, text: str, most: int) -> None:
+    """Raise TooLongError for a text that cannot have as few as `most` tokens."""
+    if (fewest := fewest_tokens(tokenizer, text)) > most:
+        raise TooLongError(f"The prompt has {len(text)} characters, which are more than {fewest - 1} tokens")
+
+
+def fewest_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    """How many tokens a text has at the least: its bytes, by those of the longest token in the vocabulary.
+
+    No text exceeds that, however it is made: in byte-level BPE, and in BPE that falls back to bytes, the tokens of a
+    text spell out all of it, as it is after the normaliser, and none spells more than the longest. The file's spelling
+    of a token has at least the bytes that it stands for. Of any other kind of tokenizer, which may read a whole word
+    as one unknown token, nothing is known: 0.
+    """
+    longest = _longest_token(tokenizer)
+    if longest is None:
+        return 0
+    normalizer = cast(Any, tokenizer).backend_tokenizer.normalizer
+    said = text.replace(BREAK, "")
+    said = said if normalizer is None else normalizer.normalize_str(said)
+    return -(-len(said.encode("utf-8", "replace")) // longest)
+
+
+@lru_cache(maxsize=16)
+def _longest_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Bytes of the longest token; None where tokens need not spell out the text."""
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    if not isinstance(model, BPE) or not (model.byte_fallback or model.unk_token is None):
+        return None
+    return max(len(token.encode("utf-8", "replace")) for token in tokenizer.get_vocab())
 
 
 def render_answer(
@@ -134,7 +178,7 @@ def _chat_call(call: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             parsed = json.loads(arguments or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             parsed = arguments
         function["arguments"] = parsed if isinstance(parsed, dict) else arguments
     return {**call, "function": function}
@@ -156,8 +200,11 @@ def _render(
 ) -> str:
     """The template's rendering, in which the control tokens that others spelled out are broken."""
     control = _control(tokenizer, _template(tokenizer))
-    chat = [{k: v if k == "role" else control.broken(v) for k, v in m.items()} for m in to_chat(messages)]
-    return _apply(tokenizer, chat, control.broken(list(tools)), generation_prompt)
+    try:
+        chat = [{k: v if k == "role" else control.broken(v) for k, v in m.items()} for m in to_chat(messages)]
+        return _apply(tokenizer, chat, control.broken(list(tools)), generation_prompt)
+    except RecursionError as error:
+        raise UserError("the tools, or the arguments of a call, are nested too deeply.") from error
 
 
 @lru_cache(maxsize=16)
@@ -177,24 +224,14 @@ def _apply(
     if "reasoning_content" not in _template(tokenizer):  # gpt-oss and LFM2 read the same thing as `thinking`
         chat = [{("thinking" if k == "reasoning_content" else k): v for k, v in m.items()} for m in chat]
 
-    def rendered() -> str:
-        return str(
-            tokenizer.apply_chat_template(
-                chat,
-                tools=tools or None,
-                add_generation_prompt=generation_prompt,
-                tokenize=False,
-            )
-        )
-
     try:
         try:
-            return rendered()
+            return render_template(tokenizer, chat, tools, generation_prompt)
         except TypeError:  # DeepSeek's templates join the arguments of a call to a string: give them one
             for call in (call for message in chat for call in message.get("tool_calls", ())):
                 call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
-            return rendered()
-    except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            return render_template(tokenizer, chat, tools, generation_prompt)
+    except (TemplateError, TypeError, ValueError) as error:
         roles = ", ".join(dict.fromkeys(str(message["role"]) for message in chat))
         raise UserError(
             f"the chat template of {_name(tokenizer)} refuses these messages (roles: {roles}): {error}"

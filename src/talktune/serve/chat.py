@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from talktune.config import ServeConfig
+from talktune.errors import UserError
 from talktune.serve.dialects import Dialect
 from talktune.serve.exchange import VERSION, Exchange
 from talktune.serve.form import Form
@@ -90,6 +91,9 @@ class ChatAnswer:
             await self._fail(send, explained(error))
         except EngineError as error:
             await self._fail(send, error)
+        except UserError as error:  # the answer is not sent to its end: its turn could not be stored
+            log.error("%s", error)
+            await self._fail(send, EngineError("The answer could not be stored; the server's log says why."))
         except Exception:  # whatever it is, a client must not wait for the rest of a stream
             log.exception("a request failed")
             await self._fail(send, EngineError("The server failed; its log says why.", 500))

@@ -76,6 +76,6 @@ def _function(function: object) -> tuple[object, object]:
     if isinstance(arguments, str):
         try:
             arguments = json.dumps(json.loads(arguments), sort_keys=True)
-        except ValueError:
+        except (ValueError, RecursionError):
             arguments = arguments.strip()
     return function.get("name"), arguments

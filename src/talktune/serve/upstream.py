@@ -297,7 +297,7 @@ def _json(status: int, body: bytes) -> Any:
         return None
     try:
         return json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -305,7 +305,7 @@ def refusal(status: int, body: bytes, retry_after: str | None = None) -> Excepti
     """What the engine refused with, in OpenAI's form; when to come again is the engine's word, too."""
     try:
         raw: Any = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raw = {}
     error: Any = (raw.get("error") or raw) if isinstance(raw, dict) else {}
     said = error.get("message", error.get("detail")) if isinstance(error, dict) else error

@@ -1,7 +1,10 @@
 """Requests as they come over the wire, server and host alike: JSON read strictly, fields checked, errors in words."""
 
 import json
-from typing import Any
+from typing import Any, cast
+
+DEEPEST = 100
+"""Levels of a body. Python stops at a thousand, less what its caller has used up, and templates and engines sooner."""
 
 
 class BadRequest(Exception):
@@ -66,13 +69,29 @@ def read_json(body: bytes) -> object:
     try:
         text = body.decode()
         value: object = json.loads(text, parse_constant=_refuse_constant)
+        if _deeper(value, DEEPEST):
+            raise RecursionError
         if "\\u" in text:  # an escape may be half of a pair
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as error:
-        raise BadRequest("The body is nested too deeply.") from error
+        raise BadRequest(f"The body is nested too deeply: at most {DEEPEST} levels are taken.") from error
     except ValueError as error:
         raise BadRequest(f"The body is not JSON in UTF-8 ({str(error)[:200]}).") from error
     return value
+
+
+def _deeper(value: object, most: int) -> bool:
+    """Whether there are lists and objects in one another on more than so many levels."""
+    level = [value]
+    for _ in range(most):
+        inner: list[Any] = []
+        for one in level:
+            if isinstance(one, dict | list):
+                inner += cast(Any, one).values() if isinstance(one, dict) else one
+        level = [one for one in inner if isinstance(one, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _refuse_constant(name: str) -> object:

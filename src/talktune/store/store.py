@@ -26,7 +26,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, OperationalError
 
 from talktune.conversations.marks import answer_mark, asked_mark
 from talktune.conversations.messages import message_from_dict, message_to_dict
@@ -85,7 +85,18 @@ class Store:
     # Serving.
 
     def add_turns(self, turns: Sequence[NewTurn]) -> None:
-        """Commit some turns together, parents before children; a turn that is there already is left as it is."""
+        """Commit some turns together, parents before children; a turn that is there already is left as it is.
+
+        UserError where the database cannot take them (a full disk), and none is there then.
+        """
+        try:
+            self._add_turns(turns)
+        except OperationalError as error:
+            raise UserError(
+                f"the store cannot be written ({error.orig}); make room, or mend what is in its way."
+            ) from error
+
+    def _add_turns(self, turns: Sequence[NewTurn]) -> None:
         with self.engine.begin() as c:
             known = set(c.execute(_KNOWN_TURNS, {"ids": [turn.id for turn in turns]}).scalars())
             fresh = list({turn.id: turn for turn in turns if turn.id not in known}.values())
