@@ -14,6 +14,8 @@ import pytest
 from sqlalchemy import insert
 
 from talktune.errors import UserError
+from talktune.judge.evaluate import load_judge_lines
+from talktune.judge.prompts import Exchange, JudgeLine
 from talktune.serve.keys import load_keys
 from talktune.serve.page import FILES
 from talktune.store import schema
@@ -22,7 +24,7 @@ from talktune.store.store import Store
 
 from .conftest import running_engine, serving
 
-ROUTES = ("turns", "turns/x", "learning", "versions", "events")
+ROUTES = ("turns", "turns/x", "judge-lines", "learning", "versions", "events")
 STATES = ("published", "rejected", "published", "candidate")
 
 
@@ -140,7 +142,7 @@ def test_turns_are_listed_newest_first_to_their_user(watched: Watched) -> None:
     assert watched.post("bob", "feedback", {"completion_id": ids[0], "thumbs": "up"}) == 404
 
 
-def test_a_person_overrules_the_judge_after_its_verdict_too(watched: Watched) -> None:
+def test_a_person_overrules_the_judge_after_its_verdict_too(watched: Watched, tmp_path: Path) -> None:
     liked, disliked, _ = watched.say("bob", "One", "Two", "Three")
     with watched.store.engine.begin() as c:
         for id, reward in ((liked, 1.0), (disliked, -1.0)):
@@ -158,6 +160,11 @@ def test_a_person_overrules_the_judge_after_its_verdict_too(watched: Watched) ->
     assert (found["reward"], found["feedback"]) == (0.5, {"score": 0.5, "better": "What I wanted"})
     assert [vote["label"] for vote in found["votes"]] == [1]
     assert watched.post("bob", "feedback", {"completion_id": liked, "better": ""})["better"] is None
+    assert [one["id"] for one in watched.get("bob", "turns", corrected=1)["data"]] == [liked]
+    lines = tmp_path / "lines.jsonl"
+    lines.write_bytes(httpx2.get(f"{watched.url}/v1/judge-lines", headers=key("bob")).content)
+    (line,) = load_judge_lines(lines)
+    assert line == JudgeLine(Exchange("One", "I am fine", "user", "Two"), 1)
     for wrong in ({"better": 1}, {}):
         assert watched.post("bob", "feedback", {"completion_id": liked} | wrong) == 400
 

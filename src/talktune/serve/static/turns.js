@@ -1,6 +1,6 @@
 // Turns, newest first, a page at a time; opened: all of one, and a verdict that overrules the judge's.
 
-import { get } from "/page/api.js";
+import { get, text } from "/page/api.js";
 import { action, ago, by, h } from "/page/dom.js";
 import { verdict } from "/page/verdict.js";
 
@@ -20,10 +20,17 @@ export function start() {
   }
   const older = action("Older turns", () => load(next), { id: "older", hidden: true });
   by("older").replaceWith(older);
+  by("lines").append(action("Your verdicts as a file for judge-train", save));
 }
 
 // The newest page; turns that are shown already are brought up to date, an opened one is left open.
 export const refresh = () => load();
+
+async function save() {
+  const url = URL.createObjectURL(new Blob([await text("/v1/judge-lines")], { type: "application/jsonl" }));
+  h("a", { href: url, download: "judge-lines.jsonl" }).click();
+  URL.revokeObjectURL(url);
+}
 
 function clear() {
   rows.clear();
