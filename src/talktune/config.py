@@ -264,7 +264,8 @@ class ServeConfig:
     store: str = "talktune.db"
     """Where conversations are kept: a SQLite file, or a database URL (postgresql://…)."""
     keys: Path | None = None
-    """File with a line `USER KEY` for each user; users do not see each other's conversations."""
+    """File with a line `USER KEY` for each user (`USER KEY admin` for who may promote versions); users do not see each
+    other's conversations."""
     allow_origin: tuple[str, ...] = ()
     """Origin of a web page that may talk to this server, like https://chat.example.org; none by default, repeatable."""
     forward: tuple[str, ...] = ()
@@ -338,6 +339,17 @@ class LiveConfig:
     """Learning stops when the mean answer of an update is shorter, in tokens."""
     brake_judge: tuple[Real, Real] = (-1.0, 1.0)
     """Learning stops when the mean reward of an update is outside of this band."""
+
+    @property
+    def brakes(self) -> tuple[tuple[str, str, float, float], ...]:
+        """What an update's metrics must hold: words, the metric's name, least and most."""
+        low, high = self.brake_judge
+        return (
+            ("KL to the base model", "kl_ref", -math.inf, self.brake_kl),
+            ("entropy", "entropy", self.brake_entropy, math.inf),
+            ("mean answer length", "response_length", self.brake_length, math.inf),
+            ("mean reward", "reward_mean", low, high),
+        )
 
 
 @dataclass(frozen=True)
