@@ -27,6 +27,8 @@ from talktune.store.queues import BUCKETS, lease, owner_name
 from talktune.store.store import Store
 
 log = logging.getLogger(__name__)
+ROLE = "learner"
+"""As which it says how it is."""
 TRIES = 3
 """A candidate whose exam fails so often is rejected."""
 
@@ -90,6 +92,8 @@ class LiveLearner:
             return False
         if not lease(self.store, LEASE, self._owner, self._clock()):
             raise LostLeaseError
+        self.batches.trouble = ""
+        self.store.tell(ROLE, "", time.time())  # it takes minutes, in which nothing is missing
         if lineage is not None:
             batch = self.batches.take(lineage, self._clock())
             if batch is None:

@@ -17,7 +17,7 @@ from talktune.judge.panel import Judge
 from talktune.judge.worker import AT_ONCE, JudgeWorker
 from talktune.live.adopt import adopt
 from talktune.live.asking import answers
-from talktune.live.learn import LiveLearner
+from talktune.live.learn import ROLE, LiveLearner
 from talktune.live.worker import Worker
 from talktune.policy.turnstile import Role
 from talktune.policy.view import view_of
@@ -139,7 +139,7 @@ def _learning(config: Config, host: Host, store: Store) -> Worker:
     judge = _judge(config, host) if config.algorithm.group == "prompt" else None
     sample = SampleConfig(temperature=server.temperature)
     learner = LiveLearner(store, host.policy, host.engine, host.end_ids, config, judge=judge, sample=sample)
-    return Worker("learner", learner.step, lambda: learner.trouble, _teller(store))
+    return Worker(ROLE, learner.step, lambda: learner.trouble, _teller(store))
 
 
 def _teller(store: Store) -> Callable[[str, str], None]:
