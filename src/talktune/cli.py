@@ -20,6 +20,7 @@ from talktune.commands.chat import chat
 from talktune.commands.demo import demo
 from talktune.commands.evaluate import evaluate
 from talktune.commands.export import export
+from talktune.commands.feedback import feedback
 from talktune.commands.judging import judge_eval, judge_train
 from talktune.commands.lab import lab
 from talktune.commands.policies import list_versions, promote, rollback, show
@@ -49,7 +50,7 @@ for part in vars(knobs).values():
 
 for command in (score, train, chat, judge_eval, judge_train, demo, lab, report, export):
     app.command(command)
-for command in (serve, judge, learn, status, forget):
+for command in (serve, judge, learn, status, feedback, forget):
     app.command(command)
 app.command(evaluate, name="eval")
 policies = App(name="policies", help="Versions of the policy: list, show, promote, roll back.")

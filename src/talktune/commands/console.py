@@ -49,6 +49,11 @@ def side_by_side(title: str, columns: Sequence[str], rows: Iterable[Sequence[str
     out.print(made)
 
 
+def plain(text: str) -> str:
+    """Text that somebody else wrote, without the characters by which it could command the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
 def warn(text: object) -> None:
     """One line on stderr."""
     err.print(str(text), markup=False, highlight=False, soft_wrap=True)
