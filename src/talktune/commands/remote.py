@@ -94,7 +94,5 @@ class Remote:
 
     def _failure(self, error: Exception) -> UserError:
         if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
-            return UserError(
-                f"{self.url}: no server answers there; start `talktune serve`, or name it with --url."
-            )
+            return UserError(f"{self.url}: no server answers there; start `talktune serve`, or name it with --url.")
         return UserError(f"{self.url}: the answer broke off ({type(error).__name__}: {error}).")
