@@ -335,6 +335,17 @@ class LiveConfig:
     brake_judge: tuple[Real, Real] = (-1.0, 1.0)
     """Learning stops when the mean reward of an update is outside of this band."""
 
+    @property
+    def brakes(self) -> tuple[tuple[str, str, float, float], ...]:
+        """What an update's metrics must hold: words, the metric's name, least and most."""
+        low, high = self.brake_judge
+        return (
+            ("KL to the base model", "kl_ref", -math.inf, self.brake_kl),
+            ("entropy", "entropy", self.brake_entropy, math.inf),
+            ("mean answer length", "response_length", self.brake_length, math.inf),
+            ("mean reward", "reward_mean", low, high),
+        )
+
 
 @dataclass(frozen=True)
 class GateConfig:

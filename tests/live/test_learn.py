@@ -15,11 +15,10 @@ from sqlalchemy import select
 
 from talktune.config import Config
 from talktune.errors import UserError
-from talktune.live.batches import quotas
 from talktune.live.exam import FACT_TOKENS
 from talktune.policy.turnstile import Role
 from talktune.store import schema
-from talktune.store.learning import LostLeaseError
+from talktune.store.learning import LostLeaseError, quotas
 from talktune.store.policies import Policies
 
 from .conftest import World, tiny_config

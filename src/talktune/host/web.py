@@ -99,6 +99,15 @@ def make_app(host: Host, keys: Keys) -> Starlette:
         ids = list(prompt.ids)
         return JSONResponse({"count": len(ids), "max_model_len": host.engine.context, "tokens": ids})
 
+    async def detokenize(request: Request) -> Response:
+        raw = await _json(request)
+        ids = raw.get("tokens") if isinstance(raw, dict) else None
+        if not isinstance(ids, list) or not all(type(id) is int and 0 <= id < len(host.policy.tokenizer) for id in ids):
+            raise BadRequest("tokens must be a list of the model's token ids.", param="tokens")
+        stream = TextStream(host.policy.tokenizer)
+        pieces = [stream.feed(id) for id in ids]
+        return JSONResponse({"prompt": "".join(pieces) + stream.close(), "pieces": pieces})
+
     async def models(_request: Request) -> Response:
         base = {"object": "model", "created": host.started, "owned_by": "talktune"}
         name = host.policy.name
@@ -139,6 +148,7 @@ def make_app(host: Host, keys: Keys) -> Starlette:
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/models", models),
             Route("/tokenize", tokenize, methods=["POST"]),
+            Route("/detokenize", detokenize, methods=["POST"]),
             Route("/v1/load_lora_adapter", load, methods=["POST"]),
             Route("/v1/unload_lora_adapter", unload, methods=["POST"]),
             Route("/health", health),

@@ -12,7 +12,7 @@ from talktune.config import Config, LiveConfig
 from talktune.conversations.turns import skip_reason
 from talktune.errors import UserError
 from talktune.learner.samples import CUT_OFF, sample_of, with_teacher
-from talktune.store.learning import Learning, Scored, Waiting
+from talktune.store.learning import Learning, Scored, Waiting, quotas
 from talktune.store.policies import EVERYBODY, Policies, Version, ancestry
 from talktune.types import Sample
 
@@ -138,19 +138,3 @@ class Batches:
 def _counts(waiting: Mapping[str, Waiting]) -> dict[str, int]:
     """Turns that wait, of each user who has some."""
     return {user: mine.count for user, mine in waiting.items() if mine.count}
-
-
-def quotas(counts: Mapping[str, int], n: int, share: float) -> dict[str, int]:
-    """How many of each user's waiting turns the next update of at most `n` may take.
-
-    Where several users wait, nobody has more than `share` of what it takes; a user alone is everybody.
-    """
-    if len(counts) < 2 or n * share < 1:
-        return {user: min(n, count) for user, count in counts.items()}
-    most = {user: min(int(n * share), count) for user, count in counts.items()}
-    while (total := sum(most.values())) < n:
-        user = max(most, key=lambda one: most[one])
-        if most[user] <= share * total:
-            break
-        most[user] -= 1
-    return most

@@ -107,16 +107,9 @@ class Candidates:
 
 def brakes(metrics: Mapping[str, float], live: LiveConfig) -> list[str]:
     """Why learning has to stop after an update, each in a few words; empty where it may go on."""
-    low, high = live.brake_judge
-    bounds = (
-        ("KL to the base model", "kl_ref", float("-inf"), live.brake_kl),
-        ("entropy", "entropy", live.brake_entropy, float("inf")),
-        ("mean answer length", "response_length", live.brake_length, float("inf")),
-        ("mean reward", "reward_mean", low, high),
-    )
     return [
         f"{what} is {metrics[name]:.2f}, wanted {least:g} to {most:g}"
-        for what, name, least, most in bounds
+        for what, name, least, most in live.brakes
         if name in metrics and not least <= metrics[name] <= most
     ]
 

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from talktune.config import Config
 from talktune.conversations.records import conversation_to_dict
 from talktune.serve import anthropic
 from talktune.serve.body import CLOSE, expected, read_body
@@ -22,16 +23,19 @@ from talktune.serve.chat import ChatAnswer, Receive, Scope, Send, Service
 from talktune.serve.engine import HostProcess
 from talktune.serve.form import ChatForm, Form
 from talktune.serve.forward import engine_body
-from talktune.serve.keys import LOCAL_USER, Keys
+from talktune.serve.keys import Keys
 from talktune.serve.limits import Limits
 from talktune.serve.openapi import DESCRIPTION
+from talktune.serve.page import Page
 from talktune.serve.request import ChatRequest, parse_request
 from talktune.serve.responses.events import ResponsesForm
 from talktune.serve.responses.items import may_be_named
 from talktune.serve.responses.request import chat_of, references
 from talktune.serve.responses.response import stored_response
 from talktune.serve.upstream import RETRY, EngineError
+from talktune.serve.watching import Watching
 from talktune.serve.wire import BadRequest, Fields, read_json
+from talktune.store.journal import entry
 from talktune.store.lookup import Answered, answers
 
 BODY_SECONDS = 30.0
@@ -48,8 +52,9 @@ T = TypeVar("T")
 class Server:
     """The routes, and what they share."""
 
-    def __init__(self, service: Service, keys: Keys, host: HostProcess | None) -> None:
-        """`host` is the engine that this server started itself, if any."""
+    def __init__(self, service: Service, keys: Keys, host: HostProcess | None, config: Config) -> None:
+        """`host` is the engine that this server started itself, if any; `config` the whole tree it was started with."""
+        self.watching = Watching(service, keys, config)
         self.service = service
         self.keys = keys
         self.host = host
@@ -173,15 +178,19 @@ class Server:
         if thumbs is not None and thumbs not in ("up", "down"):
             raise BadRequest("thumbs must be up or down.", param="thumbs")
         score = body.number("score", float, -1, 1)
-        if score is None and thumbs is None:
-            raise BadRequest("Give thumbs (up or down) or a score between -1 and 1.", param="score")
-        score = score if score is not None else {"up": 1.0, "down": -1.0}[cast(str, thumbs)]
+        better = body.get("better", str)
+        if score is None and thumbs is None and better is None:
+            message = "Give thumbs (up or down), a score between -1 and 1, or better: the answer that was wanted."
+            raise BadRequest(message, param="score")
+        score = score if score is not None else {"up": 1.0, "down": -1.0, None: None}[thumbs]
         turn = id if choice == 0 else f"{id}-{choice}"
-        if not await self._read(lambda: self.service.store.add_feedback(user, turn, score, time.time())):
+        if not await self._read(lambda: self.service.store.add_feedback(user, turn, score, time.time(), better)):
             raise BadRequest(
                 f"There is no answer {id[:100]}.", status=404, type="not_found_error", param="completion_id"
             )
-        return JSONResponse({"object": "feedback", "completion_id": id, "choice": choice, "score": score})
+        kept = await self._read(lambda: entry(self.service.store, user, turn))
+        given = {"score": kept and kept.score, "better": kept and kept.better}
+        return JSONResponse({"object": "feedback", "completion_id": id, "choice": choice} | given)
 
     async def conversations(self, request: Request) -> Response:
         """GET /v1/conversations: a page of them, newest first; with format=jsonl all that is known of them."""
@@ -234,9 +243,9 @@ class Server:
         return JSONResponse(body, 200 if healthy else 503)
 
     def _runs_this(self, request: Request) -> bool:
-        """Whether whoever asks has the server's own key, or everybody on this machine is one user."""
+        """Whether whoever asks has an admin's key, or everybody on this machine is one user."""
         try:
-            return self.keys.user(request.headers) == LOCAL_USER
+            return self.keys.caller(request.headers).admin
         except BadRequest:
             return False
 
@@ -255,6 +264,7 @@ class Server:
 
     def app(self) -> Starlette:
         """The application."""
+        page = Page()
         routes: list[tuple[str, Handler, str]] = [
             ("/v1/chat/completions", self.chat, "POST"),
             ("/v1/responses", self.responses, "POST"),
@@ -266,10 +276,19 @@ class Server:
             ("/v1/feedback", self.feedback, "POST"),
             ("/v1/conversations", self.conversations, "GET"),
             ("/v1/conversations/{id}", self.conversation, "GET"),
+            ("/v1/turns", self.watching.turns, "GET"),
+            ("/v1/turns/{id}", self.watching.turn, "GET"),
+            ("/v1/learning", self.watching.learning, "GET"),
+            ("/v1/versions", self.watching.versions, "GET"),
+            ("/v1/versions/rollback", self.watching.rollback, "POST"),
+            ("/v1/versions/{number}/promote", self.watching.promote, "POST"),
+            ("/v1/events", self.watching.changes, "GET"),
             ("/health", self.health, "GET"),
             ("/healthz", self.alive, "GET"),
             ("/metrics", self.metrics, "GET"),
             ("/openapi.json", self.description, "GET"),
+            ("/", page.file, "GET"),
+            ("/page/{file}", page.file, "GET"),
         ]
         there = ", ".join(f"{method} {path}" for path, _, method in routes)
 

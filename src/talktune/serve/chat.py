@@ -26,7 +26,7 @@ from talktune.serve.reading import read_stream, read_whole
 from talktune.serve.request import ChatRequest
 from talktune.serve.too_long import explained, with_room
 from talktune.serve.upstream import EngineError, Reply, Upstream
-from talktune.serve.versions import Versions, with_slot, with_version
+from talktune.serve.versions import BASE, Versions, with_slot, with_version
 from talktune.serve.wire import BadRequest
 from talktune.serve.writer import Writer
 from talktune.store.policies import version_name
@@ -149,6 +149,8 @@ class ChatAnswer:
     async def _with_version(self, body: dict[str, Any], dialect: Dialect) -> tuple[dict[str, Any], int | None]:
         """The request for the version that answers it, and its number. A version that the client names is its own."""
         asked = self._asked.model or ""
+        if asked == BASE:
+            return (body | {"lora": []} if dialect == "llama.cpp" else body), None
         if (named := VERSION.search(asked)) is not None:
             slot = self._service.upstream.slot(asked)
             return (body if slot is None else with_slot(body, slot)), int(named[1])

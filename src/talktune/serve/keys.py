@@ -5,6 +5,7 @@ import hmac
 import ipaddress
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,13 +17,27 @@ LOCAL_USER = "local"
 """Who everybody is where no key is asked for."""
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks."""
+
+    user: str
+    admin: bool
+    """Whether they may say which version serves everybody, and hear why something does not work."""
+
+
 class Keys:
     """Hashes of keys with their users; without any, everyone on this machine is one user."""
 
-    def __init__(self, keys: Mapping[str, str], origins: Collection[str] = ()) -> None:
-        """`keys` are user by key; pages of `origins` may talk without one, where nobody needs one."""
+    def __init__(self, keys: Mapping[str, str], origins: Collection[str] = (), admins: Collection[str] = ()) -> None:
+        """`keys` are user by key, of which `admins` may also say which version serves.
+
+        Pages of `origins` may talk without one, where nobody needs one.
+        """
         self._origins = frozenset(origins)
-        self._users = [(hashlib.sha256(key.encode()).digest(), user) for key, user in keys.items()]
+        self._users = [
+            (hashlib.sha256(key.encode()).digest(), Caller(user, key in admins)) for key, user in keys.items()
+        ]
 
     def __bool__(self) -> bool:
         """Whether a key is asked for."""
@@ -30,18 +45,22 @@ class Keys:
 
     def user(self, headers: Mapping[str, str]) -> str:
         """The user of a request's key; raises BadRequest (401, or 403 for a web page's own request)."""
+        return self.caller(headers).user
+
+    def caller(self, headers: Mapping[str, str]) -> "Caller":
+        """The same, with whether they run this server: who needs no key does."""
         _refuse_forms(headers)
         if not self._users:
             _refuse_strangers(headers, self._origins)
-            return LOCAL_USER
+            return Caller(LOCAL_USER, True)
         scheme, _, key = headers.get("authorization", "").partition(" ")
         keys = (key if scheme.lower() == "bearer" else "", headers.get("x-api-key", ""))
         given = [hashlib.sha256(key.strip().encode()).digest() for key in keys]
         found = None
-        for known, user in self._users:  # all of them: the time tells nothing
+        for known, caller in self._users:  # all of them: the time tells nothing
             for one in given:
                 if hmac.compare_digest(known, one):
-                    found = user
+                    found = caller
         if found is None:
             raise BadRequest(
                 "The API key is missing or not known: send it as Authorization: Bearer KEY, or as X-API-Key: KEY.",
@@ -53,10 +72,15 @@ class Keys:
 
 
 def load_keys(path: Path | None, origins: Collection[str] = ()) -> Keys:
-    """Keys of the environment variable TALKTUNE_API_KEY (user `local`) and of a file of lines `USER KEY`."""
+    """Keys of the environment variable TALKTUNE_API_KEY (user `local`, an admin) and of a file of lines `USER KEY`.
+
+    A line `USER KEY admin` makes another admin.
+    """
     keys: dict[str, str] = {}
+    admins: set[str] = set()
     if own := os.environ.get(KEY_ENV, "").strip():
         keys[own] = LOCAL_USER
+        admins.add(own)
     if path is not None:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
@@ -66,12 +90,16 @@ def load_keys(path: Path | None, origins: Collection[str] = ()) -> Keys:
             if not line.strip() or line.startswith("#"):
                 continue
             parts = line.split()
-            if len(parts) != 2 or parts[1] in keys:
-                raise UserError(f"--keys {path}, line {number}: write one user and a key of their own, with a space.")
+            if len(parts) not in (2, 3) or parts[1] in keys or parts[2:] not in ([], ["admin"]):
+                raise UserError(
+                    f"--keys {path}, line {number}: write one user and a key of their own, with a space; "
+                    "behind it admin for who may promote versions."
+                )
             keys[parts[1]] = parts[0]
+            admins |= {parts[1]} if parts[2:] else set()
         if not keys:
             raise UserError(f"--keys {path}: there is no key in it; write a line `USER KEY` for each user.")
-    return Keys(keys, origins)
+    return Keys(keys, origins, admins)
 
 
 def is_loopback(address: str) -> bool:

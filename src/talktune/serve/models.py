@@ -6,7 +6,7 @@ from typing import Any
 
 from talktune.serve.exchange import VERSION
 from talktune.serve.upstream import EngineError, Upstream
-from talktune.serve.versions import Versions
+from talktune.serve.versions import BASE, Versions
 from talktune.serve.wire import BadRequest
 
 FRESH_SECONDS = 30.0
@@ -41,6 +41,10 @@ class Models:
         """
         if name is None:
             return None
+        if name == BASE:
+            if not self._names:
+                await self.listed(user)
+            return next(iter(self._names), None)
         version = VERSION.search(name) is not None
         if version and not await self._versions.known(user, [name]):
             raise await self.unknown(name, user)
@@ -56,7 +60,7 @@ class Models:
                     raise
                 self._seen = time.monotonic()  # not every engine tells: it is not asked at each request
                 return name
-        if name in self._names:
+        if name in self._names or (version and await self._versions.bring(name, user)):
             return name
         if version or self._strict:
             raise await self.unknown(name, user)

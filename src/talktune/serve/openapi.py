@@ -171,6 +171,7 @@ _FEEDBACK: dict[str, Any] = {
         "choice": {"type": "integer", "minimum": 0, "maximum": 63},
         "thumbs": {"enum": ["up", "down"]},
         "score": {"type": "number", "minimum": -1, "maximum": 1},
+        "better": _TEXT | {"description": "the answer that was wanted; alone it is a thumb down"},
     },
 }
 _LIST: dict[str, Any] = {"type": "object", "required": ["data"], "properties": {"data": {"type": "array"}}}
@@ -178,6 +179,13 @@ _ANY: dict[str, Any] = {"type": "object"}
 _PAGE = [
     {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}},
     {"name": "after", "in": "query", "schema": _TEXT, "description": "the last id of the page before"},
+]
+_SWITCH: dict[str, Any] = {"enum": ["0", "1"]}
+_TURNS = [
+    {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}},
+    {"name": "before", "in": "query", "schema": _TEXT, "description": "`next` of the page before"},
+    {"name": "bad", "in": "query", "schema": _SWITCH, "description": "1: those with a negative reward"},
+    {"name": "unscored", "in": "query", "schema": _SWITCH, "description": "1: those without a reward"},
 ]
 _FORMAT = {"name": "format", "in": "query", "schema": {"enum": ["json", "jsonl"]}}
 
@@ -257,6 +265,52 @@ DESCRIPTION: dict[str, Any] = {
                 "summary": "one conversation: its main line and its forks",
                 "parameters": [_ID, _FORMAT],
                 "responses": _answers(_ANY, 400, 401, 403, 404, other="application/jsonl"),
+            }
+        },
+        "/v1/turns": {
+            "get": {
+                "summary": "a page of your turns, newest first: request, answer, reaction, votes, reward, feedback",
+                "parameters": _TURNS,
+                "responses": _answers(_LIST, 400, 401, 403),
+            }
+        },
+        "/v1/turns/{id}": {
+            "get": {
+                "summary": "one turn, whole, with its tokens and the log-probs that sampled them",
+                "parameters": [_ID],
+                "responses": _answers(_ANY, 401, 403, 404),
+            }
+        },
+        "/v1/learning": {
+            "get": {
+                "summary": "what was heard and learned, the share of liked answers over time, the next update",
+                "responses": _answers(_ANY, 401, 403),
+            }
+        },
+        "/v1/versions": {
+            "get": {
+                "summary": "versions of the policy, newest first; each can be named as `model`, the model as it was "
+                "as policy-base",
+                "responses": _answers(_LIST, 401, 403),
+            }
+        },
+        "/v1/versions/{number}/promote": {
+            "post": {
+                "summary": "this version serves from the next request on; needs an admin's key",
+                "parameters": [{"name": "number", "in": "path", "required": True, "schema": {"type": "integer"}}],
+                "responses": _answers(_ANY, 401, 403, 404, 409, 415),
+            }
+        },
+        "/v1/versions/rollback": {
+            "post": {
+                "summary": "the version before the live one serves, at last the model as it was; needs an admin's key",
+                "responses": _answers(_ANY, 401, 403, 409, 415),
+            }
+        },
+        "/v1/events": {
+            "get": {
+                "summary": "an event whenever there is something new to be fetched: ids of the last turn and version",
+                "responses": _answers(_EVENT, 401, 403, 429, kind="text/event-stream"),
             }
         },
         "/health": {"get": {"summary": "server and engine", "responses": _answers(_ANY, 503)}},

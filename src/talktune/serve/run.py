@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import uvicorn
 import uvloop
 
-from talktune.config import ServeConfig
+from talktune.config import ServeConfig, config_from_json
 from talktune.errors import UserError
 from talktune.serve.app import Server
 from talktune.serve.chat import Service
@@ -96,7 +96,8 @@ async def _serve(
                 say(f"{error} Requests are refused until it can.")
         tidying = asyncio.ensure_future(_close_idle(store, config.idle_minutes * 60))
         ending.callback(tidying.cancel)
-        await _listen(Server(service, keys, host), config, listener, say)
+        server = Server(service, keys, host, config_from_json(host_config))
+        await _listen(server, config, listener, say)
 
 
 async def _listen(server: Server, config: ServeConfig, listener: socket.socket, say: Callable[[str], None]) -> None:
@@ -117,6 +118,7 @@ async def _listen(server: Server, config: ServeConfig, listener: socket.socket, 
     # uvicorn raises the signal again when it is done; ending was all that it asked for.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
+    server.watching.events.ending = lambda: running.should_exit
     serving = asyncio.ensure_future(running.serve(sockets=[listener]))
     while not running.started and not serving.done():
         await asyncio.sleep(0.01)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -210,6 +210,16 @@ class Upstream:
             count, limit = int(told["count"]), told.get("max_model_len")
             return count, limit if type(limit) is int else None
         except (*_FAILURES, KeyError, TypeError, ValueError):
+            return None
+
+    async def pieces(self, ids: Sequence[int]) -> list[str] | None:
+        """The text of each token, on a host of talktune's own; None where the engine does not say."""
+        if not ids or self._dialect != "host":
+            return None
+        try:
+            pieces = (await self._post("/detokenize", {"tokens": list(ids)}))["pieces"]
+            return [str(piece) for piece in pieces] if len(pieces) == len(ids) else None
+        except (*_FAILURES, EngineError, KeyError, TypeError, ValueError):
             return None
 
     async def models(self) -> dict[str, Any]:

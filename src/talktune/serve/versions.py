@@ -19,6 +19,10 @@ from talktune.store.policies import EVERYBODY, Policies, Version
 log = logging.getLogger("talktune.serve")
 FRESH_SECONDS = 0.05
 """How long one look at the live version is good."""
+BASE = "policy-base"
+"""The name under which the model answers as it was, whatever version is live."""
+MOST_BROUGHT = 2
+"""Versions besides the live ones that the engine holds because clients named them."""
 RETRY_SECONDS = 10.0
 """Before a version that the engine refused is offered again."""
 
@@ -36,6 +40,8 @@ class Versions:
         self._looked: dict[str, tuple[float, Version | None]] = {}
         self._serving: dict[str, Version | None] = {}
         """What answers each lineage right now: the live one, or the last that could be loaded."""
+        self._brought: list[str] = []
+        """Versions that the engine was given because clients named them, the latest last."""
         self._refused: dict[int, float] = {}
         self._loading = asyncio.Lock()
 
@@ -61,6 +67,27 @@ class Versions:
             return set(models)
         mine = await asyncio.to_thread(lambda: [*self._policies.versions(user), *self._policies.versions(EVERYBODY)])
         return set(models) - names.difference(one.name for one in mine)
+
+    async def bring(self, name: str, user: str) -> bool:
+        """Give the engine a version that a client names, in place of an earlier one; False for no version of theirs.
+
+        Raises EngineError or BadRequest when the engine does not take it.
+        """
+        dialect = await self._upstream.dialect()
+        versions = await asyncio.to_thread(self._policies.versions)
+        mine = (user, EVERYBODY) if self._per_user else None
+        found = [v for v in versions if v.name == name and (mine is None or v.lineage in mine)]
+        if not found or dialect not in ("host", "vllm", "llama.cpp"):
+            return False
+        async with self._loading:
+            if not self._upstream.has(name):
+                await self._upstream.load(name, str(found[0].path), dialect)
+                serving = {one.name for one in self._serving.values() if one is not None}
+                self._brought = [one for one in self._brought if one not in serving and self._upstream.has(one)]
+                for old in self._brought[: -MOST_BROUGHT + 1]:
+                    await self._upstream.unload(old, dialect)
+                self._brought = [*self._brought[-MOST_BROUGHT + 1 :], name]
+        return True
 
     async def _live(self, lineage: str) -> Version | None:
         at, version = self._looked.get(lineage, (float("-inf"), None))

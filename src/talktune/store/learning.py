@@ -138,3 +138,19 @@ class Learning:
     def _with_turns(self, rows: Sequence[Any]) -> list[Scored]:
         turns = self._store.turns([row.turn for row in rows]) if rows else {}
         return [Scored(row.turn, row.user, row.created, turns[row.turn]) for row in rows if row.turn in turns]
+
+
+def quotas(counts: Mapping[str, int], n: int, share: float) -> dict[str, int]:
+    """How many of each user's waiting turns the next update of at most `n` may take.
+
+    Where several users wait, nobody has more than `share` of what it takes; a user alone is everybody.
+    """
+    if len(counts) < 2 or n * share < 1:
+        return {user: min(n, count) for user, count in counts.items()}
+    most = {user: min(int(n * share), count) for user, count in counts.items()}
+    while (total := sum(most.values())) < n:
+        user = max(most, key=lambda one: most[one])
+        if most[user] <= share * total:
+            break
+        most[user] -= 1
+    return most

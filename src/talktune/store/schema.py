@@ -95,6 +95,7 @@ Index("turns_by_hash", turns.c.user, turns.c.hash)
 Index("turns_of_conversation", turns.c.conversation)
 Index("turns_by_parent", turns.c.parent)
 Index("turns_by_text", turns.c.system, turns.c.tools)
+Index("turns_by_age", turns.c.user, turns.c.kind, turns.c.created, turns.c.id)
 
 sent = Table(
     "sent",
@@ -111,7 +112,9 @@ feedback = Table(
     Column("turn", ForeignKey("turns.id"), primary_key=True),
     Column("score", Float, nullable=False, comment="-1 … 1"),
     Column("created", Float, nullable=False),
+    Column("better", Text, comment="JSON: the answer that was wanted, where the person said so"),
 )
+Index("feedback_by_age", feedback.c.created)
 votes = Table(
     "votes",
     metadata,
@@ -131,6 +134,7 @@ verdicts = Table(
     Column("reward", Float, nullable=False),
     Column("created", Float, nullable=False),
 )
+Index("verdicts_by_age", verdicts.c.created)
 versions = Table(
     "versions",
     metadata,
@@ -254,6 +258,14 @@ def _finish(connection: Connection) -> None:
     _add_columns(connection, turns, ("finish",))
 
 
+def _pages(connection: Connection) -> None:
+    """Wanted answers, and what a page of turns, the newest first, is found by."""
+    _add_columns(connection, feedback, ("better",))
+    for table in (turns, feedback, verdicts):
+        for index in table.indexes:
+            index.create(connection, checkfirst=True)
+
+
 def _add_columns(connection: Connection, table: Table, names: Iterable[str]) -> None:
     """Add those of the columns that the table of an older talktune has not."""
     there = {column["name"] for column in inspect(connection).get_columns(table.name)}
@@ -263,7 +275,7 @@ def _add_columns(connection: Connection, table: Table, names: Iterable[str]) -> 
             connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {made}")
 
 
-STEPS: Sequence[Callable[[Connection], None]] = (_first, _live, _roles, _marks, _finish)
+STEPS: Sequence[Callable[[Connection], None]] = (_first, _live, _roles, _marks, _finish, _pages)
 """Step n brings a database from n to n + 1; a step that was released is never changed."""
 
 

@@ -148,10 +148,12 @@ class Store:
         with self.engine.begin() as c:
             return c.execute(update(schema.conversations).where(*wanted).values(closed=at)).rowcount
 
-    def add_feedback(self, user: str, turn: str, score: float, at: float) -> bool:
-        """Keep a person's own score of an answer, -1 … 1, the newest counts; False when the user has no such turn.
+    def add_feedback(self, user: str, turn: str, score: float | None, at: float, better: str | None = None) -> bool:
+        """Keep a person's own score of an answer, -1 … 1, and the answer that they wanted; False for no turn of theirs.
 
-        It overrules the judge: the turn is ready for learning as it is, and is not judged any more.
+        The newest counts; what is not given stays as it was. Who only says what they wanted did not like what they got
+        (-1), and an empty `better` takes it back. It overrules the judge, also after its verdict: the turn is ready for
+        learning as it is, and is not judged any more.
         """
         t, f = schema.turns.c, schema.feedback
         if _NUL in turn:
@@ -160,8 +162,13 @@ class Store:
             row = c.execute(select(t.conversation, t.kind, t.state).where(t.id == turn, t.user == user)).first()
             if row is None:
                 return False
+            before = c.execute(select(f.c.score, f.c.better).where(f.c.turn == turn)).first()
+            if score is None:
+                score = -1.0 if before is None else before.score
+            # As JSON, because PostgreSQL's text cannot hold the character 0.
+            wanted = (before and before.better) if better is None else json.dumps(better) if better else None
             c.execute(delete(f).where(f.c.turn == turn))
-            c.execute(insert(f).values(turn=turn, score=score, created=at))
+            c.execute(insert(f).values(turn=turn, score=score, created=at, better=wanted))
             c.execute(delete(schema.judging).where(schema.judging.c.turn == turn))
             if row.kind == "main" and row.state == "complete":
                 queue_for_learning(c, turn, user, row.conversation, at)

@@ -1,0 +1,116 @@
+"""GET /v1/learning: what was heard, what was learned from it, and what is missing until the next update."""
+
+import math
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from talktune.config import Config, LiveConfig, TrainConfig
+from talktune.serve.keys import Caller
+from talktune.store.learning import Learning, quotas
+from talktune.store.policies import EVERYBODY, Policies, Version, version_name
+from talktune.store.queues import BUCKETS
+from talktune.store.reactions import Reactions, reactions, roles, waiting_for_judge
+from talktune.store.store import Store
+
+IDLE = 50
+"""What was computed is good for so many times as long as it took: a large store costs no more than a small one."""
+CONFIDENCE = 1.96
+"""Standard errors of the band around a share: 95 %."""
+
+
+class Learned:
+    """Says it; the share of liked answers over time, which reads all verdicts, is kept for a while."""
+
+    def __init__(self, store: Store, config: Config, clock: Callable[[], float] = time.monotonic) -> None:
+        """`config` is the whole tree: that of a learner somewhere else is taken to be the same."""
+        self._store = store
+        self._train: TrainConfig = config.train
+        self._live = config.live or LiveConfig()
+        self._clock = clock
+        self._kept: dict[str | None, tuple[float, Reactions]] = {}
+
+    def of(self, caller: Caller) -> dict[str, Any]:
+        """What a caller may know: an admin of everybody's reactions, another of their own."""
+        per_user = self._live.per_user
+        lineage = caller.user if per_user else EVERYBODY
+        whose = caller.user if per_user or not caller.admin else None
+        policies = Policies(self._store)
+        versions = [one for one in policies.versions() if one.lineage in (lineage, EVERYBODY)]
+        live, stopped = policies.lineages().get(lineage, (None, ""))
+        heard = self._heard(whose)
+        metrics: Mapping[str, float] = versions[-1].metrics if versions else {}
+        return {
+            "object": "learning",
+            "user": caller.user,
+            "admin": caller.admin,
+            "reactions": heard.liked + heard.disliked + heard.neutral,
+            "liked": heard.liked,
+            "disliked": heard.disliked,
+            "neutral": heard.neutral,
+            "window": heard.window,
+            "before": heard.points[0].share if heard.points else None,
+            "now": heard.points[-1].share if heard.points else None,
+            "points": [asdict(point) | band(point.share, point.size) for point in heard.points],
+            "trust": metrics.get("trust"),
+            "live": None if live is None else version_name(live),
+            "versions": {
+                state: sum(one.state == state for one in versions) for state in ("published", "rejected", "candidate")
+            },
+            "marks": [_mark(one, heard) for one in versions],
+            "next_update": self._next(lineage) | {"stopped": stopped or None},
+            "waiting_for_judge": waiting_for_judge(self._store, whose),
+            "brakes": [
+                {"what": what, "value": metrics.get(name), "least": _finite(least), "most": _finite(most)}
+                for what, name, least, most in self._live.brakes
+            ],
+            "roles": {
+                name: {"seen": told} | ({"trouble": trouble or None} if caller.admin else {})  # it may name users
+                for name, (told, trouble) in roles(self._store).items()
+            },
+        }
+
+    def _heard(self, user: str | None) -> Reactions:
+        until, found = self._kept.get(user, (-math.inf, None))
+        if found is None or until <= self._clock():
+            began = self._clock()
+            found = reactions(self._store, user)
+            self._kept[user] = (self._clock() + IDLE * (self._clock() - began), found)
+        return found
+
+    def _next(self, lineage: str) -> dict[str, Any]:
+        """How many verdicts are missing until the next update."""
+        waiting = Learning(self._store, round(self._live.holdout * BUCKETS)).waiting()
+        if self._live.per_user:
+            waiting = {user: mine for user, mine in waiting.items() if user == lineage}
+        n = self._train.batch_turns
+        counts = {user: mine.count for user, mine in waiting.items() if mine.count}
+        usable = min(n, sum(quotas(counts, n, self._live.user_share).values()))
+        held = sum(mine.held_out for mine in waiting.values())
+        return {"of": n, "missing": n - usable, "waiting": sum(counts.values()), "held_out": held}
+
+
+def band(share: float, size: int) -> dict[str, float]:
+    """Wilson's interval for a share of `size` answers (JASA 22, 1927)."""
+    z = CONFIDENCE**2 / size
+    middle = (share + z / 2) / (1 + z)
+    half = CONFIDENCE / (1 + z) * math.sqrt(share * (1 - share) / size + z / (4 * size))
+    return {"low": max(0.0, middle - half), "high": min(1.0, middle + half)}
+
+
+def _mark(version: Version, heard: Reactions) -> dict[str, Any]:
+    """A version on the line of verdicts: behind the last of the points that are older."""
+    older = bisect_right([point.at for point in heard.points], version.created)
+    return {
+        "name": version.name,
+        "state": version.state,
+        "created": version.created,
+        "number": heard.points[older - 1].number if older else 0,
+        "reason": version.reason or None,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

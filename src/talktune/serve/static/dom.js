@@ -1,0 +1,50 @@
+// Elements from words: h("p", {class: "dim"}, "text", other elements).
+
+export function h(tag, properties = {}, ...children) {
+  return fill(document.createElement(tag), properties, children);
+}
+
+export function svg(tag, properties = {}, ...children) {
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), properties, children);
+}
+
+function fill(element, properties, children) {
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+export const by = (id) => document.getElementById(id);
+
+export const percent = (share) => `${Math.round(100 * share)} %`;
+
+export function ago(seconds) {
+  const gone = Date.now() / 1000 - seconds;
+  if (gone < 90) return "just now";
+  if (gone < 5400) return `${Math.round(gone / 60)} minutes ago`;
+  if (gone < 129600) return `${Math.round(gone / 3600)} hours ago`;
+  return new Date(1000 * seconds).toLocaleDateString();
+}
+
+export const count = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many}`;
+
+// Runs what a button asks for, and says beside it what went wrong.
+export function action(label, work, properties = {}) {
+  const button = h("button", { type: "button", ...properties, onclick: run }, label);
+  async function run() {
+    button.disabled = true;
+    button.parentElement.querySelector(".failed")?.remove();
+    try {
+      await work(button);
+    } catch (error) {
+      button.after(h("span", { class: "failed", role: "alert" }, error.message));
+    } finally {
+      button.disabled = false;
+    }
+  }
+  return button;
+}

@@ -1,0 +1,104 @@
+// Versions: which serves, what the gate measured, two or three of them side by side.
+
+import { get, post, stream } from "/page/api.js";
+import { action, ago, by, h } from "/page/dom.js";
+
+const BASE = "policy-base";
+const MEASURES = [
+  ["facts", "facts right", 0],
+  ["ended", "answers that end", 0],
+  ["tokens", "tokens an answer", 1],
+  ["kl", "KL to the base", 3],
+];
+let admin = false;
+let shown = "";
+
+export function start() {
+  by("compare").addEventListener("submit", (event) => {
+    event.preventDefault();
+    compare(by("prompt").value.trim());
+  });
+}
+
+export async function refresh(may) {
+  admin = may;
+  const found = (await get("/v1/versions")).data;
+  const now = JSON.stringify([admin, found]);
+  if (now === shown) return;
+  shown = now;
+  const live = found.find((version) => version.live);
+  const rows = found.slice(0, 12).map(row);
+  const none = live ? null : h("p", { class: "dim" }, "The model serves as it was.");
+  const back = action("Roll back", () => post("/v1/versions/rollback").then(() => refresh(admin)), { id: "back" });
+  by("version-list").replaceChildren(
+    ...[none, rows.length ? table(rows) : null].filter(Boolean),
+    h("div", { class: "row" }, ...(admin && live ? [back, h("span", { class: "dim" }, "to the version before the live one")] : [])),
+  );
+  choices(found, live);
+}
+
+function table(rows) {
+  const names = ["Version", "State", ...MEASURES.map(([, name]) => name), ""];
+  const head = h("tr", {}, names.map((name) => h("th", { scope: "col" }, name)));
+  const label = "Versions, newest first";
+  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, h("table", {}, h("thead", {}, head), h("tbody", {}, rows)));
+}
+
+function row(version) {
+  const state = version.live ? "live" : version.state;
+  const measured = MEASURES.map(([name, , digits]) => {
+    const value = version.gate.candidate?.[name];
+    return h("td", { class: "n" }, value === undefined ? "–" : value.toFixed(digits));
+  });
+  const promote = action("Promote", () => post(`/v1/versions/${version.number}/promote`).then(() => refresh(admin)), {
+    "aria-label": `Promote ${version.name}`,
+  });
+  const may = admin && !version.live && version.state !== "candidate";
+  return h(
+    "tr",
+    { class: version.live ? "live" : "" },
+    h("th", { scope: "row" }, version.name, h("br"), h("span", { class: "dim" }, ago(version.created))),
+    h("td", { class: state === "rejected" ? "bad" : state === "live" ? "good" : "" }, state, h("br"), h("span", { class: "dim" }, version.reason ?? "")),
+    measured,
+    h("td", {}, may ? promote : ""),
+  );
+}
+
+function choices(found, live) {
+  const before = new Set([...document.querySelectorAll("[name=version]:checked")].map((one) => one.value));
+  const names = [[BASE, "the model as it was"]];
+  for (const version of found.slice(0, 6)) names.push([version.name, version.live ? `${version.name} (live)` : version.name]);
+  const boxes = names.map(([name, words], i) => {
+    const chosen = before.size ? before.has(name) : name === BASE || name === live?.name || i === 1;
+    const box = h("input", { type: "checkbox", name: "version", value: name });
+    box.checked = chosen;
+    return h("label", {}, box, ` ${words}`);
+  });
+  by("which").replaceChildren(by("which").querySelector("legend"), ...boxes);
+}
+
+async function compare(prompt) {
+  const chosen = [...document.querySelectorAll("[name=version]:checked")].map((one) => one.value);
+  if (!prompt || !chosen.length) return;
+  const columns = chosen.map((name) => {
+    const text = h("div", { class: "text", dir: "auto" });
+    const column = h("div", { class: "side", "aria-busy": "true" }, h("h4", {}, name === BASE ? "the model as it was" : name), text);
+    return { name, text, column };
+  });
+  by("sides").replaceChildren(...columns.map((one) => one.column));
+  await Promise.all(columns.map((one) => ask(prompt, one)));
+}
+
+async function ask(prompt, { name, text, column }) {
+  const request = { model: name, messages: [{ role: "user", content: prompt }], stream: true, turn_type: "side", seed: 0 };
+  try {
+    await stream("/v1/chat/completions", request, (chunk) => {
+      if (chunk.error) throw new Error(chunk.error.message);
+      text.append(chunk.choices[0]?.delta?.content ?? "");
+    });
+  } catch (error) {
+    column.append(h("p", { class: "failed", role: "alert" }, error.message));
+  } finally {
+    column.removeAttribute("aria-busy");
+  }
+}

@@ -1,0 +1,174 @@
+"""The routes by which people see what is learned and correct it; each user sees what is their own."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from talktune.config import Config
+from talktune.errors import UserError
+from talktune.serve.chat import Service
+from talktune.serve.events import Events
+from talktune.serve.keys import Caller, Keys
+from talktune.serve.learned import Learned
+from talktune.serve.wire import BadRequest
+from talktune.store.journal import Entry, entries, entry, sampled
+from talktune.store.policies import EVERYBODY, Policies, Version, version_name
+
+MOST_TURNS = 200
+SHOWN = 4000
+"""Characters of a text in a list; one turn alone is shown whole."""
+NUMBER = re.compile(r"\d{1,9}\Z", re.ASCII)
+T = TypeVar("T")
+
+
+class Watching:
+    """Turns, learning, versions and changes, as JSON."""
+
+    def __init__(self, service: Service, keys: Keys, config: Config) -> None:
+        """`config` is the whole tree that the server was started with."""
+        self.events = Events(service.store, service.readers)
+        self._service = service
+        self._keys = keys
+        self._per_user = config.live is not None and config.live.per_user
+        self._learned = Learned(service.store, config)
+        self._policies = Policies(service.store)
+
+    async def turns(self, request: Request) -> Response:
+        """GET /v1/turns: a page of them, newest first."""
+        user, query = self._keys.user(request.headers), request.query_params
+        limit = query.get("limit", "50")
+        if not limit.isdecimal() or not 1 <= int(limit[:9]) <= MOST_TURNS:
+            raise BadRequest(f"limit must be a whole number from 1 to {MOST_TURNS}.", param="limit")
+        count, before = int(limit), query.get("before") or None
+        bad, unscored = (_flag(query.get(name), name) for name in ("bad", "unscored"))
+        found = await self._read(
+            lambda: entries(self._service.store, user, before=before, limit=count + 1, bad=bad, unscored=unscored)
+        )
+        after = found[count - 1].id if len(found) > count else None
+        data = [_turn(one, SHOWN) for one in found[:count]]
+        return JSONResponse({"object": "list", "data": data, "next": after})
+
+    async def turn(self, request: Request) -> Response:
+        """GET /v1/turns/ID: one of them, whole, with its tokens where the engine told them."""
+        user, id, store = self._keys.user(request.headers), request.path_params["id"], self._service.store
+        found = await self._read(lambda: entry(store, user, id))
+        if found is None:
+            raise BadRequest(f"There is no turn {id[:100]}.", status=404, type="not_found_error")
+        ids, logprobs = await self._read(lambda: sampled(store, id))
+        pieces = await self._service.upstream.pieces(ids)
+        tokens = [
+            {"id": ids[i], "text": pieces[i] if pieces else None, "logprob": logprobs[i] if logprobs else None}
+            for i in range(len(ids))
+        ]
+        return JSONResponse(_turn(found, None) | {"tokens": tokens})
+
+    async def learning(self, request: Request) -> Response:
+        """GET /v1/learning."""
+        caller = self._keys.caller(request.headers)
+        return JSONResponse(await self._read(lambda: self._learned.of(caller)))
+
+    async def versions(self, request: Request) -> Response:
+        """GET /v1/versions: all that the caller may use, newest first."""
+        caller = self._keys.caller(request.headers)
+
+        def read() -> list[dict[str, Any]]:
+            live = {number for number, _ in self._policies.lineages().values()}
+            return [_version(one, one.number in live) for one in reversed(self._visible(caller))]
+
+        return JSONResponse({"object": "list", "data": await self._read(read)})
+
+    async def promote(self, request: Request) -> Response:
+        """POST /v1/versions/NUMBER/promote: it serves from the next request on."""
+        caller, number = self._admin(request), request.path_params["number"]
+
+        def change() -> Version:
+            if not NUMBER.match(number) or int(number) not in {one.number for one in self._visible(caller)}:
+                message = f"There is no version {number[:100]}; GET /v1/versions lists those that there are."
+                raise BadRequest(message, status=404, type="not_found_error")
+            return self._policies.promote(int(number))
+
+        return JSONResponse(_version(await self._change(change), True))
+
+    async def rollback(self, request: Request) -> Response:
+        """POST /v1/versions/rollback: the version before the live one serves, at last the model as it was."""
+        caller = self._admin(request)
+        lineage = caller.user if self._per_user else EVERYBODY
+        live = await self._change(lambda: self._policies.rollback(lineage))
+        return JSONResponse({"object": "rollback", "live": None if live is None else live.name})
+
+    async def changes(self, request: Request) -> Response:
+        """GET /v1/events: a server-sent event whenever there is something new to be fetched."""
+        user = self._keys.user(request.headers)
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        lineage = user if self._per_user else EVERYBODY
+        return StreamingResponse(self.events.listen(user, lineage), media_type="text/event-stream", headers=headers)
+
+    def _admin(self, request: Request) -> Caller:
+        caller = self._keys.caller(request.headers)
+        if not caller.admin:
+            message = "Which version serves is an admin's word: that takes a key whose line in --keys ends with admin."
+            raise BadRequest(message, status=403, type="permission_error")
+        return caller
+
+    def _visible(self, caller: Caller) -> list[Version]:
+        found = self._policies.versions()
+        return [v for v in found if not self._per_user or v.lineage in (caller.user, EVERYBODY)]
+
+    async def _read(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._service.readers, work)
+
+    async def _change(self, work: Callable[[], T]) -> T:
+        try:
+            return await self._read(work)
+        except UserError as error:
+            raise BadRequest(str(error), status=409, type="conflict_error") from error
+
+
+def _turn(one: Entry, most: int | None) -> dict[str, Any]:
+    """A turn as JSON, its texts cut to `most` characters."""
+
+    def cut(text: str | None) -> str | None:
+        return text if text is None or most is None or len(text) <= most else text[:most] + "…"
+
+    return {
+        "object": "turn",
+        "id": one.id,
+        "created": one.created,
+        "request": cut(one.request),
+        "answer": cut(one.answer),
+        "reaction": cut(one.reaction),
+        "reacted": one.reacted,
+        "votes": [
+            {"label": v.label, "confidence": v.confidence, "judge": v.judge, "reason": v.reason} for v in one.votes
+        ],
+        "reward": one.reward,
+        "version": None if one.version is None else version_name(one.version),
+        "feedback": None if one.score is None else {"score": one.score, "better": one.better},
+        "learned_in": list(one.updates),
+    }
+
+
+def _version(one: Version, live: bool) -> dict[str, Any]:
+    return {
+        "object": "version",
+        "number": one.number,
+        "name": one.name,
+        "state": one.state,
+        "live": live,
+        "parent": one.parent,
+        "user": one.lineage or None,
+        "reason": one.reason or None,
+        "created": one.created,
+        "gate": dict(one.measures),
+        "metrics": dict(one.metrics),
+    }
+
+
+def _flag(value: str | None, name: str) -> bool:
+    if value not in (None, "", "0", "1"):
+        raise BadRequest(f"{name} must be 1 or 0.", param=name)
+    return value == "1"

@@ -1,0 +1,172 @@
+"""Turns with what became of them, newest first, a page at a time: for people who look at verdicts."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from sqlalchemy import Connection, and_, func, or_, select
+
+from talktune.conversations.messages import message_from_dict
+from talktune.conversations.words import spoken
+from talktune.store import schema
+from talktune.store.blobs import floats_from_bytes, ids_from_bytes
+from talktune.store.store import Store
+from talktune.types import Message, Role, Vote
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One answer, what it was given to, and what was said and thought of it."""
+
+    id: str
+    user: str
+    created: float
+    request: str
+    answer: str
+    reaction: str | None
+    """What was said next; None while nothing was."""
+    reacted: Role | None
+    """Who said it."""
+    votes: tuple[Vote, ...]
+    reward: float | None
+    """The person's score where there is one, else the judge's."""
+    version: int | None
+    """Of the policy that answered; None for the model as it was, or where the engine does not say."""
+    score: float | None
+    """The person's own."""
+    better: str | None
+    """The answer that the person wanted."""
+    updates: tuple[int, ...]
+    """Those that it was part of."""
+
+
+def entries(
+    store: Store,
+    user: str | None,
+    *,
+    before: str | None = None,
+    limit: int = 50,
+    bad: bool = False,
+    unscored: bool = False,
+) -> list[Entry]:
+    """A page of turns behind the turn `before`, newest first; side turns are left out.
+
+    `user` is whose (None: everybody's); `bad` leaves those with a negative reward, `unscored` those without any.
+    """
+    t, reward = schema.turns.c, _reward()
+    query = _select().where(t.kind == "main", t.state == "complete")
+    query = query.order_by(t.created.desc(), t.id.desc()).limit(limit)
+    if user is not None:
+        query = query.where(t.user == user)
+    if bad:
+        query = query.where(reward < 0)
+    if unscored:
+        query = query.where(reward.is_(None))
+    with store.reading() as c:
+        if before is not None:
+            if "\0" in before:
+                return []
+            whose = [] if user is None else [t.user == user]
+            last = c.execute(select(t.created).where(t.id == before, *whose)).scalar()
+            if last is None:
+                return []
+            query = query.where(t.created <= last, or_(t.created < last, and_(t.created == last, t.id < before)))
+        return _entries(c, query)
+
+
+def entry(store: Store, user: str | None, id: str) -> Entry | None:
+    """One turn, of this user where one is named."""
+    if "\0" in id:
+        return None
+    whose = [] if user is None else [schema.turns.c.user == user]
+    with store.reading() as c:
+        return next(iter(_entries(c, _select().where(schema.turns.c.id == id, *whose))), None)
+
+
+def sampled(store: Store, id: str) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
+    """The ids of an answer's tokens, and the log-probs that they were sampled with; none where they are not known."""
+    t = schema.turns.c
+    with store.reading() as c:
+        row = c.execute(select(t.answer_ids, t.logprobs).where(t.id == id)).first()
+    if row is None or row.answer_ids is None:
+        return (), None
+    logprobs = None if row.logprobs is None else floats_from_bytes(row.logprobs)
+    # An older talktune stored numbers that are none.
+    return ids_from_bytes(row.answer_ids), logprobs if logprobs and all(map(isfinite, logprobs)) else None
+
+
+def _reward() -> Any:
+    return func.coalesce(schema.feedback.c.score, schema.verdicts.c.reward)
+
+
+def _select() -> Any:
+    t, f = schema.turns.c, schema.feedback.c
+    columns = (t.id, t.user, t.created, t.messages, t.answer, t.policy_version, f.score, f.better)
+    joined = schema.turns.outerjoin(schema.feedback).outerjoin(schema.verdicts)
+    return select(*columns, _reward().label("reward")).select_from(joined)
+
+
+def _entries(c: Connection, query: Any) -> list[Entry]:
+    rows = c.execute(query).all()
+    ids = [row.id for row in rows]
+    votes, reactions, updates = _votes(c, ids), _reactions(c, ids), _updates(c, ids)
+    found: list[Entry] = []
+    for row in rows:
+        reaction = reactions.get(row.id, ())
+        found.append(
+            Entry(
+                row.id,
+                row.user,
+                row.created,
+                _text(m for m in _messages(row.messages) if m.role in ("user", "tool")),
+                _answer(message_from_dict(json.loads(row.answer))),
+                _text(reaction) if reaction else None,
+                reaction[0].role if reaction else None,
+                tuple(votes.get(row.id, ())),
+                row.reward,
+                row.policy_version,
+                row.score,
+                json.loads(row.better) if row.better else None,
+                tuple(updates.get(row.id, ())),
+            )
+        )
+    return found
+
+
+def _votes(c: Connection, ids: Sequence[str]) -> dict[str, list[Vote]]:
+    v = schema.votes.c
+    found: dict[str, list[Vote]] = {}
+    for row in c.execute(select(schema.votes).where(v.turn.in_(ids)).order_by(v.turn, v.number)):
+        found.setdefault(row.turn, []).append(Vote(row.label, row.confidence, row.judge, row.reason))
+    return found
+
+
+def _updates(c: Connection, ids: Sequence[str]) -> dict[str, list[int]]:
+    u = schema.update_turns.c
+    found: dict[str, list[int]] = {}
+    for row in c.execute(select(u.turn, u.update).where(u.turn.in_(ids)).order_by(u.update)):
+        found.setdefault(row.turn, []).append(row.update)
+    return found
+
+
+def _reactions(c: Connection, ids: Sequence[str]) -> dict[str, list[Message]]:
+    """What was said first behind each."""
+    t = schema.turns.c
+    query = select(t.parent, t.messages).where(t.parent.in_(ids), t.kind == "main").order_by(t.created.desc())
+    return {row.parent: [m for m in _messages(row.messages) if m.role in ("user", "tool")] for row in c.execute(query)}
+
+
+def _messages(body: str) -> list[Message]:
+    return [message_from_dict(message) for message in json.loads(body)]
+
+
+def _text(messages: Iterable[Message]) -> str:
+    return "\n".join(filter(None, map(spoken, messages)))
+
+
+def _answer(answer: Message) -> str:
+    """What was answered, calls of tools as name(arguments)."""
+    calls = [call.get("function") or {} for call in answer.tool_calls]
+    return "\n".join(filter(None, [answer.content, *(f"{f.get('name')}({f.get('arguments')})" for f in calls)]))
