@@ -30,6 +30,7 @@ from talktune.commands.serve import judge, learn, serve
 from talktune.commands.status import status
 from talktune.commands.stores import forget
 from talktune.commands.train import train
+from talktune.commands.turns import fix, list_turns
 from talktune.errors import UserError
 
 INTERRUPTED = 130
@@ -58,6 +59,10 @@ policies.command(list_versions, name="list")
 for command in (show, promote, rollback):
     policies.command(command)
 app.command(policies)
+turns = App(name="turns", help="Answers with their verdicts, the newest first; `turns fix` corrects one.")
+turns.default(list_turns)
+turns.command(fix)
+app.command(turns)
 
 
 @app.meta.default

@@ -48,26 +48,30 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TALKTUNE_API_KEY", "secret")
 
 
-def kept(store: Path) -> tuple[list[Any], dict[str, float]]:
+def kept(store: Path) -> tuple[list[Any], dict[str, float], dict[str, str]]:
     opened = Store(store)
     t, f = schema.turns.c, schema.feedback.c
     with opened.reading() as c:
         turns = c.execute(select(t.id, t.parent, t.conversation, t.messages).order_by(t.created)).all()
-        scores = {row.turn: row.score for row in c.execute(select(f.turn, f.score))}
+        said = c.execute(select(f.turn, f.score, f.better)).all()
     opened.close()
-    return list(turns), scores
+    wanted = {row.turn: json.loads(row.better) for row in said if row.better}
+    return list(turns), {row.turn: row.score for row in said}, wanted
 
 
 @pytest.mark.usefixtures("key")
 def test_a_talk_with_a_running_server(talktune: Any, url: str, store: Path) -> None:
-    said = talktune("chat", "--url", url, stdin="/good\nOne?\n/good\nTwo?\n/bad\n/undo\n/Three is a path/\n/what\n")
+    said = talktune(
+        "chat", "--url", url, stdin="/good\nOne?\n/good\nTwo?\n/bad\n/undo\n/3/ is a path\n/say Just this.\n/what\n"
+    )
     assert said.code == 0, said.err
-    turns, scores = kept(store)
-    assert [json.loads(turn.messages)[0]["content"] for turn in turns] == ["One?", "Two?", "/Three is a path/"]
+    turns, scores, wanted = kept(store)
+    assert [json.loads(turn.messages)[0]["content"] for turn in turns] == ["One?", "Two?", "/3/ is a path"]
     first, second, third = turns
     assert second.parent == third.parent == first.id, "/undo goes on behind the answer before"
     assert len({turn.conversation for turn in turns}) == 1
-    assert scores == {first.id: 1.0, second.id: -1.0}
+    assert scores == {first.id: 1.0, second.id: -1.0, third.id: -1.0}
+    assert wanted == {third.id: "Just this."}
     assert "/good: there is no answer yet" in said.err
     assert "Taken back: Two?" in said.err
     assert "There is no /what: /good and /bad judge the last answer" in said.err
