@@ -124,8 +124,7 @@ class LiveLearner:
                     raise
                 log.exception("the exam of %s failed %d times", candidate.name, TRIES)
                 reasons = [f"its exam failed ({type(error).__name__}: {error})"]
-        if not self.policies.decide(candidate.number, reasons, measures):
-            log.warning("%s is rejected: %s", candidate.name, self.policies.version(candidate.number).reason)
+        self.policies.decide(candidate.number, reasons, measures)
         serving = self.policies.live(candidate.lineage)
         for number in [n for n in self._loras if serving is None or n != serving.number]:
             self._engine.forget(self._loras.pop(number))
