@@ -15,9 +15,17 @@ err = Console(stderr=True)
 
 
 def progress() -> "Progress":
-    """A progress bar on stderr: a spinner, what is being done, how much of it, for how long."""
+    """A progress bar on stderr: a spinner, what is being done, how much of it, how long it took and will take."""
     # Not with --help.
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     return Progress(
         SpinnerColumn(),
@@ -25,6 +33,8 @@ def progress() -> "Progress":
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
         console=err,
     )
 
