@@ -81,7 +81,6 @@ def test_wrong_values(talktune: Any, talks: Path, tiny_model: Path, tmp_path: Pa
         ("serve", "--gate-empty", "-5"),
         ("serve", "--brake-length", "-5"),
         ("serve", "--timer-minutes", "inf"),
-        ("serve", "--notify", "hooks"),
         ("learn", "--holdout", "nan"),
         ("learn", "--gate-length-low", "2"),
         ("judge", "--seed", "-1"),
