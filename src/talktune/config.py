@@ -263,7 +263,8 @@ class ServeConfig:
     store: str = "talktune.db"
     """Where conversations are kept: a SQLite file, or a database URL (postgresql://…)."""
     keys: Path | None = None
-    """File with a line `USER KEY` for each user; users do not see each other's conversations."""
+    """File with a line `USER KEY` for each user (`USER KEY admin` for who may promote versions); users do not see each
+    other's conversations."""
     allow_origin: tuple[str, ...] = ()
     """Origin of a web page that may talk to this server, like https://chat.example.org; none by default, repeatable."""
     strict_models: bool = False

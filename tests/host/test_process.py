@@ -83,6 +83,15 @@ def base_of(client: openai.OpenAI) -> str:
     return client.models.list().data[0].id
 
 
+def test_what_each_token_says(running: str, tiny_model: Path) -> None:
+    tokenizer = load_policy(ModelConfig(model=str(tiny_model), device="cpu")).tokenizer
+    ids = tokenizer.encode("né", add_special_tokens=False)
+    said = httpx2.post(f"{running}/detokenize", json={"tokens": ids}).json()
+    assert said == {"prompt": "né", "pieces": ["n", "", "é"]}
+    for wrong in ({}, {"tokens": 1}, {"tokens": [len(tokenizer)]}, {"tokens": [-1]}, {"tokens": [True]}, []):
+        assert httpx2.post(f"{running}/detokenize", json=wrong).status_code == 400, wrong
+
+
 def test_a_whole_reply_with_ids_and_logprobs(client: openai.OpenAI, tiny_model: Path, adapter: Path) -> None:
     """The base and an adapter by name; ids and log-probs equal a teacher-forced pass."""
     policy = load_policy(ModelConfig(model=str(tiny_model), device="cpu"))

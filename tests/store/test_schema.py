@@ -7,6 +7,7 @@ from sqlalchemy import insert
 from talktune.conversations.marks import answer_mark, asked_mark
 from talktune.store import schema
 from talktune.store.candidates import Candidates
+from talktune.store.journal import entry
 from talktune.store.policies import Policies
 from talktune.store.queues import Judging
 from talktune.store.store import Store
@@ -76,4 +77,28 @@ def test_answers_of_an_older_store_are_found_by_their_marks(tmp_path: Path) -> N
         assert Candidates(c, "bob").answered([mark]) == []
     assert found is not None
     assert [(turn.id, turn.answer.content) for turn in found] == [("a", "Good morning")]
+    opened.close()
+
+
+def test_an_older_stores_feedback_takes_the_wanted_answer(tmp_path: Path) -> None:
+    file = tmp_path / "old.db"
+    store = Store(file)
+    with store.engine.begin() as c:
+        for index in ("turns_by_age", "feedback_by_age", "verdicts_by_age"):
+            c.exec_driver_sql(f"DROP INDEX {index}")
+        c.exec_driver_sql("ALTER TABLE feedback DROP COLUMN better")
+        c.execute(schema.steps.delete().where(schema.steps.c.number >= schema.STEPS.index(schema._pages)))
+        c.exec_driver_sql("INSERT INTO conversations (id, user, created, touched) VALUES ('c', 'ann', 0, 0)")
+        c.exec_driver_sql(
+            "INSERT INTO turns (id, conversation, user, hash, continued, kind, state, messages, answer, engine, "
+            "created) VALUES ('a', 'c', 'ann', x'00', 0, 'main', 'complete', '[]', "
+            '\'{"role": "assistant", "content": "Hi"}\', \'e\', 1.0)'
+        )
+        c.exec_driver_sql("INSERT INTO feedback (turn, score, created) VALUES ('a', 1.0, 2.0)")
+    store.close()
+    opened = Store(file)
+    assert opened.add_feedback("ann", "a", None, 3.0, "Good morning")
+    found = entry(opened, "ann", "a")
+    assert found is not None
+    assert (found.score, found.better) == (1.0, "Good morning")
     opened.close()

@@ -278,6 +278,7 @@ class Server:
             ("/v1/conversations/{id}", self.conversation, "GET"),
             ("/v1/turns", self.watching.turns, "GET"),
             ("/v1/turns/{id}", self.watching.turn, "GET"),
+            ("/v1/judge-lines", self.watching.judge_lines, "GET"),
             ("/v1/learning", self.watching.learning, "GET"),
             ("/v1/versions", self.watching.versions, "GET"),
             ("/v1/versions/rollback", self.watching.rollback, "POST"),

@@ -49,10 +49,11 @@ class Events:
             told: dict[str, Any] | None = None
             at = time.monotonic()
             while not self.ending():
-                now = None if self._latest is None else _shown(self._latest, user, lineage)
-                if now is not None and now != told:
+                seen = self._latest
+                now = _shown(seen, user, lineage) if seen is not None and user in seen.turns else told
+                if now != told:
                     told, at = now, time.monotonic()
-                    yield event(now)
+                    yield event(now or {})
                 elif time.monotonic() - at > QUIET_SECONDS:
                     at = time.monotonic()
                     yield b": nothing new\n\n"

@@ -186,6 +186,7 @@ _TURNS = [
     {"name": "before", "in": "query", "schema": _TEXT, "description": "`next` of the page before"},
     {"name": "bad", "in": "query", "schema": _SWITCH, "description": "1: those with a negative reward"},
     {"name": "unscored", "in": "query", "schema": _SWITCH, "description": "1: those without a reward"},
+    {"name": "corrected", "in": "query", "schema": _SWITCH, "description": "1: those with your own verdict"},
 ]
 _FORMAT = {"name": "format", "in": "query", "schema": {"enum": ["json", "jsonl"]}}
 
@@ -279,6 +280,12 @@ DESCRIPTION: dict[str, Any] = {
                 "summary": "one turn, whole, with its tokens and the log-probs that sampled them",
                 "parameters": [_ID],
                 "responses": _answers(_ANY, 401, 403, 404),
+            }
+        },
+        "/v1/judge-lines": {
+            "get": {
+                "summary": "your own verdicts on answers that were reacted to, as lines for `talktune judge-train`",
+                "responses": _answers(_TEXT, 401, 403, kind="application/jsonl"),
             }
         },
         "/v1/learning": {

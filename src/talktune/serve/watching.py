@@ -1,6 +1,7 @@
 """The routes by which people see what is learned and correct it; each user sees what is their own."""
 
 import asyncio
+import json
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from talktune.serve.events import Events
 from talktune.serve.keys import Caller, Keys
 from talktune.serve.learned import Learned
 from talktune.serve.wire import BadRequest
-from talktune.store.journal import Entry, entries, entry, sampled
+from talktune.store.journal import Entry, entries, entry, judge_lines, sampled
 from talktune.store.policies import EVERYBODY, Policies, Version, version_name
 
 MOST_TURNS = 200
@@ -44,10 +45,8 @@ class Watching:
         if not limit.isdecimal() or not 1 <= int(limit[:9]) <= MOST_TURNS:
             raise BadRequest(f"limit must be a whole number from 1 to {MOST_TURNS}.", param="limit")
         count, before = int(limit), query.get("before") or None
-        bad, unscored = (_flag(query.get(name), name) for name in ("bad", "unscored"))
-        found = await self._read(
-            lambda: entries(self._service.store, user, before=before, limit=count + 1, bad=bad, unscored=unscored)
-        )
+        flags = {name: _flag(query.get(name), name) for name in ("bad", "unscored", "corrected")}
+        found = await self._read(lambda: entries(self._service.store, user, before=before, limit=count + 1, **flags))
         after = found[count - 1].id if len(found) > count else None
         data = [_turn(one, SHOWN) for one in found[:count]]
         return JSONResponse({"object": "list", "data": data, "next": after})
@@ -65,6 +64,12 @@ class Watching:
             for i in range(len(ids))
         ]
         return JSONResponse(_turn(found, None) | {"tokens": tokens})
+
+    async def judge_lines(self, request: Request) -> Response:
+        """GET /v1/judge-lines: the user's own verdicts, for `talktune judge-train`."""
+        user = self._keys.user(request.headers)
+        found = await self._read(lambda: [json.dumps(line) + "\n" for line in judge_lines(self._service.store, user)])
+        return Response("".join(found), media_type="application/jsonl")
 
     async def learning(self, request: Request) -> Response:
         """GET /v1/learning."""

@@ -1,7 +1,7 @@
 """Turns with what became of them, newest first, a page at a time: for people who look at verdicts."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -14,6 +14,8 @@ from talktune.store import schema
 from talktune.store.blobs import floats_from_bytes, ids_from_bytes
 from talktune.store.store import Store
 from talktune.types import Message, Role, Vote
+
+PAGE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,12 @@ def entries(
     limit: int = 50,
     bad: bool = False,
     unscored: bool = False,
+    corrected: bool = False,
 ) -> list[Entry]:
     """A page of turns behind the turn `before`, newest first; side turns are left out.
 
-    `user` is whose (None: everybody's); `bad` leaves those with a negative reward, `unscored` those without any.
+    `user` is whose (None: everybody's); `bad` leaves those with a negative reward, `unscored` those without any, and
+    `corrected` those with a person's own score.
     """
     t, reward = schema.turns.c, _reward()
     query = _select().where(t.kind == "main", t.state == "complete")
@@ -64,6 +68,8 @@ def entries(
         query = query.where(reward < 0)
     if unscored:
         query = query.where(reward.is_(None))
+    if corrected:
+        query = query.where(schema.feedback.c.score.is_not(None))
     with store.reading() as c:
         if before is not None:
             if "\0" in before:
@@ -83,6 +89,18 @@ def entry(store: Store, user: str | None, id: str) -> Entry | None:
     whose = [] if user is None else [schema.turns.c.user == user]
     with store.reading() as c:
         return next(iter(_entries(c, _select().where(schema.turns.c.id == id, *whose))), None)
+
+
+def judge_lines(store: Store, user: str) -> Iterator[dict[str, Any]]:
+    """What a user said of answers that were reacted to, newest first: lines as `talktune judge-train` reads them."""
+    before = None
+    while page := entries(store, user, before=before, limit=PAGE, corrected=True):
+        before = page[-1].id
+        for one in page:
+            if one.reaction and one.score is not None:
+                label = (one.score > 0) - (one.score < 0)
+                line = {"request": one.request, "response": one.answer, "role": one.reacted}
+                yield line | {"next_state": one.reaction, "label": label}
 
 
 def sampled(store: Store, id: str) -> tuple[tuple[int, ...], tuple[float, ...] | None]:

@@ -7,6 +7,8 @@ let asking = null;
 
 export const get = async (path) => (await request(path)).json();
 
+export const text = async (path) => (await request(path)).text();
+
 export const post = async (path, body) => (await request(path, body ?? {})).json();
 
 // Server-sent events of a route, each as parsed JSON; returns when the stream has ended.

@@ -13,8 +13,8 @@ export async function refresh(learning) {
   for (const role of ["judge", "learner"]) lines.push(roleLine(role, health.roles[role], learning.roles[role]));
   if (health.version) lines.push(item(false, "Version", health.version));
   const next = learning.next_update;
-  const waits = `${count(learning.waiting_for_judge, "turn")} wait for the judge, ${next.waiting} for the next update`;
-  lines.push(item(true, "Queues", waits));
+  const waits = `${count(learning.waiting_for_judge, "turn")} for the judge, ${next.waiting} for the next update`;
+  lines.push(item(true, "Waiting", waits));
   lines.push(item(!next.stopped, "Brakes", next.stopped ? `learning is stopped: ${next.stopped}` : "none is on"));
   const known = learning.brakes.filter((brake) => brake.value !== null && brake.value !== undefined);
   by("state").replaceChildren(h("ul", { class: "health" }, lines), ...(known.length ? [brakes(known)] : []));

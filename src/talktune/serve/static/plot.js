@@ -8,6 +8,7 @@ const LEFT = 48;
 const RIGHT = 12;
 const TOP = 26;
 const BOTTOM = 40;
+const LABEL = 28; // between two versions that are both named
 
 export function plot(points, marks, label) {
   const last = points.at(-1).number;
@@ -31,7 +32,7 @@ export function plot(points, marks, label) {
     { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": label, class: "plot" },
     rows,
     svg("polygon", { class: "band", points: [...upper, ...lower].join(" ") }),
-    shown.map((mark) => version(mark, x(mark.number))),
+    shown.map((mark, i) => version(mark, x(mark.number), i + 1 === shown.length || x(shown[i + 1].number) - x(mark.number) > LABEL)),
     svg("polyline", { class: "line", points: line }),
     svg("circle", { class: "now", cx: x(last), cy: y(points.at(-1).share), r: 4 }),
     ends,
@@ -40,13 +41,14 @@ export function plot(points, marks, label) {
   return h("figure", {}, drawing);
 }
 
-function version(mark, x) {
+function version(mark, x, named) {
   const number = Number(mark.name.replace("policy-", ""));
+  const name = mark.state === "rejected" ? `✗${number}` : `v${number}`;
   return svg(
     "g",
     { class: `mark ${mark.state}` },
     svg("title", {}, `${mark.name} ${mark.state}${mark.reason ? `: ${mark.reason}` : ""}`),
     svg("line", { x1: x, x2: x, y1: TOP, y2: HEIGHT - BOTTOM }),
-    svg("text", { x, y: TOP - 8, "text-anchor": "middle" }, mark.state === "rejected" ? `✗${number}` : `v${number}`),
+    named ? svg("text", { x, y: TOP - 8, "text-anchor": "middle" }, name) : null,
   );
 }

@@ -1,10 +1,10 @@
 // Turns, newest first, a page at a time; opened: all of one, and a verdict that overrules the judge's.
 
-import { get } from "/page/api.js";
+import { get, text } from "/page/api.js";
 import { action, ago, by, h } from "/page/dom.js";
 import { verdict } from "/page/verdict.js";
 
-const PAGE = 20;
+const PAGE = 10;
 const rows = new Map();
 let filter = "";
 let next = null;
@@ -14,22 +14,34 @@ export function start() {
     button.addEventListener("click", () => {
       filter = button.dataset.filter;
       for (const one of document.querySelectorAll("[data-filter]")) one.setAttribute("aria-pressed", one === button);
-      rows.clear();
-      by("list").replaceChildren();
+      clear();
       load();
     });
   }
   const older = action("Older turns", () => load(next), { id: "older", hidden: true });
   by("older").replaceWith(older);
+  by("lines").append(action("Your verdicts as a file for judge-train", save));
 }
 
 // The newest page; turns that are shown already are brought up to date, an opened one is left open.
 export const refresh = () => load();
 
+async function save() {
+  const url = URL.createObjectURL(new Blob([await text("/v1/judge-lines")], { type: "application/jsonl" }));
+  h("a", { href: url, download: "judge-lines.jsonl" }).click();
+  URL.revokeObjectURL(url);
+}
+
+function clear() {
+  rows.clear();
+  by("list").replaceChildren();
+}
+
 async function load(before = null) {
   const wanted = filter;
   const found = await get(`/v1/turns?limit=${PAGE}&${filter}${before ? `&before=${encodeURIComponent(before)}` : ""}`);
   if (wanted !== filter) return;
+  if (!before && !found.data.some((turn) => rows.has(turn.id))) clear(); // so many are new that there is a gap
   if (before || !rows.size || rows.size <= PAGE) next = found.next;
   let last = null;
   for (const turn of found.data) {

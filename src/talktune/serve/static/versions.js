@@ -38,7 +38,7 @@ export async function refresh(may) {
 }
 
 function table(rows) {
-  const names = ["Version", "State", ...MEASURES.map(([, name]) => name), ""];
+  const names = ["Version", "State", ...MEASURES.map(([, name]) => name), h("span", { class: "hidden" }, "What you can do")];
   const head = h("tr", {}, names.map((name) => h("th", { scope: "col" }, name)));
   const label = "Versions, newest first";
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, h("table", {}, h("thead", {}, head), h("tbody", {}, rows)));

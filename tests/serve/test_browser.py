@@ -1,0 +1,93 @@
+"""The page in a real browser, before a real server and host: what a person does on it, and what it must not do."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from talktune.store.policies import Policies
+from talktune.store.store import Store
+
+from ..versions import make_versions
+from .browser import CHROMIUM, Browser, browser
+from .conftest import serving
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A tiny model with two versions, of which the second is live; the key of `own` runs it, `bob` is a user."""
+    folder = tmp_path_factory.mktemp("page")
+    store = Store(folder / "s.db")
+    make_versions(tiny_model, store, folder / "policies", 2)
+    Policies(store).promote(2)
+    store.close()
+    (folder / "keys").write_text("bob bob-secret\n")
+    options = ("--model", str(tiny_model), "--device", "cpu", "--no-judge", "--no-learn", "--max-answer-tokens", "8")
+    options += ("--keys", str(folder / "keys"), "--policies", str(folder / "policies"))
+    with serving(folder / "s.db", *options, env={"TALKTUNE_API_KEY": "own"}) as running:
+        yield running
+
+
+@pytest.fixture
+def page(server: Any, tmp_path: Path) -> Iterator[Browser]:
+    with browser(tmp_path) as opened:
+        opened.open(server.url)
+        yield opened
+        # A key is asked for once; nothing else is an error, and nothing leaves the machine.
+        assert all("401" in complaint for complaint in opened.complaints), opened.complaints
+        assert all(url.startswith(server.url) for url in opened.requests)
+
+
+def give_key(page: Browser, key: str) -> None:
+    page.wait("document.querySelector('#key').open")
+    page.type("#key-words", key)
+    page.press_enter()
+
+
+def test_talk_react_correct_compare_and_roll_back(server: Any, page: Browser) -> None:
+    give_key(page, "own")
+    page.wait("document.querySelector('#line').textContent.startsWith('No reaction heard yet')")
+    page.type("#words", "Hello there")
+    page.press_enter()
+    page.click(".answer .thumb[aria-label='Good answer']")
+    page.wait("document.querySelector('.answer .thumb[aria-pressed=true]')")
+    # It is told of what it did itself, without a reload.
+    page.wait("document.querySelector('#line').textContent.startsWith('1 reaction heard')")
+    page.wait("document.querySelector('.turn .badge.good')")
+    assert page.run("document.querySelector('.turn .cells').textContent").startswith("Hello there")
+    page.click(".turn > summary")
+    page.wait("document.querySelector('.turn .tokens span')")
+    page.click(".turn .thumb[aria-label='Bad answer']")
+    page.wait("document.querySelector('.turn .badge.bad')")
+    page.run("document.querySelector('.turn .better').open = true")
+    page.type(".turn .better textarea", "Good morning!")
+    page.click(".turn .better button")
+    page.wait("document.querySelector('.turn .better [role=status]').textContent")
+    (kept,) = httpx2.get(f"{server.url}/v1/turns", headers={"X-Api-Key": "own"}).json()["data"]
+    assert (kept["request"], kept["reward"], kept["version"]) == ("Hello there", -1.0, "policy-000002")
+    assert kept["feedback"] == {"score": -1.0, "better": "Good morning!"}
+    page.type("#prompt", "Say something")
+    page.click("#compare .main")
+    page.wait("document.querySelectorAll('.side').length === 2")
+    page.wait("[...document.querySelectorAll('.side .text')].every((one) => one.textContent)")
+    page.wait("!document.querySelector('.side[aria-busy]')")
+    assert "policy-000002" in page.run("document.querySelector('tr.live').textContent")
+    page.click("#back")
+    page.wait("document.querySelector('tr.live').textContent.startsWith('policy-000001')")
+    listed = httpx2.get(f"{server.url}/v1/turns", headers={"X-Api-Key": "own"}).json()["data"]
+    assert len(listed) == 1, "nothing is learned from what was compared"
+
+
+def test_a_second_user_sees_none_of_it(page: Browser) -> None:
+    give_key(page, "wrong")
+    page.wait("document.querySelector('#key-why').textContent.includes('does not know')")
+    give_key(page, "bob-secret")
+    page.wait("!document.querySelector('#no-turns').hidden")
+    assert page.run("document.querySelectorAll('.turn').length") == 0
+    assert "No reaction heard yet" in page.run("document.querySelector('#line').textContent")
+    assert not page.run("Boolean(document.querySelector('#version-list button'))")
+    assert page.run("document.documentElement.scrollWidth <= innerWidth")
