@@ -16,7 +16,7 @@ from talktune.commands.options import AsJson, Output, Store
 from talktune.commands.stores import is_store, open_store
 from talktune.config import Count
 from talktune.errors import UserError
-from talktune.types import Message, Turn, Verdict
+from talktune.types import Conversation, Message, Turn, Verdict
 
 File = Annotated[Path | None, Parameter(help="A scored file, or a store's file, instead of --store.")]
 Id = Annotated[str, Parameter(help="The turn, as `talktune turns` names it.")]
@@ -46,8 +46,10 @@ def list_turns(
     limit
         How many.
     """
-    where = _store_of(file, store)
-    rows = _of_file(file, bad, unscored, limit) if file and where is None else _of_store(where, bad, unscored, limit)
+    if file is None or is_store(file):
+        rows = _of_store(str(file or store), bad, unscored, limit)
+    else:
+        rows = _of_file(file, bad, unscored, limit)
     if as_json:
         print(json.dumps(rows))
     elif not rows:
@@ -74,30 +76,22 @@ def fix(
     output
         With a scored file: the file to write, which may be the same.
     """
-    where = _store_of(file, store)
-    if file is not None and where is None:
-        if output is None:
-            raise UserError(f"--output is missing: name the file to write, or {file} itself to correct it in place.")
-        _fix_in_file(file, id, float(verdict), output)
-        warn(f"{id} is {verdict} in {output}")
+    if file is None or is_store(file):
+        if output is not None:
+            raise UserError("--output: a store is corrected where it is; leave it out.")
+        warn(_fix_in_store(str(file or store), id, verdict))
         return 0
-    if output is not None:
-        raise UserError("--output: a store is corrected where it is; leave it out.")
-    warn(_fix_in_store(str(where), id, verdict))
+    if output is None:
+        raise UserError(f"--output is missing: name the file to write, or {file} itself to correct it in place.")
+    _fix_in_file(file, id, float(verdict), output)
+    warn(f"{id} is {verdict} in {output}")
     return 0
 
 
-def _store_of(file: Path | None, store: str) -> str | None:
-    """The store that is meant; None for a scored file."""
-    if file is None:
-        return store
-    return str(file) if is_store(file) else None
-
-
-def _of_store(where: str | None, bad: bool, unscored: bool, limit: int) -> list[dict[str, Any]]:
+def _of_store(where: str, bad: bool, unscored: bool, limit: int) -> list[dict[str, Any]]:
     from talktune.store.journal import entries
 
-    opened = open_store(where or "")
+    opened = open_store(where)
     try:
         return [
             {
@@ -161,7 +155,7 @@ def _show(row: dict[str, Any]) -> None:
 
 def _facts(row: dict[str, Any]) -> Iterator[str]:
     yield row["id"]
-    yield "unscored" if row["reward"] is None else f"{row['reward']:+g}"
+    yield "unscored" if row["reward"] is None else f"{row['reward']:+g}" if row["reward"] else "0"
     if row.get("by_person"):
         yield "by a person"
     if row["votes"]:
@@ -188,7 +182,7 @@ def _fix_in_store(where: str, id: str, verdict: str) -> str:
     finally:
         opened.close()
     if found.updates:
-        return f"{id} is {verdict} now; update {found.updates[-1]} learned from it as it was, and none will again."
+        return f"{id} is {verdict} now; update {found.updates[-1]} learned from it as it was, which stays."
     return f"{id} is {verdict} now: the next update that it is part of learns from that."
 
 
@@ -209,7 +203,7 @@ def _fix_in_file(file: Path, id: str, reward: float, output: Path) -> None:
         written.writelines(json_line(conversation_to_dict(conversation)) for conversation in known.values())
 
 
-def _read(file: Path) -> Any:
+def _read(file: Path) -> dict[str, Conversation]:
     from talktune.conversations.scored import read_scored
 
     if not file.is_file():
