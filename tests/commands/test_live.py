@@ -97,6 +97,19 @@ def test_status(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "facts: 3 of 20" in shown
 
 
+def test_an_update_that_taught_nothing_is_named(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status.status(store=str(path))
+    assert "made no version" not in capsys.readouterr().out
+    store = Store(path)
+    store.add_turns([_turn(9, 9.0)])
+    store.add_feedback("ann", "t9", 1.0, 9.0)
+    assert lease(store, LEASE, "me:0", 11.0)
+    Learning(store).commit("me:0", None, {"reward_mean": 1.0}, ["t9"], 1, 11.0)
+    store.close()
+    status.status(store=str(path))
+    assert "the last update made no version" in capsys.readouterr().out
+
+
 def test_a_brake_is_shown(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store(path)
     Policies(store).stop("", "KL to the base model is 9.00, wanted at most 3.0")

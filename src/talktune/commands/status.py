@@ -90,6 +90,8 @@ def _screen(found: dict[str, Any]) -> Group:
     lines = [Text(f"live for {name or 'everybody'}: {_name(number)}") for name, number in found["live"].items()]
     lines += [Text(line) for line in (*_stopped(found), *_roles(found))]
     lines += [Text(f"{one['version']} was rejected: {one['reason']}") for one in found["rejected"]]
+    if found["last_updates"] and found["last_updates"][-1]["version"] is None:
+        lines.append(Text("the last update made no version: from its verdicts, all alike, nothing can be learned"))
     for name, what in (("reward_mean", "reward"), ("response_length", "length"), ("kl_ref", "KL to the base")):
         values = [update[name] for update in found["last_updates"] if name in update]
         if values:
