@@ -9,17 +9,18 @@ import sys
 import tomllib
 import warnings
 from collections.abc import Callable
-from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, Token
+from cyclopts import App, ArgumentCollection, CycloptsError, Group, Parameter, Token
 
 from talktune import config as knobs
+from talktune.commands import brief
 from talktune.commands.chat import chat
 from talktune.commands.demo import demo
 from talktune.commands.evaluate import evaluate
 from talktune.commands.export import export
+from talktune.commands.feedback import feedback
 from talktune.commands.judging import judge_eval, judge_train
 from talktune.commands.lab import lab
 from talktune.commands.policies import list_versions, promote, rollback, show
@@ -29,6 +30,7 @@ from talktune.commands.serve import judge, learn, serve
 from talktune.commands.status import status
 from talktune.commands.stores import forget
 from talktune.commands.train import train
+from talktune.commands.turns import fix, list_turns
 from talktune.commands.waiting import wait_as_needed
 from talktune.errors import UserError
 from talktune.files import OUTSIDE
@@ -46,20 +48,41 @@ app = App(
 )
 app.meta.suppress_keyboard_interrupt = False  # `main` says how to go on
 
+PANELS = {
+    knobs.ServeConfig: "Server",
+    knobs.ModelConfig: "Model",
+    knobs.JudgeConfig: "Judge",
+    knobs.AlgorithmConfig: "Algorithm",
+    knobs.TrainConfig: "Training",
+    knobs.SampleConfig: "Sampling",
+    knobs.LiveConfig: "Live",
+    knobs.GateConfig: "Gate",
+    knobs.DemoConfig: "Demo",
+    knobs.LabConfig: "Lab",
+}
+"""What options are called together: a panel of `--help`, a section of a TOML file."""
+_groups = {kind: Group.create_ordered(name) for kind, name in PANELS.items()}
 for part in vars(knobs).values():
-    if is_dataclass(part):
-        Parameter(name="*")(part)  # a command takes its fields as options of their own names
+    if isinstance(part, type) and (of := next((kind for kind in PANELS if issubclass(part, kind)), None)):
+        Parameter(name="*", group=_groups[of])(part)  # a command takes its fields as options of their own names
 
 for command in (score, train, chat, judge_eval, judge_train, demo, lab, report, export):
     app.command(command)
-for command in (serve, judge, learn, status, forget):
+for command in (judge, status, feedback, forget):
     app.command(command)
+_brief = brief.Brief()
+for command in (serve, learn):
+    app.command(command, help_formatter=_brief, help_epilogue=brief.EPILOGUE)
 app.command(evaluate, name="eval")
 policies = App(name="policies", help="Versions of the policy: list, show, promote, roll back.")
 policies.command(list_versions, name="list")
 for command in (show, promote, rollback):
     policies.command(command)
 app.command(policies)
+turns = App(name="turns", help="Answers with their verdicts, the newest first; `turns fix` corrects one.")
+turns.default(list_turns)
+turns.command(fix)
+app.command(turns)
 
 
 @app.meta.default
@@ -122,8 +145,11 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     wait_as_needed()
     os.umask(0o077)  # conversations, versions and logs are their owner's alone
+    arguments = sys.argv[1:]
+    _brief.everything = brief.ALL in arguments
+    arguments = ["--help" if one == brief.ALL else one for one in arguments]
     try:
-        code = app.meta(sys.argv[1:], exit_on_error=False, print_error=False, result_action="return_value")
+        code = app.meta(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except UserError as error:
         code = _complain(str(error))
     except CycloptsError as error:

@@ -331,6 +331,8 @@ class LiveConfig:
     """Share of the conversations that is kept from training: the gate asks them."""
     shuffle_rewards: bool = False
     """Deal the rewards out anew within each update: a control in which nothing can be learned."""
+    notify: str | None = None
+    """URL that gets a JSON POST of a new version, a rejected one, a brake, a judge that is down for five minutes."""
     brake_kl: NotNegative = 3.0
     """Learning stops when an update's KL to the base model is higher, in nats a token."""
     brake_entropy: NotNegative = 0.05
@@ -435,6 +437,8 @@ def check_config(config: Part) -> Part:
             raise UserError(
                 "--fresh-answers is 1: one answer has nothing to be compared with; it must be 0, 2 or more."
             )
+        case LiveConfig(notify=str(url)) if not re.match(r"https?://[^/\s]", url):
+            raise UserError(f"--notify {url}: write it like https://hooks.example.org/talktune.")
         case LiveConfig(brake_judge=(low, high)) if low > high:
             raise UserError(f"--brake-judge is {(low, high)}: it must be a lower and a higher number.")
         case GateConfig(gate_length_low=low, gate_length_high=high) if low > high:

@@ -1,6 +1,8 @@
 """`talktune policies` and `talktune status` on a store in which something was learned."""
 
 import json
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,26 @@ import pytest
 from talktune.commands import policies, status
 from talktune.errors import UserError
 from talktune.store.learning import LEASE, Learning, NewVersion
+from talktune.store.overview import overview
 from talktune.store.policies import Policies
-from talktune.store.queues import lease
+from talktune.store.queues import Judging, lease
 from talktune.store.rows import NewTurn
 from talktune.store.store import Store
-from talktune.types import Message
+from talktune.types import Message, Verdict, Vote
+
+
+def _turn(number: int, at: float) -> NewTurn:
+    return NewTurn(
+        id=f"t{number}",
+        user="ann",
+        conversation=f"c{number}",
+        parent=None,
+        hash=f"t{number}".encode(),
+        messages=(Message("user", "?"),),
+        answer=Message("assistant", "!"),
+        engine="host",
+        created=at,
+    )
 
 
 @pytest.fixture
@@ -21,17 +38,7 @@ def path(tmp_path: Path) -> Path:
     file = tmp_path / "store.db"
     store = Store(file)
     for i in range(4):
-        turn = NewTurn(
-            id=f"t{i}",
-            user="ann",
-            conversation=f"c{i}",
-            parent=None,
-            hash=f"t{i}".encode(),
-            messages=(Message("user", "?"),),
-            answer=Message("assistant", "!"),
-            engine="host",
-            created=float(i),
-        )
+        turn = _turn(i, float(i))
         store.add_turns([turn])
         store.add_feedback("ann", turn.id, 1.0 if i % 2 else -1.0, float(i))
     learning, found = Learning(store), Policies(store)
@@ -90,14 +97,50 @@ def test_status(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "facts: 3 of 20" in shown
 
 
+def test_an_update_that_taught_nothing_is_named(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status.status(store=str(path))
+    assert "made no version" not in capsys.readouterr().out
+    store = Store(path)
+    store.add_turns([_turn(9, 9.0)])
+    store.add_feedback("ann", "t9", 1.0, 9.0)
+    assert lease(store, LEASE, "me:0", 11.0)
+    Learning(store).commit("me:0", None, {"reward_mean": 1.0}, ["t9"], 1, 11.0)
+    store.close()
+    status.status(store=str(path))
+    assert "the last update made no version" in capsys.readouterr().out
+
+
 def test_a_brake_is_shown(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store(path)
     Policies(store).stop("", "KL to the base model is 9.00, wanted at most 3.0")
+    reason = "learning of everybody is stopped: KL to the base model is 9.00, wanted at most 3.0"
+    store.tell("learner", f"{reason}; ann: 3 of 16 verdicts until the next update", time.time())
     store.close()
     status.status(store=str(path))
-    assert "learning of everybody is stopped: KL to the base model is 9.00" in capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count(reason) == 1
+    assert "`talktune policies promote` or `rollback` lets it go on" in shown
+    assert "learner: ann: 3 of 16 verdicts until the next update" in shown
     policies.list_versions(store=str(path))
     assert "promote a version or roll back" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_persons_word_is_what_counts(path: Path) -> None:
+    store = Store(path)
+    queue = Judging(store, "me:0")
+    store.add_turns(
+        [
+            replace(_turn(8, 8.0), id="a"),
+            replace(_turn(8, 9.0), id="b", parent="a", hash=b"b", messages=(Message("user", "no!"),)),
+        ]
+    )
+    [claimed] = queue.claim(1, 10.0)
+    assert queue.settle(claimed.id, Verdict((Vote(-1),), -1.0), 0.0, 10.0)
+    assert overview(store)["judged"] == {"-1": 1}
+    assert store.add_feedback("ann", "a", 1.0, 11.0)
+    assert overview(store)["judged"] == {"+1": 1}
+    assert overview(store)["without_reaction"] == 1
+    store.close()
 
 
 def test_without_a_store(tmp_path: Path) -> None:

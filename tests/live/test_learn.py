@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +249,7 @@ def test_a_user_who_is_alone_by_now_is_everybody(world: Make) -> None:
 def test_what_is_missing_until_the_next_update_is_said(world: Make) -> None:
     w = world(holdout=0.3)
     assert not w.learn()
-    assert w.learner.trouble == ""
+    assert w.learner.trouble == "0 of 4 verdicts until the next update"
     w.talk(3, "ann")
     w.talk(8, "eve")
     w.judge()
@@ -264,6 +265,23 @@ def test_what_is_missing_until_the_next_update_is_said(world: Make) -> None:
     assert not w.learn()
     assert w.learner.trouble.startswith("2 of 4 verdicts until the next update; 9 of the 10 that wait are from eve,")
     assert "are from eve, who may fill 50% of an update while others wait too (--user-share)" in w.learner.trouble
+    begins = datetime.fromtimestamp(min(one.since for one in w.learner.learning.waiting().values()) + 1800)
+    assert f"; with fewer it begins at {begins:%H:%M}, 30 minutes after the oldest" in w.learner.trouble
+
+
+def test_with_versions_of_their_own_each_user_hears_what_is_missing(world: Make) -> None:
+    w = world(per_user=True)
+    assert not w.learn()
+    assert w.learner.trouble == "0 of 4 verdicts until the next update"
+    users = [f"user{i}" for i in range(7)]
+    w.talk(7, *users)
+    w.talk(2, "user3")
+    w.judge()
+    assert not w.learn()
+    said = w.learner.trouble.split("; ")
+    assert said[0] == "user3: 3 of 4 verdicts until the next update"
+    assert said[-1] == "2 more users are further from theirs"
+    assert sum("1 of 4 verdicts" in one for one in said) == 4
 
 
 @given(

@@ -160,3 +160,8 @@ def test_status_says_who_is_missing_and_why_nothing_is_learned(world: Make, caps
     w.store.tell("learner", w.learner.trouble, time.time())
     status(store=path)
     assert "learner: 3 of 4 verdicts until the next update" in " ".join(capsys.readouterr().out.split())
+    w.talk(1)
+    w.judge()
+    assert w.learn()
+    status(store=path)
+    assert "learner: it makes an update, or examines what came of one" in capsys.readouterr().out

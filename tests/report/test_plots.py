@@ -5,6 +5,7 @@ import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from talktune.report.plots import (
     draw_summary,
     moving_average,
 )
-from talktune.report.run import read_run
+from talktune.report.run import Run, read_run
 from talktune.rl.metrics import METRICS
 
 MakeRun = Callable[..., Path]
@@ -94,6 +95,28 @@ def test_only_finite_numbers_are_compared(make_run: MakeRun, value: object) -> N
     run = read_run(run_dir)
     assert comparable(run) == ({"satisfaction": (0.2, 0.4)}, {"a_$b$": (1.0, 2.5)})
     assert size(draw_before_after(run) or b"")[0] >= 900
+
+
+@pytest.mark.parametrize("draw", [draw_before_after, draw_summary])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_no_legend_lies_over_bars(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, draw: Callable[[Run], Any], share: float
+) -> None:
+    monkeypatch.setattr("talktune.report.plots.png", lambda figure: figure)
+    run_dir = make_run()
+    both = {"satisfaction": share, "facts_kept": share, "distinct_answers": share, "answer_tokens": 41.0, "kl": 0.3}
+    (run_dir / "summary.json").write_text(json.dumps({"before": both, "after": both}))
+    figure = draw(read_run(run_dir))
+    figure.canvas.draw()
+    checked = 0
+    for axes in figure.axes:
+        if axes.containers and (legend := axes.get_legend()):
+            bars = [*axes.patches, *axes.texts]
+            checked += len(bars)
+            box = legend.get_window_extent()
+            assert not any(box.overlaps(bar.get_window_extent()) for bar in bars)
+            assert not box.overlaps(axes.title.get_window_extent()) or not axes.get_title()
+    assert checked == 12  # six bars, each with its number
 
 
 def test_without_figures_there_are_no_bars(make_run: MakeRun) -> None:

@@ -27,9 +27,17 @@ err = _Plain(stderr=True)
 
 
 def progress() -> "Progress":
-    """A progress bar on stderr: a spinner, what is being done, how much of it, for how long."""
+    """A progress bar on stderr: a spinner, what is being done, how much of it, how long it took and will take."""
     # Not with --help.
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     return Progress(
         SpinnerColumn(),
@@ -37,6 +45,8 @@ def progress() -> "Progress":
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
         console=err,
     )
 
@@ -59,6 +69,11 @@ def side_by_side(title: str, columns: Sequence[str], rows: Iterable[Sequence[str
     for row in rows:
         made.add_row(*(_escape(cell) for cell in row))
     out.print(made)
+
+
+def plain(text: str) -> str:
+    """Text that somebody else wrote, without the characters by which it could command the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 def warn(text: object) -> None:

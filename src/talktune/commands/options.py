@@ -15,6 +15,7 @@ LabelledFile = Annotated[
     Path, Parameter(help='JSONL of {"request", "response", "role", "next_state", "label"}, label -1, 0 or 1.')
 ]
 Store = Annotated[str, Parameter(help="The server's store: a SQLite file, or a database URL.")]
+Url = Annotated[str, Parameter(help="Address of a running `talktune serve`; its key is read from TALKTUNE_API_KEY.")]
 Output = Annotated[Path, Parameter(alias="-o")]
 Seed = Annotated[config.Seed, Parameter(help="Everything random comes from this.")]
 Strict = Annotated[bool, Parameter(help="Stop at the first bad line instead of reporting it.")]

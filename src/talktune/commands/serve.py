@@ -15,6 +15,7 @@ from talktune.config import (
     ServeConfig,
     config_to_json,
 )
+from talktune.errors import UserError
 
 
 def serve(
@@ -34,6 +35,8 @@ def serve(
     """
     if live.no_judge or live.no_learn:
         wait_briefly()
+    if server.upstream is not None and live.notify is not None:
+        raise UserError("--notify: with --upstream nobody learns here; give it to `talktune learn`.")
     from talktune.serve.run import serve as run
 
     config = Config(model, judge, algorithm, train, serve=server, live=live, gate=gate, fresh=fresh)

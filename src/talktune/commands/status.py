@@ -76,21 +76,23 @@ def _screen(found: dict[str, Any]) -> Group:
             "  of no known history, of several",
             f"{found['lost'].get('unknown', 0)}, {found['lost'].get('ambiguous', 0)}",
         ),
+        ("  without a reaction", found["without_reaction"]),
         ("wait for the judge", found["waiting_for_judge"]),
         ("judged", judged),
         ("  bad, neutral, good", ", ".join(str(found["judged"].get(key, 0)) for key in ("-1", "+0", "+1"))),
         ("  votes each", f"{found['votes'] / judged:.1f}" if judged else ""),
         ("by a person", found["feedback"]),
-        ("wait for the learner", found["waiting_for_learner"]),
+        ("wait for the learner, or are held out", found["waiting_for_learner"]),
         ("learned from", found["learned"]),
         ("updates", found["updates"]),
         ("versions published, rejected", f"{found['versions']['published']}, {found['versions']['rejected']}"),
     ):
         counts.add_row(what, str(number))
     lines = [Text(f"live for {name or 'everybody'}: {_name(number)}") for name, number in found["live"].items()]
-    lines += [Text(f"learning of {name or 'everybody'} is stopped: {why}") for name, why in found["stopped"].items()]
-    lines += [Text(line) for line in _roles(found)]
+    lines += [Text(line) for line in (*_stopped(found), *_roles(found))]
     lines += [Text(f"{one['version']} was rejected: {one['reason']}") for one in found["rejected"]]
+    if found["last_updates"] and found["last_updates"][-1]["version"] is None:
+        lines.append(Text("the last update made no version: from its verdicts, all alike, nothing can be learned"))
     for name, what in (("reward_mean", "reward"), ("response_length", "length"), ("kl_ref", "KL to the base")):
         values = [update[name] for update in found["last_updates"] if name in update]
         if values:
@@ -98,16 +100,26 @@ def _screen(found: dict[str, Any]) -> Group:
     return Group(counts, *lines)
 
 
+def _stopped(found: dict[str, Any]) -> list[str]:
+    return [
+        f"learning of {name or 'everybody'} is stopped: {why}; `talktune policies promote` or `rollback` lets it go on"
+        for name, why in found["stopped"].items()
+    ]
+
+
 def _roles(found: dict[str, Any]) -> list[str]:
-    """Why nothing is judged or learned, where that is so."""
+    """Why nothing is judged or learned, where that is so, and what the next update waits for."""
     lines: list[str] = []
     for role, waits, command in (("judge", "waiting_for_judge", "judge"), ("learner", "waiting_for_learner", "learn")):
         seen = found["roles"].get(role)
         if seen is None or time.time() - seen["told"] > SILENT_SECONDS:
             if found[waits]:
                 lines.append(f"no {role} is at work on this store: start `talktune serve` or `talktune {command}`")
-        elif seen["trouble"] and not found["stopped"]:
-            lines.append(f"{role}: {seen['trouble']}")
+        elif seen["trouble"]:
+            told = [part for part in seen["trouble"].split("; ") if not part.startswith("learning of ")]
+            lines += [f"{role}: {'; '.join(told)}"] if told else []  # what is stopped is said already
+        elif role == "learner":
+            lines.append("learner: it makes an update, or examines what came of one")
     return lines
 
 

@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from transformers import PreTrainedTokenizerBase
 
@@ -16,6 +17,8 @@ from talktune.store.policies import EVERYBODY, Policies, Version, ancestry
 from talktune.types import Sample
 
 log = logging.getLogger(__name__)
+NAMED = 5
+"""Users of whom it is said what is missing, with `--per-user`: those who are nearest to an update."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Batches:
         self.learning = learning
         self.policies = policies
         self.trouble = ""
-        """Why nothing is learned right now, in sentences; empty while nothing waits."""
+        """Why nothing is learned right now, in sentences; empty while there is something to do."""
         self._tokenizer = tokenizer
         self._config = config
         self._live = config.live or LiveConfig()
@@ -46,13 +49,13 @@ class Batches:
     def due(self, now: float) -> str | None:
         """The lineage whose turns are enough for an update, from counts alone; None, and `trouble`, where none are."""
         stopped = {name: why for name, (_, why) in self.policies.lineages().items() if why}
+        lineages = {name: waiting for name, waiting in self._lineages().items() if name not in stopped}
+        nearest = sorted(lineages, key=lambda name: -sum(_counts(lineages[name]).values()))
+        missing = {name: self._missing(lineages[name], now) for name in nearest}
+        ready = [lineage for lineage, sentence in missing.items() if not sentence]
         reasons = [f"learning of {name or 'everybody'} is stopped: {why}" for name, why in stopped.items()]
-        ready: list[str] = []
-        for lineage, waiting in self._lineages().items():
-            if lineage not in stopped:
-                missing = self._missing(waiting, now)
-                reasons += [missing] if missing else []
-                ready += [] if missing else [lineage]
+        reasons += [f"{name}: {why}" if name else why for name, why in missing.items()][:NAMED]
+        reasons += [f"{len(missing) - NAMED} more users are further from theirs"] if len(missing) > NAMED else []
         self.trouble = "" if ready else "; ".join(reasons)
         return min(ready, default=None)
 
@@ -81,8 +84,8 @@ class Batches:
         """What waits, by user, for each lineage: everybody's one, or each user's."""
         waiting = self.learning.waiting()
         if self._live.per_user:
-            return {user: {user: mine} for user, mine in waiting.items()}
-        return {EVERYBODY: waiting} if waiting else {}
+            return {user: {user: mine} for user, mine in waiting.items()} or {EVERYBODY: {}}
+        return {EVERYBODY: waiting}
 
     def _missing(self, waiting: Mapping[str, Waiting], now: float) -> str:
         """What is missing until these turns make an update, in a sentence; empty when nothing is."""
@@ -90,18 +93,21 @@ class Batches:
         counts = _counts(waiting)
         held = sum(mine.held_out for mine in waiting.values())
         usable = min(n, sum(quotas(counts, n, self._live.user_share).values()))
-        late = bool(counts) and now - min(waiting[user].since for user in counts) > minutes * 60
+        oldest = min((waiting[user].since for user in counts), default=now)
+        late = now - oldest > minutes * 60
         if usable >= (2 if late else n):
             return ""
         sentence = f"{usable} of {n} verdicts until the next update"
         if held:
-            sentence += f", {held} more are held out"
+            sentence += f", {held} more {'is' if held == 1 else 'are'} held out"
         if usable < min(n, total := sum(counts.values())):
             user, most = max(counts.items(), key=lambda item: item[1])
             share = f"{self._live.user_share:.0%} of an update while others wait too (--user-share)"
             sentence += f"; {most} of the {total} that wait are from {user or 'one user'}, who may fill {share}"
         if usable >= 2:
-            sentence += f"; with fewer it begins {minutes:g} minutes after the oldest (--timer-minutes)"
+            begins = datetime.fromtimestamp(oldest + minutes * 60).astimezone()
+            sentence += f"; with fewer it begins at {begins:%H:%M}, {minutes:g} minutes after the oldest"
+            sentence += " (--timer-minutes)"
         return sentence
 
     def _sample_of(self, one: Scored, live: Version | None, parents: Mapping[int, int | None]) -> Sample:

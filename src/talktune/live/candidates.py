@@ -79,7 +79,6 @@ class Candidates:
         self._learning.commit(owner, made, metrics, used, self._config.train.epochs, now, fresh.readings)
         for reason in brakes(metrics, self._live):
             self._policies.stop(batch.lineage, reason)
-            log.warning("learning stops: %s", reason)
         self._weights.now_of(batch.lineage, number if made is None else made.number)
         return None if made is None else self._policies.version(made.number)
 

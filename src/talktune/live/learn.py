@@ -29,6 +29,8 @@ from talktune.store.queues import BUCKETS, lease, owner_name
 from talktune.store.store import Store
 
 log = logging.getLogger(__name__)
+ROLE = "learner"
+"""As which it says how it is."""
 TRIES = 3
 """A candidate whose exam fails so often is rejected."""
 
@@ -96,6 +98,8 @@ class LiveLearner:
             return False
         if not lease(self.store, LEASE, self._owner, self._clock()):
             raise LostLeaseError
+        self.batches.trouble = ""
+        self.store.tell(ROLE, "", time.time())  # it takes minutes, in which nothing is missing
         if lineage is not None:
             batch = self.batches.take(lineage, self._clock())
             if batch is None:
@@ -126,8 +130,7 @@ class LiveLearner:
                     raise
                 log.exception("the exam of %s failed %d times", candidate.name, TRIES)
                 reasons = [f"its exam failed ({type(error).__name__}: {error})"]
-        if not self.policies.decide(candidate.number, reasons, measures):
-            log.warning("%s is rejected: %s", candidate.name, self.policies.version(candidate.number).reason)
+        self.policies.decide(candidate.number, reasons, measures)
         serving = self.policies.live(candidate.lineage)
         for number in [n for n in self._loras if serving is None or n != serving.number]:
             self._engine.forget(self._loras.pop(number))

@@ -17,7 +17,8 @@ from talktune.judge.panel import Judge
 from talktune.judge.worker import AT_ONCE, JudgeWorker
 from talktune.live.adopt import adopt
 from talktune.live.asking import answers
-from talktune.live.learn import LiveLearner
+from talktune.live.learn import ROLE, LiveLearner
+from talktune.live.notify import Notices
 from talktune.live.worker import Worker
 from talktune.policy.turnstile import Role
 from talktune.policy.view import view_of
@@ -48,11 +49,13 @@ def run_host(config: Config, keys: Keys) -> None:
     if not live.no_learn:
         workers.append(_learning(config, host, store))
     host.roles = lambda: {worker.name: worker.state() for worker in workers}
-    for worker in workers:
+    notices = _notices(store, live)
+    for worker in (*workers, notices):
         worker.start()
     try:
         serve(host, "127.0.0.1", 0, keys)
     finally:
+        notices.stop()
         _end(host, workers)
         store.close()
 
@@ -63,12 +66,15 @@ def run_learner(config: Config, say: Callable[[str], None]) -> None:
     host = load_host(config.model)
     store = Store(server.store)
     worker = _learning(config, host, store)
+    notices = _notices(store, config.live or LiveConfig())
     sampling = threading.Thread(target=host.engine.run, name="engine", daemon=True)
     stopped = stop_on_signals()
     sampling.start()
     worker.start()
+    notices.start()
     say(f"learning from {shown(server.store)}")
     stopped.wait()
+    notices.stop()
     host.engine.stop()
     sampling.join(ENDING_SECONDS)
     _end(host, [worker])
@@ -139,7 +145,12 @@ def _learning(config: Config, host: Host, store: Store) -> Worker:
     judge = _judge(config, host) if config.algorithm.group == "prompt" else None
     sample = SampleConfig(temperature=server.temperature)
     learner = LiveLearner(store, host.policy, host.engine, host.end_ids, config, judge=judge, sample=sample)
-    return Worker("learner", learner.step, lambda: learner.trouble, _teller(store))
+    return Worker(ROLE, learner.step, lambda: learner.trouble, _teller(store))
+
+
+def _notices(store: Store, live: LiveConfig) -> Worker:
+    """Nobody waits for it at the end: whom it posts to may take their time."""
+    return Worker("notices", Notices(store, live.notify).step, lambda: "", lambda _name, _trouble: None)
 
 
 def _teller(store: Store) -> Callable[[str, str], None]:

@@ -172,7 +172,7 @@ def draw_before_after(run: Run) -> bytes | None:
         axes = figure.add_subplot(grid[0, i])
         _draw_bars(axes, part, percent=part is shares)
         if i == 0:
-            axes.legend(loc="upper left", bbox_to_anchor=(0.0, 1.17), ncols=2, borderaxespad=0.0)
+            axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, borderaxespad=0.0)
     return _png(figure)
 
 
@@ -189,8 +189,8 @@ def draw_summary(run: Run) -> bytes:
         axes = figure.add_subplot(grid[i // 3, i % 3])
         if name == "before and after":
             _draw_bars(axes, shares, percent=True)
-            axes.legend(loc="upper left", bbox_to_anchor=(0.0, 1.0))
-            axes.set_ylim(0.0, 1.3)
+            axes.legend(loc="upper left", ncols=2)
+            axes.set_ylim(0.0, 1.3)  # room for the legend above whatever bar
             axes.set_title("Before and after")
             continue
         strip = _BY_NAME[name].strips[0]

@@ -13,14 +13,17 @@ if TYPE_CHECKING:
 
 def overview(store: "Store", updates: int = 200) -> dict[str, Any]:
     """Counts of turns, what waits, verdicts by reward, votes and their cost, and the metrics of the last updates."""
-    t, v, o = schema.turns.c, schema.verdicts.c, schema.votes.c
+    t, v, o, f = schema.turns.c, schema.verdicts.c, schema.votes.c, schema.feedback.c
 
     def count(table: Any, *where: Any) -> int:
         return c.execute(select(func.count()).select_from(table).where(*where)).scalar() or 0
 
     with store.reading() as c:
         lost = select(t.lost, func.count()).where(t.lost.is_not(None), t.kind == "main").group_by(t.lost)
-        rewards = {row[0]: row[1] for row in c.execute(select(v.reward, func.count()).group_by(v.reward))}
+        reward = func.coalesce(f.score, v.reward)  # a person's own word overrules
+        judged = schema.verdicts.outerjoin(schema.feedback, f.turn == v.turn)
+        counted = select(reward, func.count()).select_from(judged).group_by(reward)
+        rewards = {row[0]: row[1] for row in c.execute(counted)}
         cost = c.execute(select(func.sum(o.cost))).scalar() or 0.0
         u = schema.updates.c
         rows = c.execute(select(u.number, u.version, u.created, u.metrics).order_by(u.number.desc()).limit(updates))
@@ -35,6 +38,9 @@ def overview(store: "Store", updates: int = 200) -> dict[str, Any]:
             "lost": {str(row[0]): row[1] for row in c.execute(lost)},
             "partial": count(schema.turns, t.state == "partial"),
             "feedback": count(schema.feedback),
+            "without_reaction": count(
+                schema.turns, t.kind == "main", t.state == "complete", t.continued == 0, t.id.not_in(select(f.turn))
+            ),
             "waiting_for_judge": count(schema.judging),
             "judged": {f"{reward:+g}": number for reward, number in sorted(rewards.items())},
             "votes": count(schema.votes),
