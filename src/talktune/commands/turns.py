@@ -16,6 +16,7 @@ from talktune.commands.options import AsJson, Output, Store
 from talktune.commands.stores import is_store, open_store
 from talktune.config import Count
 from talktune.errors import UserError
+from talktune.terminal import say
 from talktune.types import Conversation, Message, Turn, Verdict
 
 File = Annotated[Path | None, Parameter(help="A scored file, or a store's file, instead of --store.")]
@@ -51,7 +52,7 @@ def list_turns(
     else:
         rows = _of_file(file, bad, unscored, limit)
     if as_json:
-        print(json.dumps(rows))
+        say(json.dumps(rows))
     elif not rows:
         warn("There is no such turn.")
     else:
