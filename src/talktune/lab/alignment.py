@@ -2,7 +2,7 @@
 
     alignment of an estimate ĝ of the gradient g:  q = (E ĝ·g)² / (|g|² E|ĝ|²), 0 … 1
 
-With the best step length, a step along ĝ gains q times what one along g would (f(x + tĝ) ≥ f(x) + t ĝ·g − t² L|ĝ|² / 2).
+With the best step length, a step along ĝ gains q times what one along g would: f(x + tĝ) ≥ f(x) + t ĝ·g − t² L|ĝ|² / 2.
 For a policy that gives all answers alike, with prompts drawn at random, q has a closed form: `alignment`.
 """
 
@@ -46,7 +46,7 @@ def verdict_energy(turns: float, setting: Setting) -> float:
 def fresh_energy(setting: Setting) -> float:
     """F = E|ĝ|² / |E ĝ|² of K fresh answers to each of n prompts, A = r − mean of the prompt.
 
-    F = κ + C (A − 1 − (K − 2) / K) / (n (K − 1)), κ = 1 + (C − 1) / n: what K cannot mend is that n prompts are not all.
+    F = κ + C (A − 1 − (K − 2) / K) / (n (K − 1)), κ = 1 + (C − 1) / n: K cannot mend that n prompts are not all.
     """
     k = setting.fresh
     rest = setting.prompts * (setting.answers - 1 - (k - 2) / k) / (setting.turns * (k - 1))
@@ -108,7 +108,7 @@ class Gradients:
 
 
 def simulate(world: World, rewards: Tensor, setting: Setting, draws: int, seed: int) -> Gradients:
-    """Gradients of `draws` updates of the uniform policy; `rewards` (C, A) have mean 0 and variance 1 in each prompt."""
+    """Gradients of `draws` updates of the uniform policy; `rewards` (C, A): mean 0, variance 1 in each prompt."""
     rng = torch.Generator().manual_seed(seed)
     n, k, (prompts, answers) = setting.turns, setting.fresh, world.opinions.shape
     asked = torch.randint(prompts, (draws * n,), generator=rng)
