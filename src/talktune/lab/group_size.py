@@ -134,7 +134,7 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
             "G / (G − 1)",
         ],
         rows=rows,
-        numbers={"sizes": numbers, "answers": ANSWERS, "gradients": GRADIENTS},
+        numbers={"sizes": numbers, "answers": ANSWERS, "gradients": pool},
         figure=figure,
         conclusion=(
             f"At {ANSWERS} answers an update, pairs end at a quality of {ends[0]}, groups of 16 at "
