@@ -269,10 +269,7 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
     _draw_trap(trap, runs)
     names = list(dict.fromkeys(name for name, _ in runs))
     after = {key: [curve.opinion[-1] for curve in curves] for key, curves in runs.items()}
-    highest = [max(curve.opinion) for curve in runs[ONCE, False]]
     inside = sum(abs(w.simulated - w.exact) <= 3 * w.error for w in worth.values())
-    weak, good = SKILLS[1], SKILLS[2]
-    end = {key: f"{mean(values):+.2f}" for key, values in after.items()}
     return Finding(
         columns=[
             "what rewards the fresh answers",
@@ -296,27 +293,41 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
                 {"arm": name, "trusted": trusted, "opinion_after": values, "opinion": _lines(runs[name, trusted])}
                 for (name, trusted), values in after.items()
             ],
-            "trap_highest": highest,
-            "trap_predicted_after": [curve.predicted[-1] for curve in runs[ONCE, False]],
+            "trap": {"highest": _highest(runs), "predicted_after": _predicted(runs)},
         },
         figure=figure,
-        conclusion=(
-            f"Beside {TURNS} verdicts, {FRESH} fresh answers to each prompt are worth "
-            f"{worth[FRESH, weak, False].exact:.1f} more at a skill of {weak} and "
-            f"{worth[FRESH, good, False].exact:.1f} at {good}; believed without "
-            f"skill they cost {-worth[FRESH, 0.0, True].exact:.1f} of the {TURNS}. "
-            f"After {UPDATES * TURNS} turns the opinion is {end[ALONE, True]} by verdicts alone; no skill gives "
-            f"{end[_skill(0.0), False]} believed, by earned trust {end[_skill(0.0), True]}. "
-            f"Who only knows which prompts please earns trust all the same ({end[PROMPTS_ONLY, True]}). In the trap the opinion rose to "
-            f"{mean(highest):+.2f} and fell to {end[ONCE, False]} while the prediction rose to "
-            f"{mean([curve.predicted[-1] for curve in runs[ONCE, False]]):+.2f}; trust, earned on new verdicts, gives "
-            f"{end[ONCE, True]}."
-        ),
+        conclusion=_conclusion(worth, runs),
     )
 
 
 def _lines(curves: Sequence[Curve]) -> list[list[float]]:
     return [curve.opinion for curve in curves]
+
+
+def _highest(runs: Runs) -> list[float]:
+    """Opinion at its best in the trap, where the first fit is believed."""
+    return [max(curve.opinion) for curve in runs[ONCE, False]]
+
+
+def _predicted(runs: Runs) -> list[float]:
+    """What that fit foretells of the last policy."""
+    return [curve.predicted[-1] for curve in runs[ONCE, False]]
+
+
+def _conclusion(worth: Mapping[tuple[int, float, bool], Worth], runs: Runs) -> str:
+    weak, good = (worth[FRESH, skill, False].exact for skill in SKILLS[1:3])
+    end = {key: f"{mean([curve.opinion[-1] for curve in curves]):+.2f}" for key, curves in runs.items()}
+    none = _skill(0.0)
+    return (
+        f"Beside {TURNS} verdicts, {FRESH} fresh answers to each prompt are worth {weak:.1f} more at a skill of "
+        f"{SKILLS[1]} and {good:.1f} at {SKILLS[2]}; believed without skill they cost "
+        f"{-worth[FRESH, 0.0, True].exact:.1f} of the {TURNS}. After {UPDATES * TURNS} turns the opinion is "
+        f"{end[ALONE, True]} by verdicts alone; without skill {end[none, False]} where it is believed, and "
+        f"{end[none, True]} by earned trust. A model that only knows which prompts please earns trust all the same "
+        f"({end[PROMPTS_ONLY, True]}). In the trap the opinion rose to {mean(_highest(runs)):+.2f} and fell to "
+        f"{end[ONCE, False]} while the prediction went to {mean(_predicted(runs)):+.2f}; trust, earned on new verdicts, "
+        f"gives {end[ONCE, True]}."
+    )
 
 
 def _row(name: str, worth: Mapping[tuple[int, float, bool], Worth], runs: Runs) -> list[object]:
