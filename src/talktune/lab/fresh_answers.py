@@ -325,7 +325,7 @@ def _conclusion(worth: Mapping[tuple[int, float, bool], Worth], runs: Runs) -> s
         f"{end[ALONE, True]} by verdicts alone; without skill {end[none, False]} where it is believed, and "
         f"{end[none, True]} by earned trust. A model that only knows which prompts please earns trust all the same "
         f"({end[PROMPTS_ONLY, True]}). In the trap the opinion rose to {mean(_highest(runs)):+.2f} and fell to "
-        f"{end[ONCE, False]} while the prediction went to {mean(_predicted(runs)):+.2f}; trust, earned on new verdicts, "
+        f"{end[ONCE, False]} while the prediction went to {mean(_predicted(runs)):+.2f}; trust earned on new verdicts "
         f"gives {end[ONCE, True]}."
     )
 
