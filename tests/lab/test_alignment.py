@@ -25,8 +25,8 @@ SKILL = st.floats(0.0, 0.95)
 @pytest.mark.parametrize("fresh", [2, 6])
 @pytest.mark.parametrize("skill", [0.0, 0.6])
 def test_the_simulation_agrees_with_the_closed_form(fresh: int, skill: float) -> None:
-    world, setting = world_of(1), setting_of(fresh)
-    gradients = simulate(world, foretold_with(skill, world, 2), setting, 1000, 3)
+    world, setting = world_of(3), setting_of(fresh)
+    gradients = simulate(world, foretold_with(skill, world, 7), setting, 2000, 11)
     for simulated, exact in (
         (gradients.judged, verdict_energy(setting.turns, setting)),
         (gradients.fresh, fresh_energy(setting)),
