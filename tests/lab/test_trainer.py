@@ -31,6 +31,7 @@ def test_shuffled_rewards_teach_nothing() -> None:
 def test_a_run_depends_on_its_job_only(learned: trainer.History, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "FEW_UPDATES", 0)  # other processes, however short the runs
     monkeypatch.setattr(trainer, "_cores", lambda: 2)
+    monkeypatch.setattr(trainer, "MOST_PROCESSES", 1)  # one that does both jobs, the second after the first
     short = replace(JOB, updates=3)
     here = [train(job) for job in with_seeds(TWO_SEEDS, [short])]
     elsewhere = run_jobs(with_seeds(TWO_SEEDS, [short]), lambda what: None)

@@ -17,7 +17,7 @@ def lab(name: str, /, *, output: Output = Path("runs/lab"), config: LabConfig = 
     ----------
     name
         voting, advantages, overlong, clip, training, summary, dynamic-clip, weighted-voting, judge-quality,
-        group-size, biased-judge, ablation, memory, or all (which keeps what it finished before).
+        group-size, biased-judge, fresh-answers, ablation, memory, or all (which keeps what it finished before).
     output
         The directory for pictures, numbers and page.
     """

@@ -25,6 +25,7 @@ NAMES = (
     "judge-quality",
     "group-size",
     "biased-judge",
+    "fresh-answers",
     "ablation",
     "memory",
 )

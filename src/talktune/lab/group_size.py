@@ -23,7 +23,7 @@ ANSWERS = 64
 """Answers of one update, whatever the size of a group."""
 MOST_UPDATES = 100
 GRADIENTS = 160
-"""Gradients whose scatter is the variance."""
+"""Gradients whose scatter is the variance, at most one for each update that a run may have."""
 _LOOK = dict(zip(SIZES, ((VERMILLION, ":"), (ORANGE, "-."), (GREEN, "--"), (BLUE, "-")), strict=True))
 
 
@@ -83,9 +83,10 @@ def _varies(samples: list[Sample], group: str) -> bool:
 
 def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
     found = by_label(run_jobs(jobs(config), say))
-    say(f"group-size: {GRADIENTS} gradients of each size")
+    pool = min(GRADIENTS, config.updates)
+    say(f"group-size: {pool} gradients of each size")
     with one_thread():
-        variance = gradient_variance(config)
+        variance = gradient_variance(config, pool)
     known = variance[SIZES[-1]] / expected_variance(SIZES[-1])
     relative = {size: variance[size] / known for size in SIZES}
     figure = new_figure(width=9.6)
@@ -133,7 +134,7 @@ def _run(config: LabConfig, say: Callable[[str], None]) -> Finding:
             "G / (G − 1)",
         ],
         rows=rows,
-        numbers={"sizes": numbers, "answers": ANSWERS, "gradients": GRADIENTS},
+        numbers={"sizes": numbers, "answers": ANSWERS, "gradients": pool},
         figure=figure,
         conclusion=(
             f"At {ANSWERS} answers an update, pairs end at a quality of {ends[0]}, groups of 16 at "

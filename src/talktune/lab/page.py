@@ -14,6 +14,7 @@ QUESTIONS: Mapping[str, tuple[str, ...]] = {
     "What does a very large ε_high do?": ("clip", "dynamic-clip"),
     "A linear or a quadratic length penalty?": ("overlong",),
     "What if the judge prefers long answers?": ("biased-judge",),
+    "Can a model of the user judge in its place?": ("fresh-answers",),
     "Is a better judge worth more than more votes?": ("judge-quality",),
     "How many answers to one prompt, at equal tokens?": ("group-size",),
     "Does having no critic save about half of the memory?": ("memory",),
