@@ -203,9 +203,9 @@ class SampleConfig:
 class DemoConfig:
     """The demo's rollouts: how many questions are asked at each update, and how often each is answered."""
 
-    questions: Count = 16
+    questions: Count = 6
     """Held-in questions of one update."""
-    answers: Count = 1
+    answers: Count = 8
     """G, answers to each of them that the user reacts to."""
     shuffle_rewards: bool = False
     """Deal the rewards out anew among the answers of an update: a control in which nothing can be learned."""
@@ -219,12 +219,27 @@ class GreedySampleConfig(SampleConfig):
 
 
 @dataclass(frozen=True)
+class DemoAlgorithmConfig(AlgorithmConfig):
+    """GRPO-TCR as the demo runs it: the answers to one question are a group."""
+
+    group: Grouping = "prompt"
+    beta: NotNegative = 0.04
+
+
+@dataclass(frozen=True)
+class DemoFreshConfig(FreshConfig):
+    """Fresh answers in the demo, whose user reacts to eight answers to each question."""
+
+    fresh_answers: Natural = 0
+
+
+@dataclass(frozen=True)
 class DemoTrainConfig(TrainConfig):
     """The learner as the demo runs it."""
 
-    updates: Count | None = 9
+    updates: Count | None = 30
     """Stop after this many updates."""
-    learning_rate: Positive = 1e-3
+    learning_rate: Positive = 4e-4
     microbatch_tokens: Count = 512
 
 

@@ -9,12 +9,12 @@ from talktune.commands.console import out, peak_memory_gib, progress, side_by_si
 from talktune.commands.options import Output, Resume
 from talktune.commands.train import trainable
 from talktune.config import (
-    AlgorithmConfig,
     Config,
+    DemoAlgorithmConfig,
     DemoConfig,
+    DemoFreshConfig,
     DemoSampleConfig,
     DemoTrainConfig,
-    FreshConfig,
     JudgeConfig,
     ModelConfig,
 )
@@ -36,11 +36,11 @@ def demo(
     *,
     output: Output = Path("runs/demo"),
     judge: JudgeConfig = JudgeConfig(),
-    algorithm: AlgorithmConfig = AlgorithmConfig(),
+    algorithm: DemoAlgorithmConfig = DemoAlgorithmConfig(),
     train: DemoTrainConfig = DemoTrainConfig(),
     sample: DemoSampleConfig = DemoSampleConfig(),
     rollout: DemoConfig = DemoConfig(),
-    fresh: FreshConfig = FreshConfig(),
+    fresh: DemoFreshConfig = DemoFreshConfig(),
     model: ModelConfig = ModelConfig(),
     resume: Resume = False,
 ) -> int:
