@@ -1,11 +1,17 @@
-"""A scripted user talks to `talktune serve` and reacts in words only: does the served model become theirs?
+"""A scripted user talks to `talktune serve` and reacts in words only: how fast does the served model become theirs?
 
 Three characters (short answers; no lists or bold; a friendly word) with a rule that neither the server nor its judge is
-told. Several conversations run side by side through the `openai` client; the server judges what was said with the
-shipped head, learns, gates and swaps while it serves. Measured through the server itself: how many of 40 held-out
-questions are answered to the user's liking at once, and how many facts are still right, before and after; how many
-sessions it took until three in a row were; how many judge calls the early stop saved, with every verdict replayed with
-all its votes. Controls: a server that does not learn, and one whose rewards are dealt out anew within each update.
+told. Conversations run side by side through the `openai` client; the server judges what was said with the shipped head,
+learns, gates and swaps while it serves. After so many judged turns the user waits until they are learned from, and asks
+40 held-out questions and 44 facts through the server itself: a curve over judged turns, and the area under its gain.
+
+arms   learn      as `talktune serve` learns by default: fresh answers to the prompts of judged turns
+       today      from the verdicts alone (--fresh-answers 0)
+       distill    as learn, and a tenth of self-distillation from complaints (--distill 0.1)
+       memory     no learning: the user's last complaints stand in the system prompt
+       off        no learning
+       shuffled   as learn, verdicts dealt out anew within each update
+       random     as learn, and a user whose reactions say nothing
 """
 
 import argparse
@@ -26,9 +32,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 from openai import OpenAI
 from rich.console import Console
 from rich.progress import track
@@ -36,7 +44,7 @@ from rich.table import Table
 
 from talktune.config import JudgeConfig
 from talktune.demo.run import SHORTLY
-from talktune.demo.user import NAMES, Name, Question, User, is_right
+from talktune.demo.user import NAMES, Name, Opinion, Question, User, is_right, phrasings
 from talktune.judge.make import make_judge
 from talktune.judge.panel import judge_turns
 from talktune.types import Message, Turn
@@ -49,16 +57,20 @@ FACT_TOKENS = 24
 ASKED_AT_ONCE = 32
 """Questions of an exam side by side."""
 STUCK_SECONDS = 240.0
-RECIPE = {
-    "--learning-rate": "0.001",
-    "--beta": "0.02",
-    "--epochs": "1",
-    "--group": "batch",
-    "--microbatch-tokens": "512",
+PASSES = ("--microbatch-tokens", "512")
+"""Long passes take half of the time, and more memory than the default."""
+ARMS: dict[str, tuple[str, ...]] = {
+    "learn": (),
+    "today": ("--fresh-answers", "0"),
+    "distill": ("--distill", "0.1"),
+    "memory": ("--no-learn",),
+    "off": ("--no-learn",),
+    "shuffled": ("--shuffle-rewards",),
+    "random": (),
 }
-"""What learns within 200 turns; long passes take half of the time, and more memory than the default.
-Options after `--` win over it."""
-MODES = {"learn": (), "off": ("--no-learn",), "shuffled": ("--shuffle-rewards",)}
+"""Options of the server."""
+REMEMBERED = 4
+"""Complaints in the system prompt of `memory`."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +102,9 @@ class Run:
 
     character: Name
     seed: int
-    mode: str
-    before: Exam | None = None
-    after: Exam | None = None
+    arm: str
+    exams: dict[int, Exam] = field(default_factory=dict[int, Exam])
+    """By judged turns."""
     heard: list[Heard] = field(default_factory=list[Heard])
     learned: int = 0
     updates: int = 0
@@ -105,24 +117,26 @@ class Run:
     @property
     def folder(self) -> str:
         """Name of the folder with its store, versions and log."""
-        return f"{self.character}-{self.seed}-{self.mode}"
+        return f"{self.character}-{self.seed}-{self.arm}"
 
     @property
-    def sessions(self) -> int | None:
-        """Sessions until the first answers of three in a row satisfied, in the order in which they were heard."""
-        row = 0
-        for i, heard in enumerate(self.heard, start=1):
-            row = row + 1 if heard.label == 1 else 0
-            if row == 3:
-                return i
-        return None
+    def curve(self) -> dict[int, float]:
+        """The share of held-out answers that please, by judged turns."""
+        return {turns: statistics.mean(exam.satisfied) for turns, exam in self.exams.items()}
+
+    @property
+    def area(self) -> float:
+        """Mean gain over the judged turns: the area between the curve and its start, over their number."""
+        points = list(self.curve.items())
+        start, total = points[0][1], points[-1][0] - points[0][0]
+        parts = [(b - a) * ((x + y) / 2 - start) for (a, x), (b, y) in pairwise(points)]
+        return sum(parts) / total if total else 0.0
 
     @property
     def facts_kept(self) -> float:
         """Share of the facts known before that are still right."""
-        assert self.before is not None
-        assert self.after is not None
-        known = [now for was, now in zip(self.before.facts, self.after.facts, strict=True) if was]
+        before, after = (list(self.exams.values())[i].facts for i in (0, -1))
+        known = [now for was, now in zip(before, after, strict=True) if was]
         return sum(known) / max(len(known), 1)
 
 
@@ -147,48 +161,56 @@ def said(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
 
-def exam(client: Client, character: User) -> Exam:
-    """Side turns: stored, never judged, never learned from."""
+def exam(client: Client, character: User, told: Sequence[dict[str, str]]) -> Exam:
+    """Side turns: stored, never judged, never learned from; `told` stands before the held-out questions."""
 
     def held_out(i: int) -> tuple[Question, str, bool]:
         question = character.questions["held-out"][i]
-        return question, *client.ask(said(question.text), seed=1000 + i, extra_headers=SIDE)[1:]
+        return question, *client.ask([*told, *said(question.text)], seed=1000 + i, extra_headers=SIDE)[1:]
 
     def fact(question: Question) -> bool:
         more: dict[str, Any] = {"temperature": 0, "max_tokens": FACT_TOKENS, "extra_headers": SIDE}
         return is_right(question, client.ask(said(question.text + SHORTLY), **more)[1])
 
     with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
-        told = list(pool.map(held_out, range(len(character.questions["held-out"]))))
+        answered = list(pool.map(held_out, range(len(character.questions["held-out"]))))
         facts = list(pool.map(fact, character.questions["fact"]))
-    opinions = [character.judge(*one) for one in told]
+    opinions = [character.judge(*one) for one in answered]
     return Exam(
         satisfied=[o.label == 1 for o in opinions],
         reasons=dict(Counter(o.reason for o in opinions)),
         facts=facts,
-        words=statistics.mean(len(answer.split()) for _, answer, _ in told),
-        answers=[answer for _, answer, _ in told],
+        words=statistics.mean(len(answer.split()) for _, answer, _ in answered),
+        answers=[answer for _, answer, _ in answered],
     )
 
 
 class Talks:
     """Sessions side by side: a question, its answer, a reaction in words; the user waits when learning lags."""
 
-    def __init__(self, client: Client, character: User, seed: int, store: Path, ahead: int | None) -> None:
+    def __init__(self, client: Client, character: User, run: Run, store: Path, ahead: int | None) -> None:
         """At most `ahead` turns wait to be learned from; None does not wait."""
         self.client, self.character, self.store, self.ahead = client, character, store, ahead
+        self.arm, seed = run.arm, run.seed
         self.heard: list[Heard] = []
         self._random = random.Random(f"{character.name}/{seed}")
         self._seed = seed
         self._lock = threading.Lock()
         self._pool: list[Question] = []
 
-    def hold(self, turns: int, parallel: int, console: Console) -> None:
-        """So many judged turns."""
+    def hold(self, turns: int, parallel: int) -> None:
+        """Judged turns, until there are so many of them."""
         with ThreadPoolExecutor(parallel) as pool:
-            sessions = [pool.submit(self._session, number) for number in range(turns)]
-            for done in track(as_completed(sessions), "talking", total=turns, console=console):
+            for done in as_completed([pool.submit(self._session, n) for n in range(len(self.heard), turns)]):
                 done.result()
+
+    def told(self) -> list[dict[str, str]]:
+        """What `memory` says before a question."""
+        complaints = [heard.reaction for heard in self.heard if heard.label < 0][-REMEMBERED:]
+        if self.arm != "memory" or not complaints:
+            return []
+        text = "\n".join(f"- {complaint}" for complaint in complaints)
+        return [{"role": "system", "content": f"What this user said to earlier answers:\n{text}"}]
 
     def _session(self, number: int) -> None:
         if self.ahead is not None:
@@ -198,11 +220,14 @@ class Talks:
                 self._pool = list(self.character.questions["train"])
                 self._random.shuffle(self._pool)
             question = self._pool.pop()
+            messages = [*self.told(), *said(question.text)]
         headers = {"X-Session-Id": f"session-{number}"}
-        messages = said(question.text)
         turn, answer, finished = self.client.ask(messages, seed=self._seed * 100_003 + number, extra_headers=headers)
         opinion = self.character.judge(question, answer, finished)
         with self._lock:
+            if self.arm == "random":
+                reasons = phrasings(self.character.name)
+                opinion = Opinion(opinion.label, self._random.choice(sorted(reasons)))
             reaction = self.character.react(opinion, question, self._random)
             self.heard.append(Heard(turn, question.text, answer, opinion.label, opinion.reason, reaction))
         messages += [{"role": "assistant", "content": answer}, *said(reaction)]
@@ -288,22 +313,18 @@ def measure(run: Run, args: argparse.Namespace, console: Console) -> Run:
     if store.exists():
         raise SystemExit(f"{store} is there from an earlier run: give another --keep, or remove {folder}.")
     folder.mkdir(parents=True, exist_ok=True)
-    learns = run.mode != "off"
-    with server(folder, run.seed, [*args.server, *MODES[run.mode]]) as url:
+    learns = "--no-learn" not in ARMS[run.arm]
+    with server(folder, run.seed, [*args.server, *ARMS[run.arm]]) as url:
         client = Client(url, args.tokens or TOKENS[run.character], args.temperature)
-        console.print("the held-out questions, before …", style="dim")
-        run.before = exam(client, character)
-        talks = Talks(client, character, run.seed, store, args.ahead if learns else None)
-        try:
-            talks.hold(args.turns, args.parallel, console)
-        finally:
-            run.heard = talks.heard
-        wait_for_judging(store, args.turns)
-        if learns and not wait_for_learning(store, args.turns // args.batch_turns * args.batch_turns):
-            console.print(f"the learner stands still: {stopped(store) or 'see ' + str(folder)}", style="yellow")
-        wait_for_gate(store)
-        console.print("the held-out questions, after …", style="dim")
-        run.after = exam(client, character)
+        talks = Talks(client, character, run, store, args.ahead if learns else None)
+        run.heard = talks.heard
+        for turns in track(args.points, f"{run.folder}", console=console):
+            talks.hold(turns, args.parallel)
+            wait_for_judging(store, turns)
+            if learns and not wait_for_learning(store, turns // args.batch_turns * args.batch_turns):
+                console.print(f"the learner stands still: {stopped(store) or 'see ' + str(folder)}", style="yellow")
+            wait_for_gate(store)
+            run.exams[turns] = exam(client, character, talks.told())
     run.seconds = time.monotonic() - began
     read_store(run, store)
     return run
@@ -364,24 +385,20 @@ def _judge() -> Any:
 
 def figures(run: Run) -> dict[str, Any]:
     """A row of the table."""
-    assert run.before is not None
-    assert run.after is not None
-    before, after = (sum(one.satisfied) / len(one.satisfied) for one in (run.before, run.after))
+    words = [exam.words for exam in run.exams.values()]
     return {
         "character": run.character,
-        "run": run.mode if run.mode != "learn" else f"seed {run.seed}",
+        "arm": run.arm,
         "seed": run.seed,
-        "before": before,
-        "after": after,
-        "gain": after - before,
-        "sessions_to_three_in_a_row": run.sessions,
+        "curve": run.curve,
+        "area": run.area,
         "facts_kept": run.facts_kept,
-        "words_before": run.before.words,
-        "words_after": run.after.words,
-        "distinct_after": len(set(run.after.answers)),
+        "words": [words[0], words[-1]],
+        "distinct_after": len(set(list(run.exams.values())[-1].answers)),
         "judged": len(run.heard),
         "learned": run.learned,
         "updates": run.updates,
+        "trust": [row.get("trust") for row in run.metrics],
         "versions": run.versions,
         "judge_right": run.judge.get("right"),
         "calls_saved": run.judge.get("saved"),
@@ -391,40 +408,57 @@ def figures(run: Run) -> dict[str, Any]:
 
 
 def show(found: Sequence[dict[str, Any]], console: Console) -> None:
-    """The table."""
-    table = Table(
-        "character", "run", "satisfied", "gain", "3 in a row after", "facts kept", "words", "learned",
-        "live, rejected", "judge right", "calls saved", "minutes",
-    )  # fmt: skip
-
-    def share(value: float | None) -> str:
-        return "" if value is None else f"{value:.2f}"
-
+    """The table: a row for each arm, the mean of its seeds and their range."""
+    points = list(found[0]["curve"])
+    table = Table("character", "arm", "seeds", *[str(turns) for turns in points], "area", "facts kept", "minutes")
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in found:
+        rows.setdefault((row["character"], row["arm"]), []).append(row)
+    for (character, arm), mine in rows.items():
+
+        def spread(values: Sequence[float]) -> str:
+            mean = f"{statistics.mean(values):.2f}"
+            return mean if len(values) == 1 else f"{mean} ({min(values):.2f} to {max(values):.2f})"
+
         table.add_row(
-            row["character"],
-            row["run"],
-            f"{row['before']:.2f} → {row['after']:.2f}",
-            f"{row['gain']:+.2f}",
-            str(row["sessions_to_three_in_a_row"] or "never"),
-            f"{row['facts_kept']:.0%}",
-            f"{row['words_before']:.0f} → {row['words_after']:.0f}",
-            str(row["learned"]),
-            f"{row['versions'].get('published', 0)}, {row['versions'].get('rejected', 0)}",
-            share(row["judge_right"]),
-            share(row["calls_saved"]) + (f" ({row['verdicts_changed']} changed)" if row["verdicts_changed"] else ""),
-            f"{row['minutes']:.1f}",
+            character,
+            arm,
+            str(len(mine)),
+            *[spread([row["curve"][turns] for row in mine]) for turns in points],
+            spread([row["area"] for row in mine]),
+            f"{min(row['facts_kept'] for row in mine):.0%}",
+            f"{statistics.mean(row['minutes'] for row in mine):.1f}",
         )
     console.print(table)
+
+
+def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
+    """The curves of each character: the mean of an arm's seeds, and the band between the lowest and the highest."""
+    characters = list(dict.fromkeys(row["character"] for row in found))
+    figure, panels = plt.subplots(1, len(characters), figsize=(4 * len(characters), 3), squeeze=False, sharey=True)
+    for panel, character in zip(panels[0], characters, strict=True):
+        for arm in dict.fromkeys(row["arm"] for row in found if row["character"] == character):
+            curves = [row["curve"] for row in found if (row["character"], row["arm"]) == (character, arm)]
+            points = list(curves[0])
+            values = [[curve[turns] for curve in curves] for turns in points]
+            (line,) = panel.plot(points, [statistics.mean(one) for one in values], label=arm)
+            panel.fill_between(
+                points, [min(x) for x in values], [max(x) for x in values], alpha=0.15, color=line.get_color()
+            )
+        panel.set(title=character, xlabel="judged turns", ylim=(0, 1))
+    panels[0][0].set_ylabel("held-out answers that please")
+    panels[0][-1].legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
     """Run what was asked for; the JSON is written anew after every run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--character", choices=NAMES, nargs="+", default=list(NAMES))
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
-    parser.add_argument("--modes", choices=MODES, nargs="+", default=list(MODES), help="controls take the first seed")
-    parser.add_argument("--turns", type=int, default=192, help="judged turns of a run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", choices=ARMS, nargs="+", default=list(ARMS))
+    parser.add_argument("--points", type=int, nargs="+", default=[0, 16, 32, 48, 64, 96], help="judged turns to ask at")
     parser.add_argument("--parallel", type=int, default=16, help="conversations side by side")
     parser.add_argument("--ahead", type=int, default=32, help="most turns that wait to be learned from")
     parser.add_argument("--batch-turns", type=int, default=16)
@@ -436,21 +470,18 @@ def main() -> None:
     args = parser.parse_args()
     # Nothing is held out from training here: the bench has held-out questions of its own.
     own = ["--batch-turns", str(args.batch_turns), "--votes", str(VOTES), "--holdout", "0"]
-    recipe = [part for name, value in RECIPE.items() if name not in args.server for part in (name, value)]
-    args.server = [*own, *recipe, *args.server]
+    args.server = [*own, *(() if PASSES[0] in args.server else PASSES), *args.server]
     console = Console(width=160 if not sys.stdout.isatty() else None)
     runs: list[Run] = []
-    for name in args.character:
-        for mode in args.modes:
-            for seed in args.seeds if mode == "learn" else args.seeds[:1]:
-                console.print(f"{name}, seed {seed}, {mode} …", style="dim")
-                runs.append(measure(Run(name, seed, mode), args, console))
-                found = [figures(run) for run in runs]
-                show(found[-1:], console)
-                if args.keep:
-                    console.print(f"store, versions and the server's log: {args.keep / runs[-1].folder}")
-                if args.output:
-                    args.output.write_text(json.dumps(_report(args, found, runs), indent=1) + "\n")
+    for name, arm, seed in product(args.character, args.arms, args.seeds):
+        runs.append(measure(Run(name, seed, arm), args, console))
+        found = [figures(run) for run in runs]
+        show(found[-1:], console)
+        if args.keep:
+            console.print(f"store, versions and the server's log: {args.keep / runs[-1].folder}")
+        if args.output:
+            args.output.write_text(json.dumps(_report(args, found, runs), indent=1) + "\n")
+            draw(found, args.output.with_suffix(".png"))
     show([figures(run) for run in runs], console)
 
 

@@ -26,6 +26,7 @@ from talktune.learner.preference import (
     Answer,
     Reading,
     View,
+    folds_of,
     foretell,
     foretold,
     judge_experts,
@@ -120,8 +121,9 @@ def trial(data: Data, n: int, seed: int, views: Sequence[View]) -> dict[str, lis
     known, others = [data.readings[i] for i in train], [data.readings[i] for i in test]
     heard, meant = data.heard[train], data.meant[test]
     told = foretell(known, heard, others, views)
-    weights, scores, _ = judge_experts(foretold(known, heard, VIEWS), heard)
-    mine = mixed(foretell(known, heard, others, VIEWS), weights[-1])
+    folds = folds_of(known)
+    weights, scores, _ = judge_experts(foretold(known, heard, folds, VIEWS), heard, folds)
+    mine = mixed(foretell(known, heard, others, VIEWS), weights)
     wide = len(DEVIATIONS)
     every = {view.name: told[:, i * wide : (i + 1) * wide].mean(1) for i, view in enumerate(views)} | {"mixture": mine}
     base = float(log_losses(told[:, -1:], meant).mean())
@@ -130,7 +132,7 @@ def trial(data: Data, n: int, seed: int, views: Sequence[View]) -> dict[str, lis
         score = p[:, 2] - p[:, 0]
         gain = base - float(log_losses(p[:, None], meant).mean())
         found[name] = [auc(score, meant), auc(score, meant, [r.prompt for r in others]), gain]
-    found["mixture"] += [earned_trust(scores[-64:], heard[-64:]), *weights[-1].tolist()]
+    found["mixture"] += [earned_trust(scores, heard), *weights.tolist()]
     return found
 
 

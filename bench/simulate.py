@@ -8,8 +8,10 @@ arms   off        no learning
        today      the verdicts alone, one group an update
        fresh      and fresh answers, by the preference model's rewards and trust
        guided     a third of them sampled with the complaint before the question
-       shuffled   as guided, verdicts dealt out anew within each update
-       random     as guided, a user whose verdicts say nothing
+       shuffled   as fresh, verdicts dealt out anew within each update
+       random     as fresh, a user whose verdicts say nothing
+       distill    as fresh, and a tenth of self-distillation from the complaints
+       memory     no learning: the last complaints stand in the system prompt
 """
 
 import argparse
@@ -30,9 +32,10 @@ from talktune.demo.run import SHORTLY
 from talktune.demo.user import NAMES, Name, Question, User, is_right
 from talktune.judge.make import make_judge
 from talktune.judge.panel import judge_turns
-from talktune.learner.fresh import answer_of, fresh_samples
-from talktune.learner.preference import Reading, learn_preference, read_answers
-from talktune.learner.samples import sample_of_answer
+from talktune.learner.fresh import Ask, answer_of, fresh_samples
+from talktune.learner.hindsight import reaction_of
+from talktune.learner.preference import Answer, Reading, learn_preference, read_answers
+from talktune.learner.samples import sample_of_answer, with_teacher
 from talktune.learner.update import Learner
 from talktune.policy.adapter import attach_adapter
 from talktune.policy.load import Policy, load_policy
@@ -40,8 +43,10 @@ from talktune.policy.sample import sample_answers
 from talktune.policy.tokens import decode_answer, end_ids, render_prompt
 from talktune.types import Message, Sampled, Turn, Verdict, Vote
 
-ARMS = ("off", "today", "fresh", "guided", "shuffled", "random")
-TOKENS: dict[Name, int] = {"short": 64, "plain": 64, "friendly": 48}
+ARMS = ("off", "today", "fresh", "guided", "shuffled", "random", "distill", "memory")
+REMEMBERED = 4
+"""Complaints in the system prompt of `memory`."""
+TOKENS: dict[Name, int] = {"short": 64, "plain": 64, "friendly": 48, "brief": 48}
 """Where this user's client stops an answer."""
 FACT_TOKENS = 24
 TEMPERATURE = 0.8
@@ -64,6 +69,9 @@ class Run:
             model=ModelConfig(device="cpu"),
             train=TrainConfig(learning_rate=1e-3, microbatch_tokens=512, seed=args.seed),
         )
+        if args.arm == "distill":
+            config = replace(config, algorithm=replace(config.algorithm, distill=0.1))
+        self.complaints: list[str] = []
         self.model = attach_adapter(policy.model, config.model, args.seed)
         self.learner = Learner(self.model, config, total_updates=max(1, args.turns // BATCH))
         self.judge = make_judge(JudgeConfig()) if args.judge == "words" else None
@@ -83,6 +91,7 @@ class Run:
         self.learner.optimizer.load_state_dict(kept["optimizer"])
         self.learner.update = kept["update"]
         self.readings, self.labels, self.found = kept["readings"], kept["labels"], kept["found"]
+        self.complaints = kept.get("complaints", [])
 
     def keep(self) -> None:
         """What there is so far."""
@@ -92,6 +101,7 @@ class Run:
             "update": self.learner.update,
             "readings": self.readings,
             "labels": self.labels,
+            "complaints": self.complaints,
             "found": self.found,
         }
         partial = self.state.with_suffix(".tmp")
@@ -115,7 +125,11 @@ class Run:
 
     def ask(self, texts: Sequence[str], seed: int, most: int, temperature: float) -> list[Sampled]:
         """Answers to questions."""
-        prompts = [render_prompt(self.tokenizer, [Message("user", text)]) for text in texts]
+        told: list[Message] = []
+        if self.args.arm == "memory" and self.complaints:
+            last = "\n".join(f"- {complaint}" for complaint in self.complaints[-REMEMBERED:])
+            told = [Message("system", f"What this user said to earlier answers:\n{last}")]
+        prompts = [render_prompt(self.tokenizer, [*told, Message("user", text)]) for text in texts]
         return self.sample(prompts, seed, most, temperature)
 
     def text(self, answer: Sampled) -> tuple[str, bool]:
@@ -200,7 +214,11 @@ class Run:
             if turn.sampled is not None
         ]
         row: dict[str, Any] = {"labels": rewards, "truth": truth}
-        if self.args.arm == "off":
+        if self.args.arm == "distill":
+            samples = [with_teacher(s, t, self.tokenizer, 2048) for s, t in zip(samples, turns, strict=True)]
+        if self.args.arm == "memory":
+            self.complaints += [reaction for turn in turns if (reaction := reaction_of(turn))]
+        if self.args.arm in ("off", "memory"):
             self.learner.update += 1
             return row
         if self.args.arm == "today":
@@ -211,12 +229,16 @@ class Run:
         preference = learn_preference(self.readings, self.labels)
         row |= {"trust": preference.trust, "gain": preference.gain, "weights": preference.weights.tolist()}
 
-        def sampler(prompts: Sequence[Sequence[int]]) -> list[Sampled]:
+        def sampler(asked: Sequence[Ask]) -> list[Sampled]:
+            prompts = [ask.prompt_ids for ask in asked]
             return self.sample(prompts, 7_000_003 + number, TOKENS[self.user.name], TEMPERATURE)
 
+        def score(answers: Sequence[Answer]) -> list[float]:
+            return preference.rewards(read_answers(self.model, answers))
+
         fresh = fresh_samples(
-            turns, preference, sampler, self.model, self.tokenizer, self.ends,
-            count=self.args.count, guided=0 if self.args.arm == "fresh" else self.args.guided,
+            turns, preference.trust, sampler, score, self.tokenizer, self.ends,
+            count=self.args.count, guided=self.args.guided if self.args.arm == "guided" else 0,
         )  # fmt: skip
         row |= self.describe(fresh, number)
         row["sampled"] = time.monotonic() - began
@@ -268,7 +290,7 @@ def show(found: dict[str, Any]) -> None:
 def main() -> None:
     """One run, or the part of it that there is time for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--user", choices=NAMES, required=True)
+    parser.add_argument("--user", choices=(*NAMES, "brief"), required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--arm", choices=ARMS, default="guided")
     parser.add_argument("--judge", choices=("truth", "words"), default="truth", help="who reads the verdicts")

@@ -118,7 +118,7 @@ class AlgorithmConfig:
     """Value of eps_high at the end of training, with a schedule."""
     eps_high_schedule: Schedule = "constant"
     """How eps_high moves from start to end."""
-    beta: NotNegative = 0.02
+    beta: NotNegative = 0.2
     """Weight of the KL to the frozen reference."""
     kl: Kl = "k3xratio"
     """Estimator of that KL."""
@@ -144,6 +144,15 @@ class AlgorithmConfig:
     def distills(self) -> bool:
         """Whether disliked turns are given a teacher, which may yet be asked for nothing with `auto`."""
         return self.distill not in ("off", 0)
+
+
+@dataclass(frozen=True)
+class FreshConfig:
+    """Answers that nobody judged, scored by a model of what this user likes."""
+
+    fresh_answers: Natural = 6
+    """Fresh answers to the prompt of each judged turn, learned from as far as this user's verdicts can be foretold;
+    0 is off."""
 
 
 @dataclass(frozen=True)
@@ -194,10 +203,10 @@ class SampleConfig:
 class DemoConfig:
     """The demo's rollouts: how many questions are asked at each update, and how often each is answered."""
 
-    questions: Count = 6
+    questions: Count = 16
     """Held-in questions of one update."""
-    answers: Count = 8
-    """G, answers sampled to each of them."""
+    answers: Count = 1
+    """G, answers to each of them that the user reacts to."""
     shuffle_rewards: bool = False
     """Deal the rewards out anew among the answers of an update: a control in which nothing can be learned."""
 
@@ -210,20 +219,12 @@ class GreedySampleConfig(SampleConfig):
 
 
 @dataclass(frozen=True)
-class DemoAlgorithmConfig(AlgorithmConfig):
-    """GRPO-TCR as the demo runs it: the answers to one question are a group."""
-
-    group: Grouping = "prompt"
-    beta: NotNegative = 0.04
-
-
-@dataclass(frozen=True)
 class DemoTrainConfig(TrainConfig):
     """The learner as the demo runs it."""
 
-    updates: Count | None = 30
+    updates: Count | None = 9
     """Stop after this many updates."""
-    learning_rate: Positive = 4e-4
+    learning_rate: Positive = 1e-3
     microbatch_tokens: Count = 512
 
 
@@ -394,6 +395,7 @@ class Config:
     serve: ServeConfig | None = None
     live: LiveConfig | None = None
     gate: GateConfig | None = None
+    fresh: FreshConfig | None = None
 
 
 def config_to_json(config: Config) -> str:
@@ -430,6 +432,10 @@ def check_config(config: Part) -> Part:
             raise UserError(f"--distill is {word}: it must be auto, off or a weight.")
         case LiveConfig(notify=str(url)) if not re.match(r"https?://[^/\s]", url):
             raise UserError(f"--notify {url}: write it like https://hooks.example.org/talktune.")
+        case FreshConfig(fresh_answers=1):
+            raise UserError(
+                "--fresh-answers is 1: one answer has nothing to be compared with; it must be 0, 2 or more."
+            )
         case LiveConfig(brake_judge=(low, high)) if low > high:
             raise UserError(f"--brake-judge is {(low, high)}: it must be a lower and a higher number.")
         case GateConfig(gate_length_low=low, gate_length_high=high) if low > high:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-SIZES = ("--updates", "2", "--questions", "2", "--answers", "2", "--max-new-tokens", "8", "--lora-rank", "2")
+SIZES = ("--updates", "2", "--questions", "4", "--fresh-answers", "2", "--max-new-tokens", "8", "--lora-rank", "2")
 # A random model never satisfies the user: a judge that errs gives the groups their variance.
 JUDGE = ("--judge", "oracle", "--judge-accuracy", "0.3")
 WEIGHTS = Path("adapter/adapter_model.safetensors")
@@ -36,6 +36,8 @@ def test_everything_is_there(run: Path) -> None:
     assert [line["update"] for line in metrics(run)] == [1, 2]
     assert all(0 <= line["satisfaction"] <= 1 for line in metrics(run))
     assert any(line.get("grad_norm", 0) > 0 for line in metrics(run))
+    assert all("trust" in line for line in metrics(run))
+    assert len(list((run / "readings").iterdir())) == 2
     summary = json.loads((run / "summary.json").read_text())
     assert set(summary) >= {"before", "after", "updates", "kl", "judge_right", "seed", "seconds"}
     samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]

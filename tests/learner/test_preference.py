@@ -7,7 +7,17 @@ import pytest
 import torch
 
 from talktune.config import ModelConfig
-from talktune.learner.preference import Answer, Reading, foretell, learn_preference, read_answers, words
+from talktune.learner.preference import (
+    Answer,
+    Reading,
+    folds_of,
+    foretell,
+    foretold,
+    learn_preference,
+    marked_words,
+    read_answers,
+    words,
+)
 from talktune.policy.load import load_policy
 
 WIDTH = 12
@@ -62,6 +72,18 @@ def test_one_verdict_only_earns_nothing():
     assert learn_preference(found, [-1] * 32).trust == 0.0
 
 
+def test_no_turn_is_foretold_from_its_own_verdict_or_from_an_answer_to_its_prompt():
+    found, labels = readings(40, 5)
+    classes = torch.tensor(labels) + 1
+    folds = folds_of(found)
+    told = foretold(found, classes, folds)
+    mine = [i for i, reading in enumerate(found) if reading.prompt == found[7].prompt]
+    changed = classes.clone()
+    changed[mine] = (changed[mine] + 1) % 3
+    assert torch.equal(foretold(found, changed, folds)[mine], told[mine])
+    assert not torch.equal(foretold(found, changed, folds), told)
+
+
 def test_what_is_foretold_does_not_hang_on_the_order_of_known_turns_nor_on_others_beside_it():
     found, labels = readings(40, 1)
     known, others = found[:30], found[30:]
@@ -94,6 +116,25 @@ def test_without_turns_there_is_no_trust():
 
 def test_words_and_signs_and_line_ends():
     assert words("Don't stop!\n* Two") == ["don't", "stop", "!", "\n", "*", "two"]
+
+
+def test_words_of_the_first_and_of_the_last_sentence_are_marked():
+    assert marked_words("Oh, hi! It is. Bye") == {
+        "oh",
+        ",",
+        "hi",
+        "!",
+        "it",
+        "is",
+        ".",
+        "bye",
+        "^oh",
+        "^,",
+        "^hi",
+        "^!",
+        "$bye",
+    }
+    assert marked_words("") == set()
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def talk() -> list[dict[str, Any]]:
             {"role": "assistant", "content": f"no {i}"},
             {"role": "user", "content": "ok"},
         ]
-        labels = {"1": i % 3 - 1, "3": (i + 1) % 3 - 1}
+        labels = {"1": 1 if i % 4 < 2 else -1, "3": 0}  # by length, so that they can be foretold
         lines.append({"id": f"c{i}", "messages": messages, "metadata": {"labels": labels}})
     return lines
 
@@ -119,6 +119,12 @@ KILLS: dict[str, Callable[[], None]] = {
     "before the adapter's rename": lambda: on("os.rename", "/adapter", UPDATES),
     "after the adapter, before the report": lambda: at("talktune.report.page", "make_report", UPDATES),
 }
+FRESH = ("--fresh-answers", "3")
+ASKING = "talktune.learner.asking"
+FRESH_KILLS: dict[str, Callable[[], None]] = {
+    "while the turns of 4 are read": lambda: at(ASKING, "read_answers", 3, call=2),
+    "while fresh answers are sampled for 6": lambda: at(ASKING, "sample_answers", 5, after=True),
+}
 STOP = "Ctrl-C in 3"
 """Not killed: interrupted, as a person at the keyboard does it."""
 
@@ -162,9 +168,9 @@ def driver(model: str, folder: Path) -> None:
     load_policy(ModelConfig(model=model, device="cpu"))
     real = Learner.step
 
-    def step(self: Learner, samples: Any) -> Any:
+    def step(self: Learner, *samples: Any) -> Any:
         Now.update = self.update + 1
-        return real(self, samples)
+        return real(self, *samples)
 
     Learner.step = step  # type: ignore[method-assign]
     page.make_report = lambda run_dir: run_dir / "report.html"  # plots take longer than all the rest
@@ -178,12 +184,13 @@ def driver(model: str, folder: Path) -> None:
         return in_child(arguments, arm, log), log.read_text()
 
     results: dict[str, Any] = {}
-    for name, more in (("one", ()), ("two", ()), ("other seed", ("--seed", "1"))):
+    for name, more in (("one", ()), ("two", ()), ("other seed", ("--seed", "1")), ("fresh", FRESH)):
         results[name] = {"code": run(name, None, *more)[0]} | outcome(folder / name.replace(" ", "-"))
     stop = {STOP: lambda: at(READER, "read", 3, call=2, how=signal.SIGINT)}
-    for name, arm in (KILLS | stop).items():
-        died, said = run(name, arm)
-        code, again = run(name, None, "--resume")
+    for name, arm in (KILLS | FRESH_KILLS | stop).items():
+        more = FRESH if name in FRESH_KILLS else ()
+        died, said = run(name, arm, *more)
+        code, again = run(name, None, "--resume", *more)
         where = folder / name.replace(" ", "-")
         results[name] = {"died": died, "said": said, "code": code, "resumed": again} | outcome(where)
     (folder / "results.json").write_text(json.dumps(results))
@@ -227,11 +234,12 @@ def test_the_runs_learn_something(results: dict[str, Any]) -> None:
     assert norms[0] == 0  # nothing yet that the first rewards could be compared with
     assert min(norms[1:]) > 0
     assert results["one"]["metrics"][-1]["kl_ref"] > 0
+    assert results["fresh"]["metrics"][-1]["fresh_tokens"] > 0
 
 
-@pytest.mark.parametrize("name", [*KILLS, STOP])
+@pytest.mark.parametrize("name", [*KILLS, *FRESH_KILLS, STOP])
 def test_a_killed_run_ends_as_one_that_was_not(results: dict[str, Any], name: str) -> None:
-    found, whole = results[name], results["one"]
+    found, whole = results[name], results["fresh" if name in FRESH_KILLS else "one"]
     assert found["died"] == (130 if name == STOP else -signal.SIGKILL), found["said"]
     assert found["code"] == 0, found["resumed"]
     assert found["adapter"] == whole["adapter"]

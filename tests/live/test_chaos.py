@@ -21,13 +21,13 @@ from .conftest import WIDE_OPTIONS
 
 JUDGE = """
 def judge(turn):
-    return 1 if turn.answer.content and ord(turn.answer.content[0]) % 2 == 0 else -1
+    return 1 if sum(character < "a" for character in turn.answer.content) > 5 else -1
 """
 LEARN = [
     *("--batch-turns", "16", "--lora-rank", "4", "--learning-rate", "0.001", "--max-staleness", "100000"),
     *WIDE_OPTIONS,
 ]
-LEARN += ["--brake-length", "0", "--holdout", "0"]
+LEARN += ["--brake-length", "0", "--holdout", "0", "--fresh-answers", "3"]
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
@@ -170,7 +170,7 @@ def check_undisturbed(folder: Path, store: Path, model: Path) -> None:
             "INSERT INTO learning SELECT t.id, t.user, 0, v.created, 0 FROM turns t JOIN verdicts v ON v.turn = t.id "
             "WHERE t.id IN (SELECT turn FROM update_turns)"
         )
-        for table in ("update_turns", "updates", "versions", "lineages", "leases"):
+        for table in ("readings", "update_turns", "updates", "versions", "lineages", "leases"):
             c.execute(f"DELETE FROM {table}")
     command = [sys.executable, "-m", "talktune", "learn", "--store", "calm.db", "--policies", "calm", *LEARN]
     command += ["--model", str(model), "--device", "cpu"]
@@ -182,6 +182,10 @@ def check_undisturbed(folder: Path, store: Path, model: Path) -> None:
     assert rows(calm, "SELECT * FROM update_turns ORDER BY 1, 2") == rows(
         store, "SELECT * FROM update_turns ORDER BY 1, 2"
     )
+    kept = 'SELECT turn, lineage, "update", place, body FROM readings ORDER BY 1'
+    assert rows(calm, kept) == rows(store, kept)
+    found = [[json.loads(str(text)) for (text,) in rows(one, "SELECT metrics FROM updates")] for one in (calm, store)]
+    assert [m["trust"] for m in found[0]] == [m["trust"] for m in found[1]]
     versions = rows(store, "SELECT number, parent, state FROM versions ORDER BY number")
     assert rows(calm, "SELECT number, parent, state FROM versions ORDER BY number") == versions
     assert versions

@@ -377,10 +377,10 @@ def test_only_one_learner_at_a_time(world: Make) -> None:
     w.judge()
     step = w.learner.weights.learner.step
 
-    def while_another_begins(samples: Any) -> Any:
+    def while_another_begins(*samples: Any) -> Any:
         with w.store.engine.begin() as c:
             c.execute(schema.leases.update().values(owner="elsewhere:1", until=1e12))
-        return step(samples)
+        return step(*samples)
 
     w.learner.weights.learner.step = while_another_begins  # type: ignore[method-assign]
     with pytest.raises(LostLeaseError):

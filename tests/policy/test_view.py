@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from talktune.config import ModelConfig
-from talktune.policy.adapter import attach_adapter
+from talktune.policy.adapter import adapter_merged, attach_adapter
 from talktune.policy.linear import lay_out
 from talktune.policy.load import load_policy
 from talktune.policy.view import decoder_layers, view_of
@@ -44,6 +44,20 @@ def test_what_is_put_on_one_does_not_show_in_the_other(tiny_model: Path) -> None
         assert torch.allclose(model(IDS).logits, before, atol=1e-5)
     assert model.config._attn_implementation == "sdpa"
     assert not any("lora" in name for name, _ in model.named_modules())
+
+
+def test_an_adapter_is_merged_in_its_own_view_only(tiny_model: Path) -> None:
+    model = bare(tiny_model)
+    before = model(IDS).logits
+    tuned = attach_adapter(view_of(model), ModelConfig(lora_rank=2), seed=0)
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    beside = tuned(IDS).logits
+    with adapter_merged(tuned):
+        assert torch.allclose(tuned(IDS).logits, beside, atol=1e-4)
+        assert torch.equal(model(IDS).logits, before)
+    assert torch.equal(tuned(IDS).logits, beside)
 
 
 def test_the_decoder_layers_are_found_by_their_number(tiny_model: Path) -> None:

@@ -33,6 +33,10 @@ class Browser:
         self._call("Page.navigate", url=url)
         self.wait(f"location.href.startsWith({json.dumps(url)}) && document.readyState === 'complete'")
 
+    def narrow(self) -> None:
+        """Be as wide as a phone."""
+        self._call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
+
     def run(self, script: str) -> Any:
         """The value of an expression in the page."""
         found = self._call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)

@@ -90,4 +90,10 @@ def test_a_second_user_sees_none_of_it(page: Browser) -> None:
     assert page.run("document.querySelectorAll('.turn').length") == 0
     assert "No reaction heard yet" in page.run("document.querySelector('#line').textContent")
     assert not page.run("Boolean(document.querySelector('#version-list button'))")
-    assert page.run("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_it_fits_a_phone(page: Browser) -> None:
+    page.narrow()
+    give_key(page, "own")
+    page.wait("document.querySelector('#version-list table') && document.querySelector('#state li')")
+    assert page.run("document.documentElement.scrollWidth") == 390

@@ -9,11 +9,12 @@ from talktune.commands.console import out, peak_memory_gib, progress, side_by_si
 from talktune.commands.options import Output, Resume
 from talktune.commands.train import trainable
 from talktune.config import (
+    AlgorithmConfig,
     Config,
-    DemoAlgorithmConfig,
     DemoConfig,
     DemoSampleConfig,
     DemoTrainConfig,
+    FreshConfig,
     JudgeConfig,
     ModelConfig,
 )
@@ -35,10 +36,11 @@ def demo(
     *,
     output: Output = Path("runs/demo"),
     judge: JudgeConfig = JudgeConfig(),
-    algorithm: DemoAlgorithmConfig = DemoAlgorithmConfig(),
+    algorithm: AlgorithmConfig = AlgorithmConfig(),
     train: DemoTrainConfig = DemoTrainConfig(),
     sample: DemoSampleConfig = DemoSampleConfig(),
     rollout: DemoConfig = DemoConfig(),
+    fresh: FreshConfig = FreshConfig(),
     model: ModelConfig = ModelConfig(),
     resume: Resume = False,
 ) -> int:
@@ -49,15 +51,17 @@ def demo(
     output
         The run directory to make.
     """
+    from talktune.demo.fresh import DemoFresh
     from talktune.demo.run import Demo, first_exam, write_results
     from talktune.judge.make import make_judge
+    from talktune.learner.asking import make_asker
     from talktune.learner.run import open_run, run_updates
     from talktune.learner.update import Learner
     from talktune.policy.load import load_policy
     from talktune.report.page import make_report
 
     started = time.monotonic()
-    config = Config(model, judge, algorithm, train, sample, rollout)
+    config = Config(model, judge, algorithm, train, sample, rollout, fresh=fresh)
     if config.model.lora_rank == 0:
         raise UserError("--lora-rank is 0: the demo trains an adapter and judges without it; use 1 or more.")
     open_run(output, config, resume=resume)
@@ -85,7 +89,9 @@ def demo(
         )
         before = first_exam(partners, output)
         learner = Learner(policy.model, config, total_updates=updates)
-        run_updates(learner, partners.samples, output, on_update=show)
+        asker = make_asker(policy.model, policy.tokenizer, partners.ends, fresh, train.max_tokens, lane=None)
+        again = None if asker is None else DemoFresh(asker, partners, output / "readings")
+        run_updates(learner, partners.samples, output, fresh=again, on_update=show)
         say("asking held-out questions again")
         after = partners.exam()
     other = _run_figures(output) | {

@@ -7,6 +7,7 @@ from talktune.commands.options import Seed, Store
 from talktune.config import (
     AlgorithmConfig,
     Config,
+    FreshConfig,
     GateConfig,
     JudgeConfig,
     LiveConfig,
@@ -27,6 +28,7 @@ def serve(
     train: LiveTrainConfig = LiveTrainConfig(),
     live: LiveConfig = LiveConfig(),
     gate: GateConfig = GateConfig(),
+    fresh: FreshConfig = FreshConfig(),
 ) -> int:
     """Serve a model to any OpenAI client, keep every conversation with its exact tokens, judge it and learn from it.
 
@@ -38,7 +40,7 @@ def serve(
         raise UserError("--notify: with --upstream nobody learns here; give it to `talktune learn`.")
     from talktune.serve.run import serve as run
 
-    config = Config(model, judge, algorithm, train, serve=server, live=live, gate=gate)
+    config = Config(model, judge, algorithm, train, serve=server, live=live, gate=gate, fresh=fresh)
     run(server, ["-m", "talktune.live"], config_to_json(config), _say, per_user=live.per_user)
     return 0
 
@@ -61,12 +63,14 @@ def learn(
     train: LiveTrainConfig = LiveTrainConfig(),
     live: LiveConfig = LiveConfig(),
     gate: GateConfig = GateConfig(),
+    fresh: FreshConfig = FreshConfig(),
 ) -> int:
     """Learn from what a server stores and a judge judged, as a process of its own: versions come out."""
     _wait_briefly()
     from talktune.live.roles import run_learner
 
-    run_learner(Config(model, judge, algorithm, train, serve=ServeConfig(store=store), live=live, gate=gate), _say)
+    server = ServeConfig(store=store)
+    run_learner(Config(model, judge, algorithm, train, serve=server, live=live, gate=gate, fresh=fresh), _say)
     return 0
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from talktune.commands.console import progress, table, warn
 from talktune.commands.options import Files, Output, Resume, Strict
-from talktune.config import AlgorithmConfig, Config, JudgeConfig, ModelConfig, TrainConfig
+from talktune.config import AlgorithmConfig, Config, FreshConfig, JudgeConfig, ModelConfig, TrainConfig
 from talktune.errors import UserError
 from talktune.types import Sample
 
@@ -47,6 +47,7 @@ def train(
     judge: JudgeConfig = JudgeConfig(),
     algorithm: AlgorithmConfig = AlgorithmConfig(),
     train: TrainConfig = TrainConfig(),
+    fresh: FreshConfig = FreshConfig(),
     resume: Resume = False,
     strict: Strict = False,
 ) -> int:
@@ -59,13 +60,15 @@ def train(
     """
     from talktune.commands.judged import load_conversations, score_conversations
     from talktune.conversations.turns import turns_of
+    from talktune.learner.asking import Logged, make_asker
     from talktune.learner.run import open_run, run_updates
     from talktune.learner.samples import batches, samples_from
     from talktune.learner.update import Learner
     from talktune.policy.load import load_policy
+    from talktune.policy.tokens import end_ids
     from talktune.report.page import make_report
 
-    config = Config(model, judge, algorithm, train)
+    config = Config(model, judge, algorithm, train, fresh=fresh)
     conversations = load_conversations(files, strict)
     open_run(output, config, resume=resume)
     policy = load_policy(config.model)
@@ -82,6 +85,10 @@ def train(
         raise UserError(f"no turn can be trained on ({_reasons(intake)}); nothing was learned.")
     plan = batches(intake.samples, config.train)
     learner = Learner(policy.model, config, total_updates=len(plan))
+    ends = end_ids(policy.tokenizer, policy.model.generation_config)
+    asker = make_asker(policy.model, policy.tokenizer, ends, fresh, config.train.max_tokens, lane=None)
+    by_id = {f"{turn.conversation_id}:{turn.index}": turn for turn in turns}
+    logged = None if asker is None else Logged(asker, plan, by_id, config.train.seed)
     metrics: list[dict[str, Any]] = []
     with progress() as bar:
         task = bar.add_task("updates", total=len(plan))
@@ -94,7 +101,7 @@ def train(
             known = [intake.agreement[s.id] for s in plan[update - 1] if s.id in intake.agreement]
             return plan[update - 1], {"votes_agreement": sum(known) / len(known)} if known else {}
 
-        run_updates(learner, source, output, on_update=show)
+        run_updates(learner, source, output, fresh=logged, on_update=show)
     _write_summary(output, intake, learner.update)
     page = make_report(output)
     _show(intake, metrics, output, page)

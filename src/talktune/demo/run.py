@@ -60,6 +60,9 @@ class Demo:
         self.judge: Judge | None = None
         self.truth: dict[str, Label] = {}
         """What the user really thought, by turn: for the oracle judge and to measure the judge, never told."""
+        self.turns: dict[str, Turn] = {}
+        """The judged turns of the last update, by the ids of its samples."""
+        self.learned: list[Sample] = []
 
     def samples(self, update: int) -> tuple[Sequence[Sample], dict[str, float]]:
         """The samples of one update: questions, G answers each, reactions in words, verdicts on those words."""
@@ -90,20 +93,22 @@ class Demo:
         j = self.config.judge
         verdicts = judge_turns(self.judge, turns, j.votes, exact=j.exact)
         self.say("learning")
+        self.turns = {}
         samples: list[Sample] = []
         for answer, turn, verdict in zip(sampled, turns, verdicts, strict=True):
             if verdict.reward is None:
                 continue
             group = turn.prompt[-1].content
             sample = sample_of_answer(answer, id=turn.conversation_id, reward=verdict.reward, group=group)
+            judged = self.turns[turn.conversation_id] = replace(turn, verdict=verdict)
             if self.config.algorithm.distills and not self.rollout.shuffle_rewards:
-                told = replace(turn, verdict=verdict)
-                sample = with_teacher(sample, told, self.policy.tokenizer, self.config.train.max_tokens)
+                sample = with_teacher(sample, judged, self.policy.tokenizer, self.config.train.max_tokens)
             samples.append(sample)
         if self.rollout.shuffle_rewards:
             order = list(range(len(samples)))
             Random(f"{seed}/shuffle/{update}").shuffle(order)
             samples = [replace(s, reward=samples[k].reward) for s, k in zip(samples, order, strict=True)]
+        self.learned = samples
         return samples, self._measures(turns, verdicts)
 
     def exam(self) -> Exam:

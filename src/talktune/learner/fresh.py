@@ -3,42 +3,48 @@
 judged turns -> prompts, some with the complaint before them -> answers -> readings -> rewards -> samples
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from typing import Any
+from math import inf
+from typing import Any, NamedTuple
 
-from talktune.learner.hindsight import reaction_of, with_reaction
-from talktune.learner.preference import Answer, Preference, read_answers
-from talktune.learner.samples import Sampler, prompt_ids, sample_of_answer
-from talktune.policy.tokens import decode_answer, render_prompt
+from talktune.errors import UserError
+from talktune.learner.hindsight import teacher_prompt
+from talktune.learner.preference import Answer
+from talktune.learner.samples import prompt_ids, sample_of_answer
+from talktune.policy.tokens import decode_answer
 from talktune.rl.advantage import pooled_advantages
-from talktune.types import Message, Sample, Sampled, Turn
+from talktune.types import Sample, Sampled, Turn
 
 
-def fresh_prompts(
-    turns: Sequence[Turn], tokenizer: Any, count: int, guided: int
-) -> list[tuple[int, tuple[int, ...], bool]]:
-    """What to ask: the turn's place, the ids to sample from, and whether the complaint is among them.
+class Ask(NamedTuple):
+    """One fresh answer that is wanted."""
 
-    Every prompt is asked `count` times; where the turn was disliked, `guided` of them with the user's words before it.
+    place: int
+    """Of the turn whose prompt is asked again."""
+    prompt_ids: tuple[int, ...]
+    guided: bool
+    """Whether the complaint is among them, before what was said last."""
+
+
+def fresh_prompts(turns: Sequence[Turn], tokenizer: Any, count: int, guided: int, longest: float = inf) -> list[Ask]:
+    """Every prompt `count` times; where the turn was disliked in words, `guided` of them with the complaint.
+
+    Prompts of more than `longest` tokens, and those that the template cannot say, are not asked.
     """
-    asked: list[tuple[int, tuple[int, ...], bool]] = []
+    asked: list[Ask] = []
     for place, turn in enumerate(turns):
-        plain = prompt_ids(turn, tokenizer)
-        with_help = guided_prompt(turn)
-        helped = guided if with_help is not None else 0
-        asked += [(place, plain, False)] * (count - helped)
-        if with_help is not None and helped:
-            asked += [(place, tuple(render_prompt(tokenizer, with_help, turn.tools)), True)] * helped
+        try:
+            plain = prompt_ids(turn, tokenizer)
+        except UserError:
+            continue
+        if len(plain) > longest:
+            continue
+        told = teacher_prompt(turn, plain, tokenizer) if guided else None
+        helped = guided if told is not None and len(told) <= longest else 0
+        asked += [Ask(place, plain, guided=False)] * (count - helped)
+        asked += [Ask(place, told or (), guided=True)] * helped
     return asked
-
-
-def guided_prompt(turn: Turn) -> tuple[Message, ...] | None:
-    """The prompt with the user's complaint before what they said last; None where there was no complaint."""
-    reaction = reaction_of(turn)
-    if reaction is None or not turn.prompt or turn.prompt[-1].role != "user":
-        return None
-    return with_reaction(turn.prompt, reaction)
 
 
 def answer_of(turn: Turn, sampled: Sampled, tokenizer: Any, ends: Collection[int]) -> Answer:
@@ -54,35 +60,35 @@ def answer_of(turn: Turn, sampled: Sampled, tokenizer: Any, ends: Collection[int
 
 def fresh_samples(
     turns: Sequence[Turn],
-    preference: Preference,
-    sample: Sampler,
-    model: Any,
+    trust: float,
+    sample: Callable[[Sequence[Ask]], Sequence[Sampled]],
+    score: Callable[[Sequence[Answer]], Sequence[float]],
     tokenizer: Any,
     ends: Collection[int],
     *,
     count: int,
     guided: int = 0,
+    longest: float = inf,
     learned: float = 0.5,
 ) -> list[Sample]:
     """Fresh answers to the prompts of `turns`; the reward of each is its advantage as one term of an update.
 
-    `sample` draws at the temperature and up to the length of the real turns.
+    `sample` draws at the temperature and up to the length of the real turns, `score` says what answers would earn.
 
     Each of them counts as much as a real turn, times the trust. Answers to one prompt are a group. The share
     `learned` of them whose advantages are largest is returned: the others would cost as much and say little
     (down-sampling of rollouts, arXiv 2504.13818). Nothing is sampled without trust. A guided answer counts as one
     to the plain prompt; its old log-probs are recomputed, since another prompt drew it.
     """
-    if preference.trust <= 0:
+    asked = fresh_prompts(turns, tokenizer, count, guided, longest) if trust > 0 else []
+    if not asked:
         return []
-    asked = fresh_prompts(turns, tokenizer, count, guided)
-    drawn = sample([ids for _, ids, _ in asked])
-    answers = [answer_of(turns[place], one, tokenizer, ends) for (place, _, _), one in zip(asked, drawn, strict=True)]
-    rewards = preference.rewards(read_answers(model, answers))
-    advantages = pooled_advantages(rewards, [place for place, _, _ in asked]).tolist()
+    drawn = sample(asked)
+    answers = [answer_of(turns[ask.place], one, tokenizer, ends) for ask, one in zip(asked, drawn, strict=True)]
+    advantages = pooled_advantages(score(answers), [ask.place for ask in asked]).tolist()
     order = sorted(range(len(asked)), key=lambda i: -abs(advantages[i]))
     chosen = sorted(order[: round(learned * len(order))])
-    weight = preference.trust * len(chosen) / len(turns)  # a term is a mean: of so many more answers
+    weight = trust * len(chosen) / len(turns)  # a term is a mean: of so many more answers
     made: list[Sample] = []
     for i in chosen:
         place, _, helped = asked[i]

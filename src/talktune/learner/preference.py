@@ -2,8 +2,11 @@
 
     (prompt, answer) -> Reading -> experts, one a view of it -> mixture -> p(−1), p(0), p(+1) -> trust
 
-Every expert is a small classifier on one view; they are fitted anew on the judged turns so far, and mixed by how well
-each foretold the verdicts before it had seen them. All of it is a pure function of the turns in their order.
+Every expert is a small classifier on one view, fitted anew on the judged turns so far. How well each foretells this
+user is seen by cross-validation: a turn's verdict is foretold by fits that saw neither it nor any answer to its prompt.
+By that the experts are mixed, and by the order that the mixture found it is trusted. Foretelling each turn from the
+turns before it alone would say less: with 32 verdicts half of them are foretold from fewer than 16 (bench/preference).
+All of it is a pure function of the turns in their order.
 """
 
 import re
@@ -21,13 +24,19 @@ from talktune.rl.trust import earned_trust, expert_weights, log_losses, mixed
 
 DEPTHS = (6 / 30, 12 / 30, 16 / 30, 20 / 30)
 """Where the bare model is read, as shares of its depth."""
-AT_ONCE = 4
-"""Turns that are foretold by one fit, from all turns before them."""
+FOLDS = 8
+"""Parts of the prompts that are foretold in turn from the others."""
+WINDOW = 128
+"""Turns that are fitted, the latest ones."""
 DEVIATIONS = (0.7, 2.0)
 """How far a view may move a score before anything is known: an expert for each."""
+READER = 1
+"""Raised when readings come to mean something else: those that were kept are then of no use."""
 BASE_PRIOR = 0.5
 """What the mixture believes at first of the base rate alone; the experts share the rest."""
 _WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]|\n")
+_SENTENCE = re.compile(r"[^.!?\n]+[.!?]*")
+_LENGTHS = tuple(log(2) * k / 2 for k in range(5, 18))
 _CONTENT = 4
 """Fewer letters make no content word; its first five stand for it."""
 
@@ -39,7 +48,7 @@ class Reading:
     prompt: tuple[int, ...]
     """Token ids, by which prompts are told apart."""
     words: frozenset[str]
-    """Words and signs of the answer."""
+    """Words and signs of the answer; those of the first sentence once more as ^word, those of the last as $word."""
     shape: tuple[float, ...]
     """Log length, whether it ended by itself, share of the prompt's content words in it, likeness of both texts."""
     states: Tensor
@@ -71,9 +80,7 @@ def read_answers(model: Any, answers: Sequence[Answer]) -> list[Reading]:
     place = {ids: i for i, ids in enumerate(prompts)}
     size = states.shape[2] // 2
     return [
-        Reading(
-            a.prompt_ids, frozenset(words(a.text)), _shape(a, row[1, :size], asked[place[a.prompt_ids], :size]), row
-        )
+        Reading(a.prompt_ids, marked_words(a.text), _shape(a, row[1, :size], asked[place[a.prompt_ids], :size]), row)
         for a, row in zip(answers, states, strict=True)
     ]
 
@@ -81,6 +88,14 @@ def read_answers(model: Any, answers: Sequence[Answer]) -> list[Reading]:
 def words(text: str) -> list[str]:
     """Lower-case words, signs and line ends, in their order."""
     return _WORD.findall(text.lower())
+
+
+def marked_words(text: str) -> frozenset[str]:
+    """The words, and with a mark those of the first and of the last sentence: a greeting is no greeting elsewhere."""
+    sentences = [part for part in _SENTENCE.findall(text) if part.strip()] or [""]
+    first = {"^" + word for word in words(sentences[0])}
+    last = {"$" + word for word in words(sentences[-1])}
+    return frozenset(words(text)) | first | last
 
 
 def _shape(answer: Answer, said: Tensor, asked: Tensor) -> tuple[float, ...]:
@@ -92,6 +107,14 @@ def _shape(answer: Answer, said: Tensor, asked: Tensor) -> tuple[float, ...]:
 
 def _content(text: str) -> set[str]:
     return {word[:5] for word in words(text) if len(word) >= _CONTENT}
+
+
+PassBy = Callable[[], None]
+"""Called between two fits, so that who must not wait for them all can compute."""
+
+
+def _go_on() -> None:
+    """Nobody else waits."""
 
 
 class View(NamedTuple):
@@ -124,12 +147,15 @@ def _occurrences(readings: Sequence[Reading]) -> Tensor:
 
 
 def _shapes(readings: Sequence[Reading]) -> Tensor:
-    return torch.tensor([r.shape for r in readings], dtype=torch.float64)
+    # Steps of the length beside it: an answer can be too short as well as too long.
+    rows = [(*r.shape, *(float(r.shape[0] >= step) for step in _LENGTHS)) for r in readings]
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 VIEWS: tuple[View, ...] = (
     View("words", _occurrences, counted=True),
     View("early", state_view((0, 0), (1, 0))),
+    View("middle", state_view((1, 0), (3, 0))),
     View("late", state_view((1, 1), (2, 1), (3, 1))),
     View("shape", _shapes),
 )
@@ -142,7 +168,11 @@ def experts(views: Sequence[View] = VIEWS) -> int:
 
 
 def foretell(
-    readings: Sequence[Reading], classes: Tensor, others: Sequence[Reading], views: Sequence[View] = VIEWS
+    readings: Sequence[Reading],
+    classes: Tensor,
+    others: Sequence[Reading],
+    views: Sequence[View] = VIEWS,
+    pass_by: PassBy = _go_on,
 ) -> Tensor:
     """p (M, K, 3) of `others` from turns with known classes (N,), by experts for each view and for all of them.
 
@@ -154,12 +184,12 @@ def foretell(
         return flat.expand(-1, experts(views), -1)
     tables = [_scaled(view.table([*readings, *others]), readings, counted=view.counted) for view in views]
     # One more looks at all of them at once: its score is a sum of theirs, and its norm one again.
-    known, new = (torch.cat(parts, dim=1) / sqrt(len(views)) for parts in zip(*tables, strict=True))
-    told = [
-        probabilities(new, fit_weight(known, classes, base, deviation), base)[:, None]
-        for known, new in [*tables, (known, new)]
-        for deviation in DEVIATIONS
-    ]
+    whole, rest = (torch.cat(parts, dim=1) / sqrt(len(views)) for parts in zip(*tables, strict=True))
+    told: list[Tensor] = []
+    for known, new in [*tables, (whole, rest)]:
+        for deviation in DEVIATIONS:
+            pass_by()
+            told.append(probabilities(new, fit_weight(known, classes, base, deviation), base)[:, None])
     return torch.cat([*told, flat], dim=1)
 
 
@@ -190,42 +220,59 @@ class Preference:
     """(K,) of the experts, the base rate's last."""
     trust: float
     gain: float
-    """Mean nats by which the mixture foretold the verdicts of the window better than the base rate did."""
+    """Mean nats by which the mixture foretold verdicts that it had not seen better than the base rate did."""
 
-    def rewards(self, others: Sequence[Reading]) -> list[float]:
+    def rewards(self, others: Sequence[Reading], pass_by: PassBy = _go_on) -> list[float]:
         """p(+1) − p(−1) of answers that nobody judged."""
-        p = mixed(foretell(self.readings, self.classes, others), self.weights)
+        p = mixed(foretell(self.readings, self.classes, others, pass_by=pass_by), self.weights)
         return (p[:, 2] - p[:, 0]).tolist()
 
 
-def learn_preference(readings: Sequence[Reading], labels: Sequence[float], window: int = 64) -> Preference:
-    """Fit on judged turns, oldest first, whose labels are −1, 0 or +1; trust is what the last `window` foretold."""
-    classes = torch.tensor([round(label) + 1 for label in labels])
-    told = foretold(readings, classes)
-    weights, scores, gains = judge_experts(told, classes)
-    mean = float(gains[-window:].mean()) if len(gains) else 0.0
-    trust = earned_trust(scores[-window:], classes[-window:])
-    return Preference(tuple(readings), classes, weights[-1], trust, mean)
+def learn_preference(
+    readings: Sequence[Reading], labels: Sequence[float], window: int = WINDOW, pass_by: PassBy = _go_on
+) -> Preference:
+    """Fit on the last `window` judged turns, oldest first, whose labels are −1, 0 or +1."""
+    readings = readings[-window:]
+    classes = torch.tensor([round(label) + 1 for label in labels[-window:]], dtype=torch.long)
+    folds = folds_of(readings)
+    weights, scores, gains = judge_experts(foretold(readings, classes, folds, pass_by=pass_by), classes, folds)
+    trust, gain = earned_trust(scores, classes), float(gains.mean()) if len(gains) else 0.0
+    return Preference(tuple(readings), classes, weights, trust, gain)
 
 
-def foretold(readings: Sequence[Reading], classes: Tensor, views: Sequence[View] = VIEWS) -> Tensor:
-    """p (N, K, 3) of every turn by experts that knew the turns before its block of `AT_ONCE` only."""
-    parts = [
-        foretell(readings[:start], classes[:start], readings[start : start + AT_ONCE], views)
-        for start in range(0, len(readings), AT_ONCE)
-    ]
-    return torch.cat(parts) if parts else torch.zeros(0, experts(views), 3, dtype=torch.float64)
+def folds_of(readings: Sequence[Reading]) -> Tensor:
+    """(N,) the part that each turn belongs to: answers to one prompt stay together, prompts are dealt out in order."""
+    places = {ids: i for i, ids in enumerate(dict.fromkeys(r.prompt for r in readings))}
+    return torch.tensor([places[r.prompt] % FOLDS for r in readings], dtype=torch.long)
 
 
-def judge_experts(told: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The experts' weights (N + 1, K); what the mixture foretold above the base rate (N,), as a score and in nats.
+def foretold(
+    readings: Sequence[Reading],
+    classes: Tensor,
+    folds: Tensor,
+    views: Sequence[View] = VIEWS,
+    pass_by: PassBy = _go_on,
+) -> Tensor:
+    """p (N, K, 3) of every turn by experts that were fitted on the other folds."""
+    told = torch.zeros(len(readings), experts(views), 3, dtype=torch.float64)
+    for fold in folds.unique():
+        others, mine = ((folds != fold).nonzero()[:, 0], (folds == fold).nonzero()[:, 0])
+        known = [readings[i] for i in others]
+        told[mine] = foretell(known, classes[others], [readings[i] for i in mine], views, pass_by)
+    return told
 
-    The score is p(+1) − p(−1) less that of the base rate, so that a user who grows happier earns the model no trust.
+
+def judge_experts(told: Tensor, classes: Tensor, folds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The experts' weights (K,); what the mixture foretold above the base rate (N,), as a score and in nats.
+
+    A turn's own fold has no say in the weights of the mixture that foretells it. The score is p(+1) − p(−1) less that
+    of the base rate.
     """
     losses = log_losses(told, classes)
     others = losses.shape[1] - 1
     prior = torch.tensor([(1 - BASE_PRIOR) / others] * others + [BASE_PRIOR], dtype=torch.float64)
-    weights = expert_weights(losses, prior)
-    mixture = mixed(told, weights[:-1])
+    without = torch.stack([losses[folds != fold].sum(0) for fold in range(FOLDS)])[folds]
+    mixture = mixed(told, expert_weights(without, prior))
     above = mixture - told[:, -1]
-    return weights, above[:, 2] - above[:, 0], losses[:, -1] - log_losses(mixture[:, None], classes)[:, 0]
+    gains = losses[:, -1] - log_losses(mixture[:, None], classes)[:, 0]
+    return expert_weights(losses.sum(0), prior), above[:, 2] - above[:, 0], gains

@@ -56,18 +56,20 @@ def run_updates(
     source: Source,
     run: Path,
     *,
+    fresh: Source | None = None,
     on_update: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
     """Take the updates that are left of `learner.total_updates`, then write `adapter/`.
 
-    The loop is the pipeline: samples of this update, one step, checkpoint, metrics. A run that was killed
-    goes on behind its newest checkpoint and ends with the weights of one that was not.
+    The loop is the pipeline: samples of this update, `fresh` ones beside them, one step, checkpoint, metrics. A run
+    that was killed goes on behind its newest checkpoint and ends with the weights of one that was not.
     """
     resume_from(learner, run)
     log = run / "metrics.jsonl"
     while learner.update < learner.total_updates:
         samples, extra = source(learner.update + 1)
-        metrics = {"update": learner.update + 1} | learner.step(samples) | extra
+        beside, more = ((), {}) if fresh is None else fresh(learner.update + 1)
+        metrics = {"update": learner.update + 1} | learner.step(samples, beside) | extra | more
         save_checkpoint(learner, run / "checkpoints", metrics, learner.config.train.keep_checkpoints)
         with log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")

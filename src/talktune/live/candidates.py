@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from random import Random
 
 from talktune.config import Config, LiveConfig, SampleConfig
 from talktune.errors import UserError
@@ -14,6 +13,7 @@ from talktune.learner.samples import sample_of_answer
 from talktune.learner.update import NotFiniteError
 from talktune.live.asking import answers
 from talktune.live.batches import Batch
+from talktune.live.fresh import NOTHING, Fresh, dealt
 from talktune.live.weights import Weights
 from talktune.policy.load import Policy
 from talktune.policy.tokens import decode_answer
@@ -40,12 +40,16 @@ class Candidates:
         lora: Callable[[Version], Lora],
         judge: Judge | None,
         sample: SampleConfig,
+        fresh: Fresh | None,
     ) -> None:
-        """`judge` and `sample` are those of the fresh answers of `--group prompt`; `lora` loads a version to sample."""
+        """`judge`, `sample` and `lora`, which loads a version, are for the answers of `--group prompt`.
+
+        `fresh` makes those that nobody judges.
+        """
         self._weights, self._learning, self._policies, self._lora = weights, learning, policies, lora
         self._engine, self._policy, self._ends = engine, policy, end_ids
         self._config, self._live = config, config.live or LiveConfig()
-        self._judge, self._sample = judge, sample
+        self._judge, self._sample, self._fresh = judge, sample, fresh
 
     def make(self, batch: Batch, owner: str, now: float) -> Version | None:
         """One update from the live version's weights: the candidate, or None where nothing was to be learned."""
@@ -55,22 +59,24 @@ class Candidates:
         samples = self._with_fresh_answers(batch) if self._config.algorithm.group == "prompt" else batch.samples
         if self._live.shuffle_rewards:
             samples = _shuffled(samples, self._config.train.seed)
+        fresh = NOTHING if self._fresh is None else self._fresh.of(batch, {s.id: s.reward for s in samples})
         self._weights.changed()
         used = [one.id for one in batch.scored]
         try:
-            metrics = learner.step(samples) | {"votes_agreement": _agreement(batch.scored)}
+            metrics = learner.step(samples, fresh.samples) | {"votes_agreement": _agreement(batch.scored)}
         except NotFiniteError as error:  # the same turns would fail again: they leave, learning goes on
             log.error("%s They are not learned from.", error)
             self._learning.drop(used)
             self._weights.now_of(batch.lineage, number)
             return None
+        metrics |= fresh.metrics
         made = None
-        if "tokens" in metrics:
+        if "tokens" in metrics or "fresh_tokens" in metrics:
             new = self._policies.last_number() + 1
             made = NewVersion(new, number, batch.lineage, str(self._weights.write(new, metrics)))
         else:
             learner.update -= 1  # nothing was learned: the weights are those of the live version
-        self._learning.commit(owner, made, metrics, used, self._config.train.epochs, now)
+        self._learning.commit(owner, made, metrics, used, self._config.train.epochs, now, fresh.readings)
         for reason in brakes(metrics, self._live):
             self._policies.stop(batch.lineage, reason)
         self._weights.now_of(batch.lineage, number if made is None else made.number)
@@ -107,16 +113,16 @@ class Candidates:
 def brakes(metrics: Mapping[str, float], live: LiveConfig) -> list[str]:
     """Why learning has to stop after an update, each in a few words; empty where it may go on."""
     return [
-        f"{what} is {metrics[name]:.2f}, wanted {least:g} to {most:g}"
+        f"{what}{whose} is {metrics[of + name]:.2f}, wanted {least:g} to {most:g}"
         for what, name, least, most in live.brakes
-        if name in metrics and not least <= metrics[name] <= most
+        for of, whose in (("", ""), ("fresh_", " of the fresh answers"))
+        if of + name in metrics and not least <= metrics[of + name] <= most
     ]
 
 
 def _shuffled(samples: Sequence[Sample], seed: int) -> list[Sample]:
     """The same samples with their rewards dealt out anew, and nobody to teach them."""
-    rewards = [sample.reward for sample in samples]
-    Random(f"{seed}/{samples[0].id}").shuffle(rewards)
+    rewards = dealt([sample.reward for sample in samples], seed, samples[0].id)
     return [replace(s, reward=reward, teacher_prompt_ids=None) for s, reward in zip(samples, rewards, strict=True)]
 
 

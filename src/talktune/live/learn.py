@@ -15,9 +15,11 @@ from talktune.errors import UserError
 from talktune.host.engine import Engine
 from talktune.host.lora import Lora, load_lora
 from talktune.judge.panel import Judge
+from talktune.learner.asking import make_asker
 from talktune.live.batches import Batches
 from talktune.live.candidates import Candidates
 from talktune.live.exam import Examiner
+from talktune.live.fresh import Fresh
 from talktune.live.weights import Weights
 from talktune.policy.load import Policy
 from talktune.policy.turnstile import ClosedError, Role
@@ -70,9 +72,13 @@ class LiveLearner:
         lane = engine.turnstile.lane(Role.LEARNER)
         self.weights = Weights(policy, self.policies, config, self.live.policies.absolute(), lane)
         self.batches = Batches(self.learning, self.policies, policy.tokenizer, config)
+        asker = make_asker(
+            self.weights.learner.model, policy.tokenizer, end_ids, config.fresh, config.train.max_tokens, lane
+        )
         self.candidates = Candidates(
             self.weights, self.learning, self.policies, engine, policy, end_ids, config,
             lora=self.lora, judge=judge, sample=sample or SampleConfig(),
+            fresh=None if asker is None else Fresh(asker, store, config),
         )  # fmt: skip
         self.examiner = Examiner(self.weights.learner, engine, policy.tokenizer, end_ids, config.gate or GateConfig())
 

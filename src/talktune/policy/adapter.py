@@ -113,15 +113,18 @@ def adapter_merged(model: Any) -> Generator[None]:
     if not layers or any(layer.disable_adapters or not isinstance(layer, lora.Linear) for layer in layers):
         yield
         return
-    weights = [cast(nn.Linear, layer.get_base_layer()).weight for layer in layers]
-    originals = [weight.data for weight in weights]
+    linears = [cast(nn.Linear, layer.get_base_layer()) for layer in layers]
+    originals = [linear.weight for linear in linears]
     try:
         with torch.no_grad():
-            for layer, weight in zip(layers, weights, strict=True):
+            for layer, linear, weight in zip(layers, linears, originals, strict=True):
+                merged = weight.data
                 for name in layer.active_adapters:
-                    weight.data = weight.data + cast(lora.Linear, layer).get_delta_weight(name)
+                    merged = merged + cast(lora.Linear, layer).get_delta_weight(name)
+                # A parameter of this module alone: other views of the model hold the original.
+                linear.weight = nn.Parameter(merged, requires_grad=False)
         with model.disable_adapter():
             yield
     finally:
-        for weight, original in zip(weights, originals, strict=True):
-            weight.data = original
+        for linear, original in zip(linears, originals, strict=True):
+            linear.weight = original

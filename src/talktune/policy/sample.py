@@ -6,6 +6,7 @@ softmax(logits / temperature), before any top-k or top-p cut.
 """
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -35,18 +36,20 @@ def sample_answers(
     copies: int = 1,
     policy_version: int | None = None,
     on_tokens: OnTokens | None = None,
+    merge: bool = True,
 ) -> list[Sampled]:
     """Sample `copies` answers to each prompt; answer i*copies + j belongs to prompt i.
 
     An answer ends with one of `end_ids` (kept: it was sampled) or at `config.max_new_tokens`. Temperature 0
     is greedy and its log-probs count as temperature 1. The draws of a row come from (seed, row) alone, so
     they do not depend on which rows finish earlier. `on_tokens(rows, tokens)` hears of every step.
+    Without `merge` the adapter stays beside the weights: slower, and no second copy of them.
     """
     device = next(model.parameters()).device
     rows = len(prompts) * copies
     generator = torch.Generator().manual_seed(seed)
     draws = torch.rand(rows, config.max_new_tokens, generator=generator, dtype=torch.float64).to(device)
-    with ready_to_decode(model, rows):
+    with ready_to_decode(model, rows) if merge else nullcontext():
         state = _prefill(model, prompts, copies, config.max_new_tokens, device)
         ids, logprobs = _decode(model, *state, config, draws, torch.tensor(sorted(end_ids), device=device), on_tokens)
     temperature = config.temperature or 1.0

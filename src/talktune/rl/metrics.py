@@ -1,7 +1,7 @@
 """What every logged number means, once, and how the numbers of micro-batches become those of the update."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -20,7 +20,7 @@ class Metric:
 
 DISTILLED = "distill_tokens"
 
-METRICS: Mapping[str, Metric] = {
+_OF_THE_TURNS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("loss", "1", "what is minimised: −(objective − β · KL term) + λ · distill_loss", "sum"),
@@ -47,6 +47,11 @@ METRICS: Mapping[str, Metric] = {
         Metric("distill_gap", "nats", "mean |log-prob gap| of teacher and student, by the student", "mean", DISTILLED),
         Metric("distill_clipped", "share", "of that probability: where the gap is beyond ±1", "mean", DISTILLED),
         Metric(DISTILLED, "tokens", "answer tokens of disliked turns that were distilled", "sum"),
+        Metric("trust", "1", "how far the preference model of this user is believed, 0 to 1"),
+        Metric("gain", "nats", "by which it foretold verdicts that it had not seen better than their base rate did"),
+        Metric("fresh_answers", "answers", "fresh answers that were sampled"),
+        Metric("fresh_guided", "answers", "of these, with the complaint before the question"),
+        Metric("fresh_learned", "answers", "of the fresh answers, those that were learned from"),
         Metric("response_length", "tokens", "mean length of the answers"),
         Metric("tokens", "tokens", "answer tokens that the loss is made of", "sum"),
         Metric("tokens_per_second", "tokens/s", "those tokens over the time of the update"),
@@ -57,6 +62,11 @@ METRICS: Mapping[str, Metric] = {
         Metric("staleness", "versions", "mean number of policy versions between sampling and this update"),
         Metric("seconds", "s", "wall time of the update"),
     )
+}
+METRICS: Mapping[str, Metric] = dict(_OF_THE_TURNS) | {
+    f"fresh_{name}": replace(metric, name=f"fresh_{name}", meaning=f"of the fresh answers: {metric.meaning}")
+    for name, metric in _OF_THE_TURNS.items()
+    if metric.merge != "once" and not name.startswith("distill")
 }
 """Every metric by its name, in the order in which they are shown."""
 

@@ -1,22 +1,20 @@
 """How far predictions of verdicts are to be believed: experts are mixed by what they foretold, and ranks are counted.
 
-    w_k ∝ prior_k exp(−Σ past losses of expert k)        p = Σ w_k p_k
-    trust = max(0, D − band · se)       D = (pairs in order − pairs in disorder) / pairs with different verdicts
+    w_k ∝ prior_k exp(−Σ losses of expert k)        p = Σ w_k p_k
+    trust = max(0, D − se² / D)       D = (pairs in order − pairs in disorder) / pairs with different verdicts
 
-With log loss the weights are Bayes' rule over experts: over any sequence the mixture loses at most −log prior_k nats
-more than expert k (Cesa-Bianchi & Lugosi 2006, Prediction, Learning, and Games, § 9.2). Trust goes by ranks (Somers' D,
-2 AUC − 1 over all three verdicts), not by the loss: what is learned from is the order of answers alone, and a few
-dozen verdicts show an order long before they show probabilities. It needs no liked answer, and only two verdicts.
+With log losses of predictions that were made without their verdicts, the weights are those of Bayes' rule over experts
+(pseudo-BMA, Yao et al. 2018, arXiv 1704.02030). Trust goes by ranks (Somers' D, 2 AUC − 1 over all three verdicts), not
+by the loss: what is learned from is the order of answers alone, and a few dozen verdicts show an order long before they
+show probabilities. It needs no liked answer, and only two verdicts. D is shrunk as the positive part of James and Stein
+shrinks a mean with a known error: nothing is left of a D within one error, three quarters of one of two.
 """
 
 from math import sqrt
 
-import torch
 from torch import Tensor
 
-BAND = 1.0
-"""Standard errors that are taken off: a user whose verdicts say nothing is believed a little one time in six."""
-LEAST = 8
+LEAST = 12
 """Fewer predictions than this prove nothing."""
 
 
@@ -27,9 +25,8 @@ def log_losses(probabilities: Tensor, classes: Tensor) -> Tensor:
 
 
 def expert_weights(losses: Tensor, prior: Tensor) -> Tensor:
-    """w (T + 1, K) from losses (T, K) and a prior (K,): row t is known before prediction t, the last one afterwards."""
-    past = torch.cat([losses.new_zeros(1, losses.shape[1]), losses.cumsum(0)])
-    return (prior.to(losses).log() - past).softmax(dim=1)
+    """w (…, K) from the summed losses of the experts (…, K) and a prior (K,)."""
+    return (prior.to(losses).log() - losses).softmax(dim=-1)
 
 
 def mixed(probabilities: Tensor, weights: Tensor) -> Tensor:
@@ -37,15 +34,15 @@ def mixed(probabilities: Tensor, weights: Tensor) -> Tensor:
     return (probabilities * weights[..., None]).sum(-2)
 
 
-def earned_trust(scores: Tensor, classes: Tensor, band: float = BAND) -> float:
-    """Trust in [0, 1] from scores (T,) that were made before the classes (T,) were known: D less `band` errors.
+def earned_trust(scores: Tensor, classes: Tensor) -> float:
+    """Trust in [0, 1] from scores (T,) that were made without their classes (T,): D shrunk by its error.
 
     Zero with fewer than `LEAST` predictions, or where all classes or all scores are alike.
     """
     if len(scores) < LEAST:
         return 0.0
     order, error = concordance(scores, classes)
-    return max(0.0, order - band * error)
+    return max(0.0, order - error**2 / order) if order > 0 else 0.0
 
 
 def concordance(scores: Tensor, classes: Tensor) -> tuple[float, float]:

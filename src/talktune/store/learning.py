@@ -9,6 +9,7 @@ from sqlalchemy import case, delete, func, insert, select, update
 
 from talktune.store import schema
 from talktune.store.queues import CLAIM_SECONDS
+from talktune.store.readings import NewReadings, add_readings
 from talktune.types import Turn
 
 if TYPE_CHECKING:
@@ -109,8 +110,9 @@ class Learning:
         used: Sequence[str],
         uses: int,
         now: float,
+        readings: NewReadings | None = None,
     ) -> None:
-        """One update: its turns, its metrics and its version, a candidate (none where nothing was to be learned).
+        """One update: its turns, its metrics, its readings, and its version, a candidate where something was learned.
 
         A turn leaves the queue when it was part of `uses` updates, else it goes to the end. Raises LostLeaseError when
         this process does not hold the learner's lease, or when a turn does not wait any more.
@@ -134,6 +136,8 @@ class Learning:
             values = {"version": None if made is None else made.number, "metrics": json.dumps(dict(metrics))}
             c.execute(insert(schema.updates).values(number=number, created=now, **values))
             c.execute(insert(schema.update_turns), [{"update": number, "turn": turn} for turn in used])
+            if readings is not None:
+                add_readings(c, number, readings)
 
     def _with_turns(self, rows: Sequence[Any]) -> list[Scored]:
         turns = self._store.turns([row.turn for row in rows]) if rows else {}

@@ -162,6 +162,18 @@ update_turns = Table(
     Column("turn", String(80), primary_key=True, comment="no foreign key: that a turn was trained on outlives it"),
 )
 Index("updates_of_turn", update_turns.c.turn)
+readings = Table(
+    "readings",
+    metadata,
+    Column("turn", ForeignKey("turns.id"), primary_key=True),
+    Column("lineage", String(200), nullable=False),
+    Column("update", ForeignKey("updates.number"), nullable=False, comment="the first that learned from the turn"),
+    Column("place", Integer, nullable=False, comment="among the turns of that update"),
+    Column("reader", Text, nullable=False, comment="who made it: readings of different readers are not compared"),
+    Column("body", LargeBinary, nullable=False),
+    comment="what a preference model knows of judged turns; their verdicts stand where they always do",
+)
+Index("readings_by_age", readings.c.lineage, readings.c.update, readings.c.place)
 lineages = Table(
     "lineages",
     metadata,
@@ -258,6 +270,11 @@ def _finish(connection: Connection) -> None:
     _add_columns(connection, turns, ("finish",))
 
 
+def _readings(connection: Connection) -> None:
+    """What is known of judged turns; those that an older talktune learned from are not read again."""
+    metadata.create_all(connection)
+
+
 def _pages(connection: Connection) -> None:
     """Wanted answers, and what a page of turns, the newest first, is found by."""
     _add_columns(connection, feedback, ("better",))
@@ -275,7 +292,7 @@ def _add_columns(connection: Connection, table: Table, names: Iterable[str]) -> 
             connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {made}")
 
 
-STEPS: Sequence[Callable[[Connection], None]] = (_first, _live, _roles, _marks, _finish, _pages)
+STEPS: Sequence[Callable[[Connection], None]] = (_first, _live, _roles, _marks, _finish, _readings, _pages)
 """Step n brings a database from n to n + 1; a step that was released is never changed."""
 
 

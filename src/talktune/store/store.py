@@ -273,7 +273,7 @@ class Store:
                 rows = select(schema.updates.c.version).select_from(u).where(schema.update_turns.c.turn.in_(part))
                 trained |= set(c.execute(rows).scalars())
                 c.execute(update(schema.turns).where(t.id.in_(part)).values(parent=None))
-                for table in (schema.feedback, schema.votes, schema.verdicts, schema.judging, schema.learning):
+                for table in (*_OF_A_TURN, schema.judging, schema.learning):
                     c.execute(delete(table).where(table.c.turn.in_(part)))
             for at in range(0, len(ids), CHUNK):
                 part = list(ids[at : at + CHUNK])
@@ -292,6 +292,7 @@ class Store:
         return Forgotten(len(ids), len(turns), tuple(sorted(trained)))
 
 
+_OF_A_TURN = (schema.feedback, schema.votes, schema.verdicts, schema.readings)
 _KNOWN_TURNS = select(schema.turns.c.id).where(schema.turns.c.id.in_(bindparam("ids", expanding=True)))
 _CONTINUED = (
     update(schema.turns).where(schema.turns.c.id.in_(bindparam("ids", expanding=True))).values(continued=1)

@@ -1,0 +1,181 @@
+"""Who asks: fresh answers of the model in training, sampled and read where it is trained, in pieces.
+
+Not by the engine that answers users: whoever else is answered in its batches changes the last bits of every
+log-prob there, and an update that is taken again after a kill must be the same to the last bit.
+"""
+
+import hashlib
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from math import inf
+from typing import Any
+
+from peft import PeftModel
+
+from talktune.config import FreshConfig, SampleConfig
+from talktune.learner.fresh import Ask, answer_of, fresh_samples
+from talktune.learner.preference import Answer, Preference, Reading, learn_preference, read_answers
+from talktune.policy.linear import ready_to_decode
+from talktune.policy.sample import sample_answers
+from talktune.policy.turnstile import Lane
+from talktune.policy.view import decoder_layers
+from talktune.types import Sample, Sampled, Turn
+
+log = logging.getLogger(__name__)
+GUIDED = 3
+"""One in so many fresh answers to a disliked prompt is sampled with the complaint before the question."""
+ROWS = 32
+"""Answers that are sampled side by side."""
+PROMPT_TOKENS, ALL_TOKENS = 512, 8192
+"""Prompts that are read at once, and all that is kept of such answers: one bounds the time of a layer, the other
+memory."""
+READ_AT_ONCE = 4
+"""Answers that are read at once, as many as a judge reads."""
+
+
+class Asker:
+    """Reads judged turns, and asks their prompts again."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        end_ids: Collection[int],
+        *,
+        count: int,
+        max_tokens: int,
+        lane: Lane | None = None,
+    ) -> None:
+        """`count` answers to each prompt, `max_tokens` of prompt and answer; with a `lane`, in its turn only."""
+        self._model, self._tokenizer, self._ends, self._count = model, tokenizer, end_ids, count
+        room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self._room = min(max_tokens, room or inf)
+        self._lane = nullcontext() if lane is None else lane
+        self._pass_by = (lambda: None) if lane is None else lane.pass_by
+
+    def read(self, turns: Sequence[Turn], samples: Sequence[Sample]) -> list[Reading]:
+        """Readings of judged turns, as their samples have them."""
+        told = [Sampled(s.prompt_ids, s.answer_ids, None, s.temperature) for s in samples]
+        answers = [answer_of(t, one, self._tokenizer, self._ends) for t, one in zip(turns, told, strict=True)]
+        with self._lane:
+            return self._read(answers)
+
+    def learn(self, readings: Sequence[Reading], labels: Sequence[float]) -> Preference:
+        """The preference model of judged turns, oldest first."""
+        with self._lane:
+            return learn_preference(readings, labels, pass_by=self._pass_by)
+
+    def ask(
+        self, turns: Sequence[Turn], samples: Sequence[Sample], preference: Preference, seed: str
+    ) -> tuple[list[Sample], dict[str, float]]:
+        """Fresh samples for the update over these turns, and its metrics of them.
+
+        They are sampled as the turns were: at the temperature of each, and no longer than the longest of them.
+        """
+        most = max((len(sample.answer_ids) for sample in samples), default=0)
+        metrics = {"trust": preference.trust, "gain": preference.gain, "fresh_answers": 0.0}
+
+        def sample(asked: Sequence[Ask]) -> list[Sampled]:
+            metrics["fresh_answers"] = float(len(asked))
+            metrics["fresh_guided"] = float(sum(ask.guided for ask in asked))
+            return self._sample(asked, [samples[ask.place].temperature for ask in asked], most, seed)
+
+        def score(answers: Sequence[Answer]) -> list[float]:
+            with self._lane:
+                return preference.rewards(self._read(answers), self._pass_by)
+
+        fresh = fresh_samples(
+            turns, preference.trust, sample, score, self._tokenizer, self._ends,
+            count=self._count, guided=self._count // GUIDED, longest=self._room - most,
+        )  # fmt: skip
+        return fresh, metrics | {"fresh_learned": float(len(fresh))}
+
+    def _read(self, answers: Sequence[Answer]) -> list[Reading]:
+        parts = [answers[i : i + READ_AT_ONCE] for i in range(0, len(answers), READ_AT_ONCE)]
+        return [reading for part in parts for reading in read_answers(self._model, part)]
+
+    def _sample(self, asked: Sequence[Ask], temperatures: Sequence[float], most: int, seed: str) -> list[Sampled]:
+        """One answer to each, what is drawn a function of the seed and of what is asked."""
+        places: dict[tuple[float, tuple[int, ...]], list[int]] = {}
+        for i, (ask, temperature) in enumerate(zip(asked, temperatures, strict=True)):
+            places.setdefault((temperature, ask.prompt_ids), []).append(i)
+        found: dict[int, Sampled] = {}
+        cpu = next(self._model.parameters()).device.type == "cpu"
+        # Elsewhere a second copy of the weights may not fit. It is made before the lane is taken: it has no layers.
+        with ready_to_decode(self._model, ROWS) if cpu else nullcontext(), self._lane:
+            for number, (temperature, copies, prompts) in enumerate(_pieces(places, most)):
+                drawn = sample_answers(
+                    self._model,
+                    prompts,
+                    SampleConfig(temperature=temperature, max_new_tokens=most),
+                    end_ids=self._ends,
+                    seed=_seed(f"{seed}/{number}"),
+                    copies=copies,
+                    merge=False,
+                )
+                of = [i for prompt in prompts for i in places[temperature, prompt]]
+                found |= dict(zip(of, drawn, strict=True))
+        return [found[i] for i in range(len(asked))]
+
+
+def make_asker(
+    model: Any, tokenizer: Any, end_ids: Collection[int], fresh: FreshConfig | None, max_tokens: int, lane: Lane | None
+) -> Asker | None:
+    """Who asks; None where nobody is to, or where nothing is there to read answers with, which is said."""
+    if fresh is None or fresh.fresh_answers == 0:
+        return None
+    if not isinstance(model, PeftModel):
+        log.warning("--fresh-answers is off: with rank 0 no frozen model is kept to read answers with.")
+        return None
+    if decoder_layers(model) is None:
+        log.warning("--fresh-answers is off: the model %s has no list of its layers.", type(model).__name__)
+        return None
+    return Asker(model, tokenizer, end_ids, count=fresh.fresh_answers, max_tokens=max_tokens, lane=lane)
+
+
+class Logged:
+    """The fresh answers of a run over turns that were judged long ago."""
+
+    def __init__(self, asker: Asker, plan: Sequence[Sequence[Sample]], turns: Mapping[str, Turn], seed: int) -> None:
+        """`plan` are the samples of each update, `turns` what they were made of, by their ids."""
+        self._asker, self._plan, self._turns, self._seed = asker, plan, turns, seed
+        self._readings: dict[str, Reading] = {}
+        self._labels: dict[str, float] = {}
+        self._read = 0
+
+    def __call__(self, update: int) -> tuple[list[Sample], dict[str, float]]:
+        """Those of update n (from 1), and its metrics of them; a resumed run reads the updates before it again."""
+        for batch in self._plan[self._read : update]:
+            new = [sample for sample in batch if sample.id not in self._readings]
+            found = self._asker.read([self._turns[sample.id] for sample in new], new)
+            self._readings |= {sample.id: reading for sample, reading in zip(new, found, strict=True)}
+            self._labels |= {sample.id: sample.reward for sample in new}
+        self._read = update
+        batch = self._plan[update - 1]
+        preference = self._asker.learn([*self._readings.values()], [*self._labels.values()])
+        return self._asker.ask([self._turns[s.id] for s in batch], batch, preference, f"{self._seed}/{update}")
+
+
+def _pieces(
+    places: dict[tuple[float, tuple[int, ...]], list[int]], most: int
+) -> Iterator[tuple[float, int, list[tuple[int, ...]]]]:
+    """Temperature, copies and prompts of what is sampled side by side: alike but for the prompt, alike lengths."""
+    alike: dict[tuple[float, int], list[tuple[int, ...]]] = {}
+    for (temperature, prompt), of in places.items():
+        alike.setdefault((temperature, len(of)), []).append(prompt)
+    for (temperature, copies), prompts in alike.items():
+        prompts.sort(key=len)
+        piece: list[tuple[int, ...]] = []
+        for prompt in prompts:  # rising lengths: the last is the longest
+            n = len(piece) + 1
+            full = n * copies > ROWS or n * len(prompt) > PROMPT_TOKENS
+            if piece and (full or n * copies * (len(prompt) + most) > ALL_TOKENS):
+                yield temperature, copies, piece
+                piece = []
+            piece.append(prompt)
+        yield temperature, copies, piece
+
+
+def _seed(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")

@@ -1,0 +1,73 @@
+"""Fresh answers beside a server: what is known of a lineage's judged turns is kept in the store, and learned from.
+
+batch -> its readings, after those of the updates before -> preference model -> trust -> fresh samples
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from random import Random
+
+from talktune.config import Config, LiveConfig
+from talktune.learner.asking import Asker
+from talktune.learner.preference import READER, WINDOW
+from talktune.learner.readings import reading_from_bytes, reading_to_bytes
+from talktune.live.batches import Batch
+from talktune.store.readings import KeptReading, NewReadings, kept_readings, read_before
+from talktune.store.store import Store
+from talktune.types import Sample, Verdict
+
+
+@dataclass(frozen=True)
+class FreshAnswers:
+    """What an update has of them."""
+
+    samples: Sequence[Sample] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    readings: NewReadings | None = None
+
+
+NOTHING = FreshAnswers()
+
+
+class Fresh:
+    """Makes the fresh answers of an update: a pure function of the seed, the store and the live version."""
+
+    def __init__(self, asker: Asker, store: Store, config: Config) -> None:
+        """The asker's model must have the live version's weights whenever it is used."""
+        self._asker, self._store, self._seed = asker, store, config.train.seed
+        self._shuffled = (config.live or LiveConfig()).shuffle_rewards
+        self._reader = f"{READER} {config.model.model}"
+
+    def of(self, batch: Batch, rewards: Mapping[str, float]) -> FreshAnswers:
+        """Those of a batch whose turns, by sample id, have these rewards."""
+        known = read_before(self._store, self._reader, [one.id for one in batch.scored])
+        new = [i for i, one in enumerate(batch.scored) if one.id not in known]
+        turns = [
+            replace(one.turn, verdict=Verdict(one.turn.verdict.votes if one.turn.verdict else (), rewards[one.id]))
+            for one in batch.scored
+        ]
+        readings = self._asker.read([turns[i] for i in new], [batch.samples[i] for i in new])
+        kept = kept_readings(self._store, batch.lineage, self._reader)
+        preference = self._asker.learn(
+            [*(reading_from_bytes(one.body) for one in kept), *readings],
+            [*self._labels(kept), *(rewards[batch.scored[i].id] for i in new)],
+        )
+        seed = f"{self._seed}/{batch.live.number if batch.live else 0}/{batch.scored[0].id}"
+        samples, metrics = self._asker.ask(turns, batch.samples, preference, seed)
+        bodies = [(batch.scored[i].id, reading_to_bytes(one)) for i, one in zip(new, readings, strict=True)]
+        return FreshAnswers(samples, metrics, NewReadings(batch.lineage, self._reader, bodies, WINDOW))
+
+    def _labels(self, kept: Sequence[KeptReading]) -> list[float]:
+        """The verdicts as they are now; dealt out anew within each update, where the rewards were."""
+        if not self._shuffled:
+            return [one.reward for one in kept]
+        updates = [list(group) for _, group in groupby(kept, key=lambda one: one.update)]
+        return [x for group in updates for x in dealt([one.reward for one in group], self._seed, group[0].turn)]
+
+
+def dealt(rewards: Sequence[float], seed: int, name: str) -> list[float]:
+    """The rewards of an update dealt out anew; `name` is that of its first turn."""
+    shuffled = list(rewards)
+    Random(f"{seed}/{name}").shuffle(shuffled)
+    return shuffled
