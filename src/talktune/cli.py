@@ -53,6 +53,7 @@ PANELS = {
     knobs.ModelConfig: "Model",
     knobs.JudgeConfig: "Judge",
     knobs.AlgorithmConfig: "Algorithm",
+    knobs.FreshConfig: "Algorithm",
     knobs.TrainConfig: "Training",
     knobs.SampleConfig: "Sampling",
     knobs.LiveConfig: "Live",
@@ -61,10 +62,10 @@ PANELS = {
     knobs.LabConfig: "Lab",
 }
 """What options are called together: a panel of `--help`, a section of a TOML file."""
-_groups = {kind: Group.create_ordered(name) for kind, name in PANELS.items()}
+_groups = {name: Group.create_ordered(name) for name in dict.fromkeys(PANELS.values())}
 for part in vars(knobs).values():
     if isinstance(part, type) and (of := next((kind for kind in PANELS if issubclass(part, kind)), None)):
-        Parameter(name="*", group=_groups[of])(part)  # a command takes its fields as options of their own names
+        Parameter(name="*", group=_groups[PANELS[of]])(part)  # a command takes its fields as options of their own names
 
 for command in (score, train, chat, judge_eval, judge_train, demo, lab, report, export):
     app.command(command)
