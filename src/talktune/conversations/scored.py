@@ -117,7 +117,11 @@ class ScoredWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Closes the file; without an exception, rewrites it without stale lines."""
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as closing:  # what could not be written is tried once more
+            if kind is None:
+                raise unwritable(self.path, closing) from closing
         if kind is None and self.path.is_file():
             with whole_file(self.path) as file:
                 file.writelines(json_line(conversation_to_dict(c)) for c in self._known.values())
