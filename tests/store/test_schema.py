@@ -9,6 +9,7 @@ from talktune.store import schema
 from talktune.store.candidates import Candidates
 from talktune.store.policies import Policies
 from talktune.store.queues import Judging
+from talktune.store.readings import kept_readings
 from talktune.store.store import Store
 from talktune.types import Message
 
@@ -76,4 +77,16 @@ def test_answers_of_an_older_store_are_found_by_their_marks(tmp_path: Path) -> N
         assert Candidates(c, "bob").answered([mark]) == []
     assert found is not None
     assert [(turn.id, turn.answer.content) for turn in found] == [("a", "Good morning")]
+    opened.close()
+
+
+def test_an_older_store_gets_a_place_for_readings(tmp_path: Path) -> None:
+    file = tmp_path / "old.db"
+    store = Store(file)
+    with store.engine.begin() as c:
+        c.exec_driver_sql("DROP TABLE readings")
+        c.execute(schema.steps.delete().where(schema.steps.c.number >= schema.STEPS.index(schema._readings)))
+    store.close()
+    opened = Store(file)
+    assert kept_readings(opened, "", "me") == []
     opened.close()
