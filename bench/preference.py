@@ -165,8 +165,12 @@ def main() -> None:
     text = table(rows)
     print(text)
     if args.output:
-        args.output.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
+        args.output.with_suffix(".json").write_text("[\n" + ",\n".join(json.dumps(_rounded(r)) for r in rows) + "\n]\n")
         args.output.with_suffix(".md").write_text(text + "\n")
+
+
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(row), parse_float=lambda number: round(float(number), 4))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

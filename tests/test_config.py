@@ -13,6 +13,7 @@ from talktune.config import (
     AlgorithmConfig,
     Config,
     DemoConfig,
+    FreshConfig,
     GateConfig,
     JudgeConfig,
     LiveConfig,
@@ -109,6 +110,8 @@ def test_a_number_in_its_range_is_taken() -> None:
         (AlgorithmConfig(L_cache=1001), "--L-cache is 1001: it must be between 0 and L_max (1000)."),
         (AlgorithmConfig(distill="on"), "--distill is on: it must be auto, off or a weight."),  # type: ignore[arg-type]
         (AlgorithmConfig(distill=-0.5), "--distill is -0.5: it must be 0 or more."),
+        (FreshConfig(1), "--fresh-answers is 1: one answer has nothing to be compared with; it must be 0, 2 or more."),
+        (FreshConfig(-1), "--fresh-answers is -1: it must be 0 or more."),
         (LiveConfig(brake_judge=(1.0, -1.0)), "--brake-judge is (1.0, -1.0): it must be a lower and a higher number."),
         (GateConfig(gate_length_low=2.0), "--gate-length-low is 2.0: it must be at most --gate-length-high (1.5)."),
         (ServeConfig(side_patterns=("(",)), "--side-patterns '(': is not a regular expression"),
@@ -130,6 +133,7 @@ def test_another_process_is_given_the_same_tree() -> None:
         live=LiveConfig(brake_judge=(-0.5, 0.5)),
         serve=ServeConfig(keys=Path("keys")),
         gate=GateConfig(),
+        fresh=FreshConfig(6),
     )
     assert config_from_json(config_to_json(tree)) == tree
 

@@ -69,10 +69,10 @@ def test_a_user_who_can_be_foretold_is_learned_from_by_fresh_answers(world: Make
     w = talked(world, 4)
     learn_all(w)
     found = metrics(w)
-    assert [one["trust"] > 0 for one in found] == [False, True, True, True]
+    assert [one["trust"] > 0 for one in found] == [False, False, True, True]
     assert found[0]["fresh_answers"] == 0
     assert "fresh_tokens" not in found[0]
-    for one in found[1:]:
+    for one in found[2:]:
         assert one["fresh_answers"] == 16
         assert one["fresh_guided"] == 2  # of two disliked turns, one each
         assert 0 < one["fresh_learned"] <= 8
@@ -95,9 +95,11 @@ def test_the_fresh_term_alone_makes_a_version(world: Make) -> None:
 
 
 def test_the_brakes_look_at_fresh_answers_too(world: Make) -> None:
-    w = talked(world, 2, brake_entropy=100.0)
-    assert w.learn()
-    w.learner.policies.promote(1)
+    w = talked(world, 3, brake_entropy=100.0)
+    for number in (1, 2):
+        assert w.learn()
+        assert "fresh" not in w.learner.policies.lineages()[""][1]
+        w.learner.policies.promote(number)
     assert w.learn()
     assert not w.learn()
     assert "entropy of the fresh answers is" in w.learner.trouble
@@ -152,7 +154,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(world: Make, undis
     learn_all(w)
     turns, kept, rows, weights = undisturbed
     assert kills > 2
-    assert rows[1]["fresh_tokens"] > 0
+    assert rows[2]["fresh_tokens"] > 0
     assert used(w) == turns
     assert readings(w) == kept
     clock = ("seconds", "tokens_per_second")
@@ -176,14 +178,14 @@ def test_forgetting_takes_the_readings_along(world: Make) -> None:
 
 
 def test_feedback_changes_what_is_fitted(world: Make) -> None:
-    w = talked(world, 2)
+    w = talked(world, 4)
     learn_all(w)
     [reader] = {row[4] for row in readings(w)}
     before = kept_readings(w.store, "", reader)
-    assert [one.reward for one in before] == [1, 1, -1, -1] * 2
+    assert [one.reward for one in before] == [1, 1, -1, -1] * 4
     w.store.add_feedback("ann", before[0].turn, -0.9, 2000.0)
     after = kept_readings(w.store, "", reader)
-    assert [one.reward for one in after] == [-0.9, 1, -1, -1, *[1, 1, -1, -1]]
+    assert [one.reward for one in after] == [-0.9, 1, -1, -1, *[1, 1, -1, -1] * 3]
     assert [one.body for one in after] == [one.body for one in before]
     fit = [
         w.learner.candidates._fresh._asker.learn(  # type: ignore[union-attr]

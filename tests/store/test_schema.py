@@ -10,6 +10,7 @@ from talktune.store.candidates import Candidates
 from talktune.store.journal import entry
 from talktune.store.policies import Policies
 from talktune.store.queues import Judging
+from talktune.store.readings import kept_readings
 from talktune.store.store import Store
 from talktune.types import Message
 
@@ -101,4 +102,16 @@ def test_an_older_stores_feedback_takes_the_wanted_answer(tmp_path: Path) -> Non
     found = entry(opened, "ann", "a")
     assert found is not None
     assert (found.score, found.better) == (1.0, "Good morning")
+    opened.close()
+
+
+def test_an_older_store_gets_a_place_for_readings(tmp_path: Path) -> None:
+    file = tmp_path / "old.db"
+    store = Store(file)
+    with store.engine.begin() as c:
+        c.exec_driver_sql("DROP TABLE readings")
+        c.execute(schema.steps.delete().where(schema.steps.c.number >= schema.STEPS.index(schema._readings)))
+    store.close()
+    opened = Store(file)
+    assert kept_readings(opened, "", "me") == []
     opened.close()

@@ -14,6 +14,7 @@ from sqlalchemy import insert
 from talktune.conversations.turns import turns_of
 from talktune.errors import UserError
 from talktune.store import schema
+from talktune.store.readings import NewReadings, add_readings, kept_readings, read_before
 from talktune.store.rows import NewTurn
 from talktune.store.store import Store
 from talktune.types import Message, Sampled
@@ -309,3 +310,24 @@ def test_the_database_is_sound_after_a_kill(tmp_path: Path) -> None:
     assert done >= 20
     with sqlite3.connect(path) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_readings_stand_in_the_order_of_updates_with_the_verdicts_of_today(store: Store) -> None:
+    store.add_turns([turn("a"), turn("b", "a"), turn("c", "b"), turn("d", conversation="c2")])
+    with store.engine.begin() as c:
+        c.execute(insert(schema.verdicts), [{"turn": x, "reward": -1.0, "created": 1.0} for x in "abcd"])
+        c.execute(insert(schema.updates), [{"number": n, "metrics": "{}", "created": 1.0} for n in (1, 2)])
+        add_readings(c, 1, NewReadings("", "me", [("d", b"4"), ("a", b"1")], 3))
+        add_readings(c, 2, NewReadings("", "me", [("c", b"3"), ("b", b"2")], 3))
+    assert store.add_feedback("ann", "c", 0.5, 2.0)
+    found = [(one.turn, one.update, one.body, one.reward) for one in kept_readings(store, "", "me")]
+    assert found == [("a", 1, b"1", -1.0), ("c", 2, b"3", 0.5), ("b", 2, b"2", -1.0)], "the oldest goes"
+    assert kept_readings(store, "ann", "me") == kept_readings(store, "", "you") == []
+    assert read_before(store, "me", ["a", "d"]) == {"a"}
+    assert read_before(store, "you", ["a"]) == set()
+    with store.engine.begin() as c:  # another model reads a turn anew
+        add_readings(c, 2, NewReadings("", "you", [("b", b"5")], 3))
+    assert [one.body for one in kept_readings(store, "", "you")] == [b"5"]
+    assert [one.turn for one in kept_readings(store, "", "me")] == ["a", "c"]
+    store.forget(conversation="c1")
+    assert kept_readings(store, "", "me") == []
