@@ -316,7 +316,8 @@ def test_control_tokens_in_a_tools_result_are_text() -> None:
     assert ids == plain
 
 
-def test_a_prompt_that_is_too_long_is_not_tokenised(own: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_that_is_too_long_is_not_tokenised(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own: Any = AutoTokenizer.from_pretrained(tiny_model)
     longest = max(len(token.encode()) for token in own.get_vocab())
     for text, refused in (("x " * 4 * longest, False), ("x" * 16 * longest, True), ("漢" * 6 * longest, True)):
         said = {"role": "user", "content": text}
