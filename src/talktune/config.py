@@ -153,6 +153,8 @@ class FreshConfig:
     fresh_answers: Natural = 6
     """Fresh answers to the prompt of each judged turn, learned from as far as this user's verdicts can be foretold;
     0 is off."""
+    guided: Natural = 0
+    """Of them, those that are sampled with the complaint before the question, where a turn was disliked in words."""
 
 
 @dataclass(frozen=True)
@@ -448,6 +450,8 @@ def check_config(config: Part) -> Part:
             raise UserError(f"--L-cache is {zone}: it must be between 0 and L_max ({longest}).")
         case AlgorithmConfig(distill=str(word)) if word not in get_args(Auto):
             raise UserError(f"--distill is {word}: it must be auto, off or a weight.")
+        case FreshConfig(fresh_answers=count, guided=guided) if guided > count:
+            raise UserError(f"--guided is {guided}: it must be at most --fresh-answers ({count}).")
         case FreshConfig(fresh_answers=1):
             raise UserError(
                 "--fresh-answers is 1: one answer has nothing to be compared with; it must be 0, 2 or more."

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from talktune.config import AlgorithmConfig, Config, ModelConfig, TrainConfig
 from talktune.learner.logprobs import make_reader
+from talktune.learner.probe import WEIGHT
 from talktune.learner.update import Learner, NotFiniteError
 from talktune.policy.adapter import attach_adapter
 from talktune.policy.load import load_policy
@@ -311,3 +312,18 @@ def test_fresh_answers_alone_are_a_step(tiny_model: Path) -> None:
     assert all(torch.equal(before[name], weight) for name, weight in it.trained.items())
     it.step(alike, [replace(s, reward=0.5) for s in samples(2)])
     assert any(not torch.equal(before[name], weight) for name, weight in it.trained.items())
+
+
+def test_a_probe_turns_distillation_on_and_off_where_auto_asks_for_it(tiny_model: Path) -> None:
+    asks = learner(tiny_model, distill="auto")
+    assert asks.distill_weight == 0.0
+    asks.hear_probe({"distill_on": 1.0})
+    assert asks.distill_weight == WEIGHT
+    asks.hear_probe({"distill_on": 0.0})
+    assert asks.distill_weight == 0.0
+    asks.hear_probe({"distill_on": 1.0})
+    asks.hear_probe({})  # an update without a probe
+    assert asks.distill_weight == 0.0
+    told = learner(tiny_model, distill=0.3)
+    told.hear_probe({"distill_on": 0.0})
+    assert told.distill_weight == 0.3

@@ -26,7 +26,7 @@ SHORT, LONG = 3, 9
 
 
 def asked(config: Config, count: int = 4) -> Config:
-    return replace(config, fresh=FreshConfig(count), gate=replace(WIDE, no_gate=True))
+    return replace(config, fresh=FreshConfig(count, guided=1 if count > 1 else 0), gate=replace(WIDE, no_gate=True))
 
 
 def short(turn: Turn) -> Label:
@@ -80,6 +80,22 @@ def test_a_user_who_can_be_foretold_is_learned_from_by_fresh_answers(world: Make
         assert one["gain"] > 0
     kept = readings(w)
     assert [(row[0], row[2]) for row in kept] == [(turn, update) for update, turn in used(w)]
+
+
+def test_distillation_is_on_where_complaints_are_found_to_help_and_nowhere_else(world: Make) -> None:
+    def auto(config: Config) -> Config:
+        return replace(asked(config), algorithm=replace(config.algorithm, distill="auto"))
+
+    w = world(auto)
+    w.worker.judge = type(w.worker.judge)(short)
+    talk(w, 4)
+    w.judge()
+    learn_all(w)
+    found = metrics(w)
+    assert [("distill_on" in one) for one in found] == [True] * 4
+    assert found[0]["distill_on"] == 0.0  # nobody is trusted to say so yet
+    for one in found:
+        assert ("distill_tokens" in one) == (one["distill_on"] == 1.0)
 
 
 def test_the_fresh_term_alone_makes_a_version(world: Make) -> None:

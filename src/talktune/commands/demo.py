@@ -89,7 +89,7 @@ def demo(
         )
         before = first_exam(partners, output)
         learner = Learner(policy.model, config, total_updates=updates)
-        asker = make_asker(policy.model, policy.tokenizer, partners.ends, fresh, train.max_tokens, lane=None)
+        asker = make_asker(policy.model, policy.tokenizer, partners.ends, config)
         again = None if asker is None else DemoFresh(asker, partners, output / "readings")
         run_updates(learner, partners.samples, output, fresh=again, on_update=show)
         say("asking held-out questions again")

@@ -87,7 +87,7 @@ def train(
     plan = batches(intake.samples, config.train)
     learner = Learner(policy.model, config, total_updates=len(plan))
     ends = end_ids(policy.tokenizer, policy.model.generation_config)
-    asker = make_asker(policy.model, policy.tokenizer, ends, fresh, config.train.max_tokens, lane=None)
+    asker = make_asker(policy.model, policy.tokenizer, ends, config)
     by_id = {f"{turn.conversation_id}:{turn.index}": turn for turn in turns}
     logged = None if asker is None else Logged(asker, plan, by_id, config.train.seed)
     metrics: list[dict[str, Any]] = []

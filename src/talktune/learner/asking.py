@@ -13,9 +13,10 @@ from typing import Any
 
 from peft import PeftModel
 
-from talktune.config import FreshConfig, SampleConfig
+from talktune.config import Config, FreshConfig, SampleConfig
 from talktune.learner.fresh import Ask, answer_of, fresh_samples
 from talktune.learner.preference import Answer, Preference, Reading, learn_preference, read_answers
+from talktune.learner.probe import bare_sampler, probe
 from talktune.policy.linear import ready_to_decode
 from talktune.policy.sample import sample_answers
 from talktune.policy.turnstile import Lane
@@ -23,13 +24,13 @@ from talktune.policy.view import decoder_layers
 from talktune.types import Sample, Sampled, Turn
 
 log = logging.getLogger(__name__)
-GUIDED = 3
-"""One in so many fresh answers to a disliked prompt is sampled with the complaint before the question."""
 ROWS = 32
 """Answers that are sampled side by side."""
 PROMPT_TOKENS, ALL_TOKENS = 512, 8192
 """Prompts that are read at once, and all that is kept of such answers: one bounds the time of a layer, the other
 memory."""
+PROBED = 12
+"""Disliked turns of an update that are asked with and without their complaint, for `--distill auto`."""
 READ_AT_ONCE = 4
 """Answers that are read at once, as many as a judge reads."""
 
@@ -43,12 +44,17 @@ class Asker:
         tokenizer: Any,
         end_ids: Collection[int],
         *,
-        count: int,
+        config: FreshConfig,
         max_tokens: int,
+        probes: bool = False,
         lane: Lane | None = None,
     ) -> None:
-        """`count` answers to each prompt, `max_tokens` of prompt and answer; with a `lane`, in its turn only."""
-        self._model, self._tokenizer, self._ends, self._count = model, tokenizer, end_ids, count
+        """`max_tokens` of prompt and answer; with a `lane`, in its turn only.
+
+        `probes` asks at each update whether complaints make better answers, for `--distill auto`.
+        """
+        self._model, self._tokenizer, self._ends, self._config = model, tokenizer, end_ids, config
+        self._probes = probes
         room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._room = min(max_tokens, room or inf)
         self._lane = nullcontext() if lane is None else lane
@@ -87,9 +93,32 @@ class Asker:
 
         fresh = fresh_samples(
             turns, preference.trust, sample, score, self._tokenizer, self._ends,
-            count=self._count, guided=self._count // GUIDED, longest=self._room - most,
+            count=self._config.fresh_answers, guided=self._config.guided, longest=self._room - most,
         )  # fmt: skip
+        if self._probes:
+            metrics["distill_on"] = float(self._helps(turns, samples, preference, seed))
         return fresh, metrics | {"fresh_learned": float(len(fresh))}
+
+    def _helps(self, turns: Sequence[Turn], samples: Sequence[Sample], preference: Preference, seed: str) -> bool:
+        """Whether the bare model answers better once it has read the complaint; never without trust in who says so."""
+        if preference.trust <= 0 or not samples:
+            return False
+        most = max(len(sample.answer_ids) for sample in samples)
+        config = SampleConfig(temperature=samples[0].temperature, max_new_tokens=most)
+        bare = bare_sampler(self._model, config, self._ends, _seed(seed))
+
+        def sample(prompts: Sequence[tuple[int, ...]]) -> Sequence[Sampled]:
+            with self._lane:
+                return bare(prompts)
+
+        def score(asked: Sequence[Turn], drawn: Sequence[Sampled]) -> list[float]:
+            answers = [answer_of(t, one, self._tokenizer, self._ends) for t, one in zip(asked, drawn, strict=True)]
+            with self._lane:
+                return preference.rewards(self._read(answers), self._pass_by)
+
+        finding = probe(turns, self._tokenizer, sample, score, seed=_seed(seed), most=PROBED, copies=2)
+        log.info("%s", finding)
+        return finding.helps
 
     def _read(self, answers: Sequence[Answer]) -> list[Reading]:
         parts = [answers[i : i + READ_AT_ONCE] for i in range(0, len(answers), READ_AT_ONCE)]
@@ -120,10 +149,13 @@ class Asker:
 
 
 def make_asker(
-    model: Any, tokenizer: Any, end_ids: Collection[int], fresh: FreshConfig | None, max_tokens: int, lane: Lane | None
+    model: Any, tokenizer: Any, end_ids: Collection[int], config: Config, lane: Lane | None = None
 ) -> Asker | None:
     """Who asks; None where nobody is to, or where nothing is there to read answers with, which is said."""
+    fresh, probes = config.fresh, config.algorithm.distill == "auto"
     if fresh is None or fresh.fresh_answers == 0:
+        if probes:
+            log.warning("--distill auto is off: without --fresh-answers nobody says whether complaints help.")
         return None
     if not isinstance(model, PeftModel):
         log.warning("--fresh-answers is off: with rank 0 no frozen model is kept to read answers with.")
@@ -131,7 +163,7 @@ def make_asker(
     if decoder_layers(model) is None:
         log.warning("--fresh-answers is off: the model %s has no list of its layers.", type(model).__name__)
         return None
-    return Asker(model, tokenizer, end_ids, count=fresh.fresh_answers, max_tokens=max_tokens, lane=lane)
+    return Asker(model, tokenizer, end_ids, config=fresh, max_tokens=config.train.max_tokens, probes=probes, lane=lane)
 
 
 class Logged:

@@ -69,6 +69,7 @@ def run_updates(
     while learner.update < learner.total_updates:
         samples, extra = source(learner.update + 1)
         beside, more = ((), {}) if fresh is None else fresh(learner.update + 1)
+        learner.hear_probe(more)
         metrics = {"update": learner.update + 1} | learner.step(samples, beside) | extra | more
         save_checkpoint(learner, run / "checkpoints", metrics, learner.config.train.keep_checkpoints)
         try:

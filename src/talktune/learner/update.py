@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from talktune.config import AlgorithmConfig, Config
 from talktune.errors import UserError
 from talktune.learner.logprobs import Forward, make_reader
+from talktune.learner.probe import WEIGHT
 from talktune.policy.adapter import adapter_off
 from talktune.policy.linear import fast_frozen_linears, frozen_linears
 from talktune.policy.turnstile import Lane
@@ -49,7 +50,7 @@ class Learner:
         )
         self.total_updates = total_updates
         self.distill_weight = 0.0 if isinstance(config.algorithm.distill, str) else config.algorithm.distill
-        """λ; with `auto` it is 0 until whoever asks the probe sets it."""
+        """λ; with `auto` it is 0 until a probe is heard."""
         self._lane = nullcontext() if lane is None else lane
         if lane is not None:
             lane.stop_between_layers(model)
@@ -70,6 +71,11 @@ class Learner:
         self.optimizer.state.clear()
         self.running = RunningBaseline()
         self.update = 0
+
+    def hear_probe(self, found: Mapping[str, float]) -> None:
+        """With `--distill auto`, distil in the next update only where the metrics of its fresh answers say so."""
+        if self.config.algorithm.distill == "auto":
+            self.distill_weight = WEIGHT * found.get("distill_on", 0.0)
 
     def step(self, samples: Sequence[Sample], fresh: Sequence[Sample] = ()) -> dict[str, float]:
         """One update over `samples`; returns its metrics (`rl.metrics.METRICS`).

@@ -60,6 +60,7 @@ class Candidates:
         if self._live.shuffle_rewards:
             samples = _shuffled(samples, self._config.train.seed)
         fresh = NOTHING if self._fresh is None else self._fresh.of(batch, {s.id: s.reward for s in samples})
+        learner.hear_probe(fresh.metrics)
         self._weights.changed()
         used = [one.id for one in batch.scored]
         try:

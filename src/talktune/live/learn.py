@@ -57,8 +57,6 @@ class LiveLearner:
         """
         if config.model.lora_rank == 0:
             raise UserError("--lora-rank is 0: versions are adapters; use 1 or more, or --no-learn.")
-        if config.algorithm.distill == "auto":
-            log.warning("--distill auto: nobody scores fresh answers yet, so it stays off; give a weight to have it.")
         self.live = config.live or LiveConfig()
         self.store = store
         self.policies = Policies(store)
@@ -72,9 +70,7 @@ class LiveLearner:
         lane = engine.turnstile.lane(Role.LEARNER)
         self.weights = Weights(policy, self.policies, config, self.live.policies.absolute(), lane)
         self.batches = Batches(self.learning, self.policies, policy.tokenizer, config)
-        asker = make_asker(
-            self.weights.learner.model, policy.tokenizer, end_ids, config.fresh, config.train.max_tokens, lane
-        )
+        asker = make_asker(self.weights.learner.model, policy.tokenizer, end_ids, config, lane)
         self.candidates = Candidates(
             self.weights, self.learning, self.policies, engine, policy, end_ids, config,
             lora=self.lora, judge=judge, sample=sample or SampleConfig(),
