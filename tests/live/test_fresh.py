@@ -11,9 +11,10 @@ import pytest
 import torch
 from sqlalchemy import select
 
-from talktune.config import Config, FreshConfig, ModelConfig
+from talktune.config import Config, FreshConfig, LiveConfig, ModelConfig
 from talktune.learner.asking import Asker
 from talktune.learner.readings import reading_from_bytes
+from talktune.live.candidates import brakes
 from talktune.store import schema
 from talktune.store.readings import kept_readings
 from talktune.types import Label, Turn
@@ -119,6 +120,11 @@ def test_the_brakes_look_at_fresh_answers_too(world: Make) -> None:
     assert w.learn()
     assert not w.learn()
     assert "entropy of the fresh answers is" in w.learner.trouble
+
+
+def test_the_kl_of_fresh_answers_is_held_against_the_brake_where_there_are_any() -> None:
+    old, new = {"kl_ref": 9.0}, {"kl_ref": 0.1, "fresh_kl_ref": 9.0}
+    assert [len(brakes(metrics, LiveConfig())) for metrics in (old, new, old | {"fresh_kl_ref": 0.1})] == [1, 1, 0]
 
 
 def test_without_trust_the_update_is_what_it_was(world: Make) -> None:

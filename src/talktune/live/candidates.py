@@ -112,12 +112,17 @@ class Candidates:
 
 
 def brakes(metrics: Mapping[str, float], live: LiveConfig) -> list[str]:
-    """Why learning has to stop after an update, each in a few words; empty where it may go on."""
+    """Why learning has to stop after an update, each in a few words; empty where it may go on.
+
+    Turns may be of earlier versions, and their KL then hangs on a few large ratios; where there are fresh answers, which
+    the version itself gave, theirs is what counts.
+    """
     return [
         f"{what}{whose} is {metrics[of + name]:.2f}, wanted {least:g} to {most:g}"
         for what, name, least, most in live.brakes
         for of, whose in (("", ""), ("fresh_", " of the fresh answers"))
         if of + name in metrics and not least <= metrics[of + name] <= most
+        if (of, name) != ("", "kl_ref") or "fresh_kl_ref" not in metrics
     ]
 
 
