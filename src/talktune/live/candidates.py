@@ -114,8 +114,8 @@ class Candidates:
 def brakes(metrics: Mapping[str, float], live: LiveConfig) -> list[str]:
     """Why learning has to stop after an update, each in a few words; empty where it may go on.
 
-    Turns may be of earlier versions, and their KL then hangs on a few large ratios; where there are fresh answers, which
-    the version itself gave, theirs is what counts.
+    Turns may be of earlier versions, and their KL then hangs on a few large ratios: where there are fresh answers,
+    which the version itself gave, theirs counts.
     """
     return [
         f"{what}{whose} is {metrics[of + name]:.2f}, wanted {least:g} to {most:g}"
