@@ -70,7 +70,7 @@ format: .venv/.installed-dev
 # A scripted user talks to `talktune serve` and reacts in words only, until the served model has learned.
 LIVE ?= runs/live
 live: .venv/.installed-dev
-	$(BIN)/python bench/personalize.py --character plain --seeds 0 --modes learn --keep $(LIVE) $(ARGS)
+	$(BIN)/python bench/personalize.py --character plain --seeds 0 --arms learn --keep $(LIVE) $(ARGS)
 
 # Every experiment of the course: about ten minutes on two cores.
 lab: install
