@@ -317,13 +317,13 @@ def test_fresh_answers_alone_are_a_step(tiny_model: Path) -> None:
 def test_a_probe_turns_distillation_on_and_off_where_auto_asks_for_it(tiny_model: Path) -> None:
     asks = learner(tiny_model, distill="auto")
     assert asks.distill_weight == 0.0
-    asks.hear_probe({"distill_on": 1.0})
+    asks.hear_probe({"complaints_help": 1.0})
     assert asks.distill_weight == WEIGHT
-    asks.hear_probe({"distill_on": 0.0})
+    asks.hear_probe({"complaints_help": 0.0})
     assert asks.distill_weight == 0.0
-    asks.hear_probe({"distill_on": 1.0})
+    asks.hear_probe({"complaints_help": 1.0})
     asks.hear_probe({})  # an update without a probe
     assert asks.distill_weight == 0.0
     told = learner(tiny_model, distill=0.3)
-    told.hear_probe({"distill_on": 0.0})
+    told.hear_probe({"complaints_help": 0.0})
     assert told.distill_weight == 0.3

@@ -93,10 +93,10 @@ def test_distillation_is_on_where_complaints_are_found_to_help_and_nowhere_else(
     w.judge()
     learn_all(w)
     found = metrics(w)
-    assert [("distill_on" in one) for one in found] == [True] * 4
-    assert found[0]["distill_on"] == 0.0  # nobody is trusted to say so yet
+    assert [("complaints_help" in one) for one in found] == [True] * 4
+    assert found[0]["complaints_help"] == 0.0  # nobody is trusted to say so yet
     for one in found:
-        assert ("distill_tokens" in one) == (one["distill_on"] == 1.0)
+        assert ("distill_tokens" in one) == (one["complaints_help"] == 1.0)
 
 
 def test_the_fresh_term_alone_makes_a_version(world: Make) -> None:

@@ -145,7 +145,7 @@ def test_a_locked_store_ends_a_stream_with_an_error(start_server: Any, odd: Any,
             other.close()
         last = [line for line in reply.text.splitlines() if line][-1]
         assert "locked" in reply.text
-        assert json.loads(last[6:])["error"]["message"] == "The server failed; its log says why."
+        assert json.loads(last[6:])["error"]["message"] == "The answer could not be stored; the server's log says why."
         odd.raw = sse(part({"content": "free"}), part({}, "stop"))
         assert "[DONE]" in ask(server, stream=True).text
 

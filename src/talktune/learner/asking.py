@@ -96,7 +96,7 @@ class Asker:
             count=self._config.fresh_answers, guided=self._config.guided, longest=self._room - most,
         )  # fmt: skip
         if self._probes:
-            metrics["distill_on"] = float(self._helps(turns, samples, preference, seed))
+            metrics["complaints_help"] = float(self._helps(turns, samples, preference, seed))
         return fresh, metrics | {"fresh_learned": float(len(fresh))}
 
     def _helps(self, turns: Sequence[Turn], samples: Sequence[Sample], preference: Preference, seed: str) -> bool:

@@ -201,10 +201,9 @@ def _scaled(table: Tensor, readings: Sequence[Reading], *, counted: bool) -> tup
         seen = torch.zeros(len(prompts), table.shape[1], dtype=table.dtype)
         seen.index_add_(0, torch.tensor([prompts[r.prompt] for r in readings]), table[:n])
         table = table[:, (seen > 0).sum(0) >= 2]
-    spread = table[:n].std(0)
-    table = table[:, spread > 1e-9]
+    table = table[:, table[:n].amax(0) - table[:n].amin(0) > 1e-9]
     table = table - table[:n].mean(0)
-    if not counted:
+    if not counted and table.shape[1]:
         table = table / table[:n].std(0)
     norm = table[:n].square().sum(1).mean().sqrt() if table.shape[1] else torch.ones(())
     return table[:n] / norm, table[n:] / norm

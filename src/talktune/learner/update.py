@@ -75,7 +75,7 @@ class Learner:
     def hear_probe(self, found: Mapping[str, float]) -> None:
         """With `--distill auto`, distil in the next update only where the metrics of its fresh answers say so."""
         if self.config.algorithm.distill == "auto":
-            self.distill_weight = WEIGHT * found.get("distill_on", 0.0)
+            self.distill_weight = WEIGHT * found.get("complaints_help", 0.0)
 
     def step(self, samples: Sequence[Sample], fresh: Sequence[Sample] = ()) -> dict[str, float]:
         """One update over `samples`; returns its metrics (`rl.metrics.METRICS`).

@@ -47,7 +47,7 @@ _OF_THE_TURNS: Mapping[str, Metric] = {
         Metric("distill_gap", "nats", "mean |log-prob gap| of teacher and student, by the student", "mean", DISTILLED),
         Metric("distill_clipped", "share", "of that probability: where the gap is beyond ±1", "mean", DISTILLED),
         Metric(DISTILLED, "tokens", "answer tokens of disliked turns that were distilled", "sum"),
-        Metric("distill_on", "1", "whether complaints were found to make better answers (--distill auto), 0 or 1"),
+        Metric("complaints_help", "1", "whether complaints were found to make better answers (--distill auto), 0 or 1"),
         Metric("trust", "1", "how far the preference model of this user is believed, 0 to 1"),
         Metric("gain", "nats", "by which it foretold verdicts that it had not seen better than their base rate did"),
         Metric("fresh_answers", "answers", "fresh answers that were sampled"),

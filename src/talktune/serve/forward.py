@@ -88,7 +88,13 @@ def _known(body: dict[str, Any], more: Collection[str]) -> dict[str, Any]:
 def _addresses(messages: list[Any]) -> Iterator[tuple[str, str]]:
     """What in the parts of messages is an address, with the field that it stands in."""
     parts = [part for message in messages if isinstance(message.get("content"), list) for part in message["content"]]
-    for part in (cast(Mapping[str, Any], part) for part in parts if part.get("type") in MEDIA_PARTS):
+    for part in (
+        cast(Mapping[str, Any], part) for part in parts if isinstance(part, Mapping)
+    ):  # a text stands there, too
+        if str(part.get("type")) not in MEDIA_PARTS and part.keys().isdisjoint(
+            MEDIA_PARTS
+        ):  # vLLM takes parts without a type
+            continue
         for name, value in part.items():
             inner = cast(Mapping[str, Any], value) if isinstance(value, Mapping) else {name: value}
             for key, text in inner.items():

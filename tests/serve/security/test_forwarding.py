@@ -71,6 +71,8 @@ def test_an_engine_is_sent_nowhere(url: str, dialect: Any, tmp_path: Path) -> No
             reply = ask(server, messages=[{"role": "user", "content": [part]}])
             assert reply.status_code == 400, part
             assert f"--forward {part['type']}" in reply.json()["error"]["message"]
+        untold = {"image_url": {"url": url}}
+        assert ask(server, messages=[{"role": "user", "content": [untold]}]).status_code == 400
         block = {"type": "image", "source": {"type": "url", "url": url}}
         assert ask(server, "messages", messages=[{"role": "user", "content": [block]}]).status_code == 400
         told = [{"role": "user", "content": [{"type": "input_image", "image_url": url}]}]
@@ -79,3 +81,4 @@ def test_an_engine_is_sent_nowhere(url: str, dialect: Any, tmp_path: Path) -> No
         data = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
         text = {"type": "text", "text": f"What is at {url}?"}
         assert ask(server, messages=[{"role": "user", "content": [text, data]}]).status_code == 200
+        assert ask(server, messages=[{"role": "user", "content": ["a text by itself"]}]).status_code < 500
