@@ -201,6 +201,13 @@ def test_nobody_there(store: Store) -> None:
     decide(store, 1)
     with pytest.raises(UserError, match="ConnectError"):
         notices.step()
+    for strange in ("http://a..b/", "http://[::1"):
+        notices = Notices(store, strange, Clock())
+        decide(store, 2)
+        for _ in range(4):
+            with pytest.raises(UserError, match="took no notice"):
+                notices.step()
+        assert notices.step()  # given up, like any other
     assert not Notices(store, None, Clock()).step()
     with pytest.raises(UserError, match="--notify hooks: write it like"):
         check_config(LiveConfig(notify="hooks"))

@@ -86,3 +86,13 @@ def test_an_interrupted_rendering_is_not_read_by_the_next(tokenizer: Any, monkey
         with pytest.raises(KeyboardInterrupt):
             render_prompt(tokenizer, [Message("user", "The old one")])
     assert "The new one" in tokenizer.decode(render_prompt(tokenizer, [Message("user", "The new one")]))
+
+
+def test_what_lies_in_the_working_directory_is_not_run(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("random", "queue", "jinja2"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('run')")
+    monkeypatch.chdir(tmp_path)
+    template._renderer.end()  # a new process, started here
+    assert "Hi" in tokenizer.decode(render_prompt(tokenizer, HI))

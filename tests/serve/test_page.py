@@ -151,6 +151,8 @@ def test_a_person_overrules_the_judge_after_its_verdict_too(watched: Watched, tm
             c.execute(insert(schema.votes).values(**vote, confidence=0.9))
     assert [one["id"] for one in watched.get("bob", "turns", bad=1)["data"]] == [disliked]
     assert len(watched.get("bob", "turns", unscored=1)["data"]) == 1
+    given = watched.post("bob", "feedback", {"completion_id": liked, "better": ""})
+    assert (given["score"], given["better"]) == (None, None)  # nothing was said
     given = watched.post("bob", "feedback", {"completion_id": liked, "better": "What I wanted"})
     assert (given["score"], given["better"]) == (-1.0, "What I wanted")
     assert {one["id"] for one in watched.get("bob", "turns", bad=1)["data"]} == {liked, disliked}
@@ -191,6 +193,13 @@ def test_what_was_learned_is_said_of_what_a_user_may_know(watched: Watched) -> N
     assert "trouble" not in watched.get("ann", "learning")["roles"]["learner"]
 
 
+@pytest.mark.parametrize("limit", ["0", "101", "0000000010000000", "000000001" + "9" * 20, "9" * 5000, "-1", "1.5"])
+@pytest.mark.parametrize("path", ["turns", "conversations"])
+def test_a_page_is_no_longer_than_it_may_be(watched: Watched, path: str, limit: str) -> None:
+    if (path, limit) != ("conversations", "101"):
+        assert watched.get("ann", path, limit=limit) == 400
+
+
 def test_which_version_serves_is_an_admins_word(watched: Watched) -> None:
     listed = watched.get("ann", "versions")["data"]
     assert [(one["number"], one["state"], one["live"]) for one in listed] == [
@@ -201,6 +210,9 @@ def test_which_version_serves_is_an_admins_word(watched: Watched) -> None:
         assert watched.post("ann", path) == 403
     for number, status in ((4, 409), (9, 404), ("x", 404), (10**30, 404), (-1, 404)):
         assert watched.post("boss", f"versions/{number}/promote") == status
+    for headers in ({}, {"Content-Type": "text/plain"}):  # as a page of another origin may, unasked
+        sent = key("boss") | {"Origin": "http://localhost:5173"} | headers
+        assert httpx2.post(f"{watched.url}/v1/versions/rollback", headers=sent).status_code == 415
     assert watched.post("boss", "versions/2/promote")["live"]
     assert watched.get("ann", "learning")["live"] == "policy-000002"
     assert watched.post("boss", "versions/rollback")["live"] is None

@@ -49,7 +49,10 @@ class Remote:
 
     def model(self) -> str:
         """The name that the live policy answers under."""
-        return str(self._json("GET", "/v1/models")["data"][0]["id"])
+        try:
+            return str(self._json("GET", "/v1/models")["data"][0]["id"])
+        except (LookupError, TypeError) as error:
+            raise UserError(f"{self.url}: it names no model; is it a `talktune serve`?") from error
 
     def feedback(self, id: str, **said: Any) -> None:
         """A person's own word on an answer."""
@@ -71,7 +74,7 @@ class Remote:
                         raise self._refusal(response.status_code, data.encode())
                     for choice in chunk.get("choices") or ():
                         yield chunk["id"], choice["delta"].get("content") or ""
-        except (httpx2.HTTPError, ValueError, KeyError) as error:
+        except (httpx2.HTTPError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise self._failure(error) from error
 
     def _json(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:

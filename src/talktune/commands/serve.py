@@ -40,7 +40,7 @@ def serve(
     from talktune.serve.run import serve as run
 
     config = Config(model, judge, algorithm, train, serve=server, live=live, gate=gate, fresh=fresh)
-    run(server, ["-m", "talktune.live"], config_to_json(config), _say, per_user=live.per_user)
+    run(server, ["-P", "-m", "talktune.live"], config_to_json(config), _say, per_user=live.per_user)
     return 0
 
 

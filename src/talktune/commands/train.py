@@ -22,8 +22,6 @@ def trainable(policy: "Policy", config: Config) -> Any:
     from talktune.policy.adapter import attach_adapter, load_adapter
 
     model = config.model
-    if config.algorithm.distill == "auto":
-        warn("--distill auto: there is nobody here to score fresh answers, so it stays off; give a weight to have it.")
     if model.lora_rank == 0:
         if config.algorithm.beta > 0:
             raise UserError("--beta: rank 0 trains all weights and keeps no reference to hold on to; add --beta 0.")

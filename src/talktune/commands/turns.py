@@ -188,7 +188,7 @@ def _fix_in_store(where: str, id: str, verdict: str) -> str:
 
 
 def _fix_in_file(file: Path, id: str, reward: float, output: Path) -> None:
-    from talktune.conversations.files import json_line
+    from talktune.conversations.files import json_line, read_lines
     from talktune.conversations.records import conversation_to_dict
     from talktune.conversations.turns import turns_of
     from talktune.files import whole_file
@@ -200,6 +200,10 @@ def _fix_in_file(file: Path, id: str, reward: float, output: Path) -> None:
         raise UserError(f"{file}: there is no turn {id}; `talktune turns {file}` lists those that there are.")
     verdict = Verdict(turn.verdict.votes if turn.verdict else (), reward)
     known[name] = replace(known[name], verdicts={**known[name].verdicts, turn.index: verdict})
+    if output.resolve() == file.resolve() and sum(1 for _ in read_lines(file)) != len(known):
+        raise UserError(
+            f"{file}: not every line is a conversation of its own, and the others would be lost; give another --output."
+        )
     with whole_file(output) as written:
         written.writelines(json_line(conversation_to_dict(conversation)) for conversation in known.values())
 

@@ -6,17 +6,19 @@ log-prob there, and an update that is taken again after a kill must be the same 
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from peft import PeftModel
 
 from talktune.config import Config, FreshConfig, SampleConfig
-from talktune.learner.fresh import Ask, answer_of, fresh_samples
+from talktune.learner.fresh import Ask, answer_of, fresh_prompts, fresh_samples
 from talktune.learner.preference import Answer, Preference, Reading, learn_preference, read_answers
-from talktune.learner.probe import bare_sampler, probe
+from talktune.learner.probe import probe
+from talktune.policy.adapter import adapter_off
 from talktune.policy.linear import ready_to_decode
 from talktune.policy.sample import sample_answers
 from talktune.policy.turnstile import Lane
@@ -33,6 +35,18 @@ PROBED = 12
 """Disliked turns of an update that are asked with and without their complaint, for `--distill auto`."""
 READ_AT_ONCE = 4
 """Answers that are read at once, as many as a judge reads."""
+
+
+Prompt = tuple[int, ...]
+
+
+class Part(NamedTuple):
+    """Copies of one prompt that are sampled together."""
+
+    temperature: float
+    prompt: Prompt
+    number: int
+    """Among the parts of this prompt: so many copies as memory allows are one."""
 
 
 class Asker:
@@ -85,7 +99,8 @@ class Asker:
         def sample(asked: Sequence[Ask]) -> list[Sampled]:
             metrics["fresh_answers"] = float(len(asked))
             metrics["fresh_guided"] = float(sum(ask.guided for ask in asked))
-            return self._sample(asked, [samples[ask.place].temperature for ask in asked], most, seed)
+            prompts = [ask.prompt_ids for ask in asked]
+            return self._sample(prompts, [samples[ask.place].temperature for ask in asked], most, seed)
 
         def score(answers: Sequence[Answer]) -> list[float]:
             with self._lane:
@@ -104,19 +119,18 @@ class Asker:
         if preference.trust <= 0 or not samples:
             return False
         most = max(len(sample.answer_ids) for sample in samples)
-        config = SampleConfig(temperature=samples[0].temperature, max_new_tokens=most)
-        bare = bare_sampler(self._model, config, self._ends, _seed(seed))
+        asked = fresh_prompts(turns, self._tokenizer, 1, 1, self._room - most)
+        fitting = [turns[ask.place] for ask in asked if ask.guided]
 
-        def sample(prompts: Sequence[tuple[int, ...]]) -> Sequence[Sampled]:
-            with self._lane:
-                return bare(prompts)
+        def sample(prompts: Sequence[Prompt]) -> list[Sampled]:
+            return self._sample(prompts, [samples[0].temperature] * len(prompts), most, f"{seed}/probe", bare=True)
 
         def score(asked: Sequence[Turn], drawn: Sequence[Sampled]) -> list[float]:
             answers = [answer_of(t, one, self._tokenizer, self._ends) for t, one in zip(asked, drawn, strict=True)]
             with self._lane:
                 return preference.rewards(self._read(answers), self._pass_by)
 
-        finding = probe(turns, self._tokenizer, sample, score, seed=_seed(seed), most=PROBED, copies=2)
+        finding = probe(fitting, self._tokenizer, sample, score, seed=_seed(seed), most=PROBED, copies=2)
         log.info("%s", finding)
         return finding.helps
 
@@ -124,27 +138,36 @@ class Asker:
         parts = [answers[i : i + READ_AT_ONCE] for i in range(0, len(answers), READ_AT_ONCE)]
         return [reading for part in parts for reading in read_answers(self._model, part)]
 
-    def _sample(self, asked: Sequence[Ask], temperatures: Sequence[float], most: int, seed: str) -> list[Sampled]:
-        """One answer to each, what is drawn a function of the seed and of what is asked."""
-        places: dict[tuple[float, tuple[int, ...]], list[int]] = {}
-        for i, (ask, temperature) in enumerate(zip(asked, temperatures, strict=True)):
-            places.setdefault((temperature, ask.prompt_ids), []).append(i)
+    def _sample(
+        self, asked: Sequence[Prompt], temperatures: Sequence[float], most: int, seed: str, *, bare: bool = False
+    ) -> list[Sampled]:
+        """One answer to each prompt, what is drawn a function of the seed and of what is asked; `bare`: no adapter."""
+        places: dict[Part, list[int]] = {}
+        counts: Counter[tuple[float, Prompt]] = Counter()
+        for i, (prompt, temperature) in enumerate(zip(asked, temperatures, strict=True)):
+            copies = max(1, min(ROWS, ALL_TOKENS // (len(prompt) + most)))
+            part = Part(temperature, prompt, counts[temperature, prompt] // copies)
+            places.setdefault(part, []).append(i)
+            counts[temperature, prompt] += 1
         found: dict[int, Sampled] = {}
         cpu = next(self._model.parameters()).device.type == "cpu"
         # Elsewhere a second copy of the weights may not fit. It is made before the lane is taken: it has no layers.
-        with ready_to_decode(self._model, ROWS) if cpu else nullcontext(), self._lane:
-            for number, (temperature, copies, prompts) in enumerate(_pieces(places, most)):
+        with (
+            adapter_off(self._model) if bare else nullcontext(),
+            ready_to_decode(self._model, ROWS) if cpu else nullcontext(),
+            self._lane,
+        ):
+            for number, (copies, parts) in enumerate(_pieces(places, most)):
                 drawn = sample_answers(
                     self._model,
-                    prompts,
-                    SampleConfig(temperature=temperature, max_new_tokens=most),
+                    [part.prompt for part in parts],
+                    SampleConfig(temperature=parts[0].temperature, max_new_tokens=most),
                     end_ids=self._ends,
                     seed=_seed(f"{seed}/{number}"),
                     copies=copies,
                     merge=False,
                 )
-                of = [i for prompt in prompts for i in places[temperature, prompt]]
-                found |= dict(zip(of, drawn, strict=True))
+                found |= dict(zip((i for part in parts for i in places[part]), drawn, strict=True))
         return [found[i] for i in range(len(asked))]
 
 
@@ -189,24 +212,22 @@ class Logged:
         return self._asker.ask([self._turns[s.id] for s in batch], batch, preference, f"{self._seed}/{update}")
 
 
-def _pieces(
-    places: dict[tuple[float, tuple[int, ...]], list[int]], most: int
-) -> Iterator[tuple[float, int, list[tuple[int, ...]]]]:
-    """Temperature, copies and prompts of what is sampled side by side: alike but for the prompt, alike lengths."""
-    alike: dict[tuple[float, int], list[tuple[int, ...]]] = {}
-    for (temperature, prompt), of in places.items():
-        alike.setdefault((temperature, len(of)), []).append(prompt)
-    for (temperature, copies), prompts in alike.items():
-        prompts.sort(key=len)
-        piece: list[tuple[int, ...]] = []
-        for prompt in prompts:  # rising lengths: the last is the longest
+def _pieces(places: Mapping[Part, Sequence[int]], most: int) -> Iterator[tuple[int, list[Part]]]:
+    """Copies, and the parts that are sampled side by side: alike but for the prompt, alike lengths."""
+    alike: dict[tuple[float, int], list[Part]] = {}
+    for part, of in places.items():
+        alike.setdefault((part.temperature, len(of)), []).append(part)
+    for (_, copies), parts in alike.items():
+        parts.sort(key=lambda part: len(part.prompt))
+        piece: list[Part] = []
+        for part in parts:  # rising lengths: the last is the longest
             n = len(piece) + 1
-            full = n * copies > ROWS or n * len(prompt) > PROMPT_TOKENS
-            if piece and (full or n * copies * (len(prompt) + most) > ALL_TOKENS):
-                yield temperature, copies, piece
+            full = n * copies > ROWS or n * len(part.prompt) > PROMPT_TOKENS
+            if piece and (full or n * copies * (len(part.prompt) + most) > ALL_TOKENS):
+                yield copies, piece
                 piece = []
-            piece.append(prompt)
-        yield temperature, copies, piece
+            piece.append(part)
+        yield copies, piece
 
 
 def _seed(name: str) -> int:

@@ -54,7 +54,7 @@ def answer_of(turn: Turn, sampled: Sampled, tokenizer: Any, ends: Collection[int
         sampled.answer_ids,
         turn.prompt[-1].content if turn.prompt else "",
         decode_answer(tokenizer, list(sampled.answer_ids)).strip(),
-        sampled.answer_ids[-1] in ends,
+        bool(sampled.answer_ids) and sampled.answer_ids[-1] in ends,
     )
 
 

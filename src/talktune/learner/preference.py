@@ -73,7 +73,8 @@ def read_answers(model: Any, answers: Sequence[Answer]) -> list[Reading]:
         return []
     deep = len(blocks(model))
     layers = [min(deep, max(1, round(share * deep))) for share in DEPTHS]
-    rows = [([*a.prompt_ids, *a.answer_ids], len(a.prompt_ids)) for a in answers]
+    # An empty answer is read where it would begin.
+    rows = [([*a.prompt_ids, *a.answer_ids], len(a.prompt_ids) - (not a.answer_ids)) for a in answers]
     states = pooled_rows(model, rows, layers).double()
     prompts = list(dict.fromkeys(a.prompt_ids for a in answers))
     asked = pooled_rows(model, [([*ids], 0) for ids in prompts], layers[1:2]).double()[:, 0]
@@ -230,9 +231,9 @@ class Preference:
 def learn_preference(
     readings: Sequence[Reading], labels: Sequence[float], window: int = WINDOW, pass_by: PassBy = _go_on
 ) -> Preference:
-    """Fit on the last `window` judged turns, oldest first, whose labels are −1, 0 or +1."""
+    """Fit on the last `window` judged turns, oldest first, whose labels are −1, 0 or +1, or count as such."""
     readings = readings[-window:]
-    classes = torch.tensor([round(label) + 1 for label in labels[-window:]], dtype=torch.long)
+    classes = torch.tensor([max(-1, min(1, round(label))) + 1 for label in labels[-window:]], dtype=torch.long)
     folds = folds_of(readings)
     weights, scores, gains = judge_experts(foretold(readings, classes, folds, pass_by=pass_by), classes, folds)
     trust, gain = earned_trust(scores, classes), float(gains.mean()) if len(gains) else 0.0

@@ -78,8 +78,8 @@ class Candidates:
         else:
             learner.update -= 1  # nothing was learned: the weights are those of the live version
         self._learning.commit(owner, made, metrics, used, self._config.train.epochs, now, fresh.readings)
-        for reason in brakes(metrics, self._live):
-            self._policies.stop(batch.lineage, reason)
+        if reasons := brakes(metrics, self._live):
+            self._policies.stop(batch.lineage, " and ".join(reasons))
         self._weights.now_of(batch.lineage, number if made is None else made.number)
         return None if made is None else self._policies.version(made.number)
 

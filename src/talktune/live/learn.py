@@ -20,6 +20,7 @@ from talktune.live.batches import Batches
 from talktune.live.candidates import Candidates
 from talktune.live.exam import Examiner
 from talktune.live.fresh import Fresh
+from talktune.live.renewal import renewed
 from talktune.live.weights import Weights
 from talktune.policy.load import Policy
 from talktune.policy.turnstile import ClosedError, Role
@@ -96,15 +97,16 @@ class LiveLearner:
             raise LostLeaseError
         self.batches.trouble = ""
         self.store.tell(ROLE, "", time.time())  # it takes minutes, in which nothing is missing
-        if lineage is not None:
-            batch = self.batches.take(lineage, self._clock())
-            if batch is None:
-                return False
-            candidate = self.candidates.make(batch, self._owner, self._clock())
-        else:
-            candidate = waiting[0]
-        if candidate is not None:
-            self._gate(candidate)
+        with renewed(self.store, LEASE, self._owner, self._clock):
+            if lineage is None:
+                candidate = waiting[0]
+            else:
+                batch = self.batches.take(lineage, self._clock())
+                if batch is None:
+                    return False
+                candidate = self.candidates.make(batch, self._owner, self._clock())
+            if candidate is not None:
+                self._gate(candidate)
         return True
 
     def _gate(self, candidate: Version) -> None:

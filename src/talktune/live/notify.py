@@ -115,17 +115,24 @@ class Notices:
         try:
             with httpx2.stream("POST", self._url, json=notice, timeout=POST_SECONDS) as response:
                 failure = "" if response.is_success else f"it answers {response.status_code}"
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
             failure = f"{type(error).__name__}: {error}"
         if not failure:
             return
         self._tries += 1
         again = self._tries < TRIES
         # Without its path: that of a webhook is as good as a key.
-        whom = urlsplit(self._url).hostname
+        whom = _host(self._url)
         log.warning("--notify: %s took no notice (%s)%s", whom, failure, "" if again else "; it is given up")
         if again:
             raise UserError(f"--notify: {whom} took no notice ({failure})")
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or "it"
+    except ValueError:
+        return "it"
 
 
 def _of_versions(found: Latest) -> tuple[object, ...]:

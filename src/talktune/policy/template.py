@@ -90,7 +90,7 @@ class _Renderer:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "talktune.policy.template"],
+            [sys.executable, "-P", "-m", "talktune.policy.template"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

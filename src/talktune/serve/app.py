@@ -18,7 +18,7 @@ from starlette.routing import Route
 from talktune.config import Config
 from talktune.conversations.records import conversation_to_dict
 from talktune.serve import anthropic
-from talktune.serve.body import CLOSE, expected, read_body
+from talktune.serve.body import CLOSE, expected, page_size, read_body
 from talktune.serve.chat import ChatAnswer, Receive, Scope, Send, Service
 from talktune.serve.engine import HostProcess
 from talktune.serve.form import ChatForm, Form
@@ -196,10 +196,7 @@ class Server:
         """GET /v1/conversations: a page of them, newest first; with format=jsonl all that is known of them."""
         user = self.keys.user(request.headers)
         query = request.query_params
-        limit = query.get("limit", "50")
-        if not limit.isdecimal() or not 1 <= int(limit[:9]) <= MOST_PAGE:
-            raise BadRequest(f"limit must be a whole number from 1 to {MOST_PAGE}.", param="limit")
-        count, store = int(limit), self.service.store
+        count, store = page_size(query, MOST_PAGE), self.service.store
         after = query.get("after") or None
         rows = await self._read(lambda: store.list_conversations(user, after=after, limit=count + 1))
         more, rows = len(rows) > count, rows[:count]

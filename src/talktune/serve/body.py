@@ -1,6 +1,7 @@
 """A request's body: at most so many bytes, within so many seconds."""
 
 import asyncio
+from collections.abc import Mapping
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -8,6 +9,14 @@ from talktune.serve.wire import BadRequest
 
 CLOSE = {"Connection": "close"}
 """With an answer to a body that was not read to its end."""
+
+
+def page_size(query: Mapping[str, str], most: int) -> int:
+    """How many rows a list has, by its `limit` (50); BadRequest for anything but a whole number from 1 to `most`."""
+    limit = query.get("limit", "50")
+    if not limit.isdecimal() or len(limit) > len(str(most)) or not 1 <= int(limit) <= most:
+        raise BadRequest(f"limit must be a whole number from 1 to {most}.", param="limit")
+    return int(limit)
 
 
 def expected(request: Request, most: int) -> int:

@@ -43,6 +43,8 @@ class Events:
     async def _events(self, user: str, lineage: str) -> AsyncGenerator[bytes]:
         self._users[user] += 1
         try:
+            if self._users[user] > MOST_OF_ONE or self._users.total() > MOST_LISTENERS:
+                return  # several came at once, before the first of them was counted
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.ensure_future(self._look())
             yield b": listening\n\n"

@@ -49,7 +49,7 @@ class Keys:
 
     def caller(self, headers: Mapping[str, str]) -> "Caller":
         """The same, with whether they run this server: who needs no key does."""
-        _refuse_forms(headers)
+        refuse_forms(headers)
         if not self._users:
             _refuse_strangers(headers, self._origins)
             return Caller(LOCAL_USER, True)
@@ -124,9 +124,13 @@ def _refuse_strangers(headers: Mapping[str, str], origins: Collection[str]) -> N
         )
 
 
-def _refuse_forms(headers: Mapping[str, str]) -> None:
-    """A page may send any server text, a form or a blob without being asked by the browser whether it may, JSON not."""
-    if "origin" not in headers or (headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers):
+def refuse_forms(headers: Mapping[str, str], *, empty: bool = False) -> None:
+    """A page may send any server text, a form or a blob without being asked by the browser whether it may, JSON not.
+
+    A request without a body is let through, but for those that change something by their path alone (`empty`).
+    """
+    bare = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+    if "origin" not in headers or (bare and not empty):
         return
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":

@@ -236,7 +236,9 @@ class Upstream:
             try:
                 status, body = await self._get("/health")
                 said = _json(status, body)
-                self.roles = (said.get("roles") or {}) if isinstance(said, dict) else {}
+                roles = said.get("roles") if isinstance(said, dict) else None
+                named = roles.items() if isinstance(roles, dict) else ()
+                self.roles = {str(name): role for name, role in named if isinstance(role, dict)}
                 good = status == 200 or (status == 404 and (await self._get("/v1/models"))[0] == 200)
             except EngineError:
                 good = False

@@ -11,9 +11,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from talktune.config import Config
 from talktune.errors import UserError
+from talktune.serve.body import page_size
 from talktune.serve.chat import Service
 from talktune.serve.events import Events
-from talktune.serve.keys import Caller, Keys
+from talktune.serve.keys import Caller, Keys, refuse_forms
 from talktune.serve.learned import Learned
 from talktune.serve.wire import BadRequest
 from talktune.store.journal import Entry, entries, entry, judge_lines, sampled
@@ -41,10 +42,7 @@ class Watching:
     async def turns(self, request: Request) -> Response:
         """GET /v1/turns: a page of them, newest first."""
         user, query = self._keys.user(request.headers), request.query_params
-        limit = query.get("limit", "50")
-        if not limit.isdecimal() or not 1 <= int(limit[:9]) <= MOST_TURNS:
-            raise BadRequest(f"limit must be a whole number from 1 to {MOST_TURNS}.", param="limit")
-        count, before = int(limit), query.get("before") or None
+        count, before = page_size(query, MOST_TURNS), query.get("before") or None
         flags = {name: _flag(query.get(name), name) for name in ("bad", "unscored", "corrected")}
         found = await self._read(lambda: entries(self._service.store, user, before=before, limit=count + 1, **flags))
         after = found[count - 1].id if len(found) > count else None
@@ -114,6 +112,7 @@ class Watching:
 
     def _admin(self, request: Request) -> Caller:
         caller = self._keys.caller(request.headers)
+        refuse_forms(request.headers, empty=True)
         if not caller.admin:
             message = "Which version serves is an admin's word: that takes a key whose line in --keys ends with admin."
             raise BadRequest(message, status=403, type="permission_error")

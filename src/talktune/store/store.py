@@ -174,6 +174,8 @@ class Store:
             if row is None:
                 return False
             before = c.execute(select(f.c.score, f.c.better).where(f.c.turn == turn)).first()
+            if score is None and not better and before is None:
+                return True  # nothing was said, and nothing is taken back
             if score is None:
                 score = -1.0 if before is None else before.score
             # As JSON, because PostgreSQL's text cannot hold the character 0.

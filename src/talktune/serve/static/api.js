@@ -40,8 +40,10 @@ async function request(path, body, signal) {
       if (error.name === "AbortError") throw error;
       throw new Error("The server does not answer; is it still running?");
     }
-    if (reply.status === 401) await (asking ??= askForKey(key));
-    else if (reply.ok || path === "/health") return reply;
+    if (reply.status === 401) {
+      // A key that was typed meanwhile is tried before another is asked for.
+      if (key === sessionStorage.getItem(KEPT)) await (asking ??= askForKey(key));
+    } else if (reply.ok || path === "/health") return reply;
     else throw new Error(await words(reply));
   }
 }
@@ -52,7 +54,6 @@ async function words(reply) {
 }
 
 function askForKey(tried) {
-  if (tried !== sessionStorage.getItem(KEPT)) return Promise.resolve();
   return new Promise((done) => {
     if (tried) by("key-why").textContent = "The server does not know that key; type another.";
     by("key-form").onsubmit = (event) => {

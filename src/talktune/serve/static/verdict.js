@@ -19,10 +19,15 @@ export function verdict(id, given, changed = () => {}) {
     { class: "better" },
     h("summary", {}, "What should it have said?"),
     words,
-    h("div", { class: "row" }, action("Keep", () => send({ better: words.value.trim() }, "Kept.")), said),
+    h("div", { class: "row" }, action("Keep", keep), said),
   );
   show(given);
   return h("div", { class: "verdict" }, h("div", { class: "row" }, thumbs), better);
+
+  async function keep() {
+    const wanted = words.value.trim();
+    if (wanted || given?.better) await send({ better: wanted }, "Kept.");
+  }
 
   async function send(body, note = "") {
     const kept = await post("/v1/feedback", { completion_id: id, ...body });

@@ -1,0 +1,62 @@
+"""Who asks: how much is sampled side by side, and what odd turns are to a preference model."""
+
+from pathlib import Path
+
+import pytest
+
+from talktune.config import Config, FreshConfig, ModelConfig
+from talktune.learner.asking import ALL_TOKENS, ROWS, Asker, make_asker
+from talktune.learner.fresh import answer_of
+from talktune.learner.preference import Answer, learn_preference, read_answers
+from talktune.policy.adapter import attach_adapter
+from talktune.policy.load import load_policy
+from talktune.policy.tokens import render_prompt
+from talktune.types import Message, Sampled, Turn
+
+
+@pytest.fixture(scope="module")
+def asker(tiny_model: Path) -> Asker:
+    policy = load_policy(ModelConfig(str(tiny_model), device="cpu"))
+    policy.model = attach_adapter(policy.model, ModelConfig(lora_rank=2), seed=0)
+    made = make_asker(policy.model, policy.tokenizer, [0], Config(fresh=FreshConfig(4)))
+    assert made is not None
+    return made
+
+
+def test_copies_of_one_prompt_are_cut_where_memory_ends(asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, int]] = []
+    from talktune.learner import asking
+
+    real = asking.sample_answers
+
+    def watched(model: object, prompts: list[tuple[int, ...]], config: object, **more: object):
+        sizes.append((len(prompts) * int(str(more["copies"])), max(map(len, prompts))))
+        return real(model, prompts, config, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(asking, "sample_answers", watched)
+    common, other = tuple(range(1, 200)), (5, 6, 7)
+    asked = [common, other] * 50
+    most = 2
+    found = asker._sample(asked, [0.8] * len(asked), most, "seed")
+    assert [one.prompt_ids for one in found] == asked
+    assert all(rows <= ROWS and rows * (length + most) <= ALL_TOKENS for rows, length in sizes)
+    again = asker._sample(asked, [0.8] * len(asked), most, "seed")
+    assert [one.answer_ids for one in again] == [one.answer_ids for one in found]
+
+
+def test_an_empty_answer_is_read_without_nan(tiny_model: Path) -> None:
+    policy = load_policy(ModelConfig(str(tiny_model), device="cpu"))
+    prompt = (Message("user", "Hi"),)
+    ids = tuple(render_prompt(policy.tokenizer, prompt))
+    turn = Turn("c", 1, prompt, Message("assistant", ""), ())
+    empty = answer_of(turn, Sampled(ids, (), None, 1.0), policy.tokenizer, [0])
+    assert empty == Answer(ids, (), "Hi", "", ended=False)
+    (reading,) = read_answers(policy.model, [empty])
+    assert bool(reading.states.isfinite().all())
+
+
+def test_rewards_of_any_size_count_as_one_of_three(tiny_model: Path) -> None:
+    policy = load_policy(ModelConfig(str(tiny_model), device="cpu"))
+    answers = [Answer((1, 2, i), (3, i), "?", f"word {i}", ended=True) for i in range(4)]
+    readings = read_answers(policy.model, answers)
+    assert learn_preference(readings, [-7.0, 0.2, 3.5, 1.0]).classes.tolist() == [0, 1, 2, 2]
