@@ -202,9 +202,11 @@ class Server:
         more, rows = len(rows) > count, rows[:count]
         last = rows[-1].id if rows else None
         if _jsonl(query.get("format")):
-            found = await self._read(lambda: [line for row in rows for line in store.show(row.id, user)])
             headers = {"X-Last-Id": last} if more and last else {}
-            return _lines([conversation_to_dict(c) for c in found], headers)
+            # Encoded there, too: it takes long for long ones, and everybody else's events are waited for here.
+            return await self._read(
+                lambda: _lines([conversation_to_dict(c) for row in rows for c in store.show(row.id, user)], headers)
+            )
         fields = ("id", "session", "created", "touched", "closed", "turns")
         data = [{"object": "conversation"} | {name: getattr(row, name) for name in fields} for row in rows]
         return JSONResponse({"object": "list", "data": data, "has_more": more, "last_id": last})
@@ -213,13 +215,17 @@ class Server:
         """GET /v1/conversations/ID: its main line and its forks."""
         user = self.keys.user(request.headers)
         id = request.path_params["id"]
-        found = await self._read(lambda: self.service.store.show(id, user))
-        if not found:
+        whole = _jsonl(request.query_params.get("format"))
+
+        def encoded() -> Response | None:
+            lines = [conversation_to_dict(c) for c in self.service.store.show(id, user)]
+            if not lines:
+                return None
+            return _lines(lines, {}) if whole else JSONResponse({"object": "conversation", "id": id, "lines": lines})
+
+        if (reply := await self._read(encoded)) is None:
             raise BadRequest(f"There is no conversation {id[:100]}.", status=404, type="not_found_error")
-        lines = [conversation_to_dict(c) for c in found]
-        if _jsonl(request.query_params.get("format")):
-            return _lines(lines, {})
-        return JSONResponse({"object": "conversation", "id": id, "lines": lines})
+        return reply
 
     async def health(self, request: Request) -> Response:
         """GET /health: 200 while everything runs, 503 naming what does not; why, only whoever runs the server hears."""

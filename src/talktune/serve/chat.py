@@ -52,6 +52,8 @@ class Service:
     versions: Versions
     models: Models
     readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "store-reader"))
+    placers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "placer"))
+    """Find what a request goes on from; of their own, so that no answer waits for somebody's long list."""
 
 
 class ChatAnswer:
@@ -115,7 +117,7 @@ class ChatAnswer:
         scaled, id = service.upstream.scaled, self._form.id
         self._exchange = exchange = Exchange(asked, self._user, dialect, temperature, scaled, number, id)
         loop = asyncio.get_running_loop()
-        placing = loop.run_in_executor(service.readers, place, service.store, self._user, asked) if asked.old else None
+        placing = loop.run_in_executor(service.placers, place, service.store, self._user, asked) if asked.old else None
         asking = None
         if dialect == "llama.cpp" and body.get("logprobs"):
             asking = asyncio.ensure_future(service.upstream.prompt_ids(body))

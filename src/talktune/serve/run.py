@@ -84,6 +84,7 @@ async def _serve(
         models = Models(upstream, versions, strict=config.strict_models)
         service = Service(config, store, writer, upstream, Metrics(), versions, models)
         ending.callback(service.readers.shutdown)
+        ending.callback(service.placers.shutdown)
         host = None
         if config.upstream is None:
             host = HostProcess(host_arguments, {"key": key, "config": host_config}, upstream.move, config.grace)
