@@ -92,9 +92,9 @@ class Watching:
         lineage, number = self._lineage(self._admin(request).user), request.path_params["number"]
 
         def change() -> Version:
-            # One of another lineage would not serve the caller.
-            if not NUMBER.match(number) or int(number) not in {one.number for one in self._policies.versions(lineage)}:
-                message = f"There is no version {number[:100]} that can serve you; GET /v1/versions lists those that there are."
+            own = {one.number for one in self._policies.versions(lineage)}  # another would not serve the caller
+            if not NUMBER.match(number) or int(number) not in own:
+                message = f"There is no version {number[:100]} to promote; GET /v1/versions lists those that there are."
                 raise BadRequest(message, status=404, type="not_found_error")
             return self._policies.promote(int(number))
 
@@ -110,9 +110,8 @@ class Watching:
         """GET /v1/events: a server-sent event whenever there is something new to be fetched."""
         user = self._keys.user(request.headers)
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        return StreamingResponse(
-            self.events.listen(user, self._lineage(user)), media_type="text/event-stream", headers=headers
-        )
+        told = self.events.listen(user, self._lineage(user))
+        return StreamingResponse(told, media_type="text/event-stream", headers=headers)
 
     def _admin(self, request: Request) -> Caller:
         caller = self._keys.caller(request.headers)
