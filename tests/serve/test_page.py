@@ -70,7 +70,10 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             made = {"number": number, "parent": 1 if number == 3 else None, "path": f"/policies/{number}"}
             reason = "KL to the base model 2.00" if state == "rejected" else ""
             c.execute(insert(schema.versions).values(**made, state=state, reason=reason, measures="{}", created=0.0))
-    Policies(store).promote(3)
+        made = {"number": 5, "path": "/policies/5", "lineage": "ann", "state": "published"}  # of --per-user once
+        c.execute(insert(schema.versions).values(**made, reason="", measures="{}", created=0.0))
+    for number in (3, 5):
+        Policies(store).promote(number)
     options = ("--keys", str(folder / "keys"), "--grace", "60")
     with running_engine() as engine:
         engine.version = {"version": "0.14.0"}
@@ -149,6 +152,11 @@ def test_a_person_overrules_the_judge_after_its_verdict_too(watched: Watched, tm
             c.execute(insert(schema.verdicts).values(turn=id, reward=reward, created=time.time()))
             vote = {"turn": id, "number": 0, "label": int(reward), "judge": "local", "reason": "", "created": 0.0}
             c.execute(insert(schema.votes).values(**vote, confidence=0.9))
+        failed = {"label": None, "number": 1, "reason": "ConnectError: http://10.0.0.7/v1"}
+        c.execute(insert(schema.votes).values(**(vote | failed)))
+    for path in ("turns", f"turns/{disliked}", "conversations?format=jsonl"):
+        told = httpx2.get(f"{watched.url}/v1/{path}", headers=key("bob"))
+        assert (told.status_code, "10.0.0.7" in told.text) == (200, False), path
     assert [one["id"] for one in watched.get("bob", "turns", bad=1)["data"]] == [disliked]
     assert len(watched.get("bob", "turns", unscored=1)["data"]) == 1
     given = watched.post("bob", "feedback", {"completion_id": liked, "better": ""})
@@ -207,7 +215,7 @@ def test_which_version_serves_is_an_admins_word(watched: Watched) -> None:
     assert "/policies" not in json.dumps(listed)
     for path in ("versions/1/promote", "versions/rollback", "versions/nothing/promote"):
         assert watched.post("ann", path) == 403
-    for number, status in ((4, 409), (9, 404), ("x", 404), (10**30, 404), (-1, 404)):
+    for number, status in ((4, 409), (5, 404), (9, 404), ("x", 404), (10**30, 404), (-1, 404)):
         assert watched.post("boss", f"versions/{number}/promote") == status
     for headers in ({}, {"Content-Type": "text/plain"}):  # as a page of another origin may, unasked
         sent = key("boss") | {"Origin": "http://localhost:5173"} | headers
@@ -226,8 +234,9 @@ def test_any_version_can_be_asked_by_its_name_and_the_model_as_it_was(watched: W
         assert watched.engine.asked[-1]["model"] == {"policy-base": "m"}.get(name, name)
     # The live one stays, and of the others the last two.
     assert set(watched.engine.loaded) == {"policy-000003", "policy-000002", "policy-000004"}
-    unknown = {"messages": [{"role": "user", "content": "?"}], "model": "policy-000009"}
-    assert watched.post("ann", "chat/completions", unknown) == 404
+    for name in ("policy-000005", "policy-000009"):
+        unknown = {"messages": [{"role": "user", "content": "?"}], "model": name}
+        assert watched.post("ann", "chat/completions", unknown) == 404
 
 
 def test_pages_hear_of_changes_of_their_own_user_only(watched: Watched) -> None:
@@ -239,11 +248,13 @@ def test_pages_hear_of_changes_of_their_own_user_only(watched: Watched) -> None:
 
     ann, bob = events("ann"), events("bob")
     before, others = next(ann), next(bob)
+    assert (others["version"], others["candidates"]) == (4, 1)
     (id,) = watched.say("ann", "News")
     assert next(ann)["turn"] == id != before["turn"]
     watched.post("ann", "feedback", {"completion_id": id, "thumbs": "up"})
-    told = next(bob)  # that something was judged, not what
-    assert (told["turn"], told["judged"] > others["judged"]) == (others["turn"], True)
+    told = next(bob)  # that something was judged, not what, nor when
+    assert (told["turn"], told["judged"] != others["judged"]) == (others["turn"], True)
+    assert isinstance(told["judged"], str)
     ann.close()
     bob.close()
 

@@ -47,17 +47,29 @@ def test_vllm_is_given_each_version_under_its_own_name(tiny_model: Path, tmp_pat
         ask(server)
         assert vllm.asked[-1]["model"] == "policy-000002"
         assert list(vllm.loaded) == ["policy-000002"]
+        # One that a client brought before it is live takes the place of the one before all the same.
+        named = {"model": "policy-000001", "messages": [{"role": "user", "content": "hi"}]}
+        for number in (1, 2):
+            httpx2.post(f"{server.url}/v1/chat/completions", json=named, timeout=30)
+            Policies(store).promote(number)
+            time.sleep(0.1)
+            ask(server)
+            assert list(vllm.loaded) == [f"policy-{number:06}"]
+            named["model"] = "policy-000002"
         # What cannot be loaded does not cost an answer.
         vllm.refuses_adapters = True
         Policies(store).promote(1)
         time.sleep(0.1)
         ask(server)
         assert vllm.asked[-1]["model"] == "policy-000002"
+        refused = httpx2.post(f"{server.url}/v1/chat/completions", json=named | {"model": "policy-000001"}, timeout=30)
+        assert refused.status_code == 503  # what the engine said may name a path
+        assert refused.json()["error"]["message"] == "policy-000001 could not be loaded into the engine."
         assert "policy-000001 could not be loaded" in httpx2.get(f"{server.url}/health").json()["version"]
     store.close()
     with sqlite3.connect(path) as c:
         models = c.execute("SELECT engine FROM turns ORDER BY created").fetchall()
-    assert len(models) == 5
+    assert len(models) == 9
 
 
 def test_a_client_may_name_a_version(tiny_model: Path, tmp_path: Path) -> None:
@@ -92,5 +104,5 @@ def test_an_adapter_that_is_given_serves_as_the_first_version(tiny_model: Path, 
     with serving(path, *options) as server:  # started again, it is there already
         assert ask(server)["model"] == "policy-000001"
     store = Store(path)
-    assert [(v.number, v.state) for v in Policies(store).versions()] == [(1, "published")]
+    assert [(v.state, v.reason) for v in Policies(store).versions()] == [("published", "given as policy-000001")]
     store.close()

@@ -26,4 +26,4 @@ def adopt(policies: Policies, folder: Path, adapter: Path) -> None:
     with whole_folder(path) as partial:
         for name in FILES:
             shutil.copyfile(found / name, partial / name)
-    policies.adopt(1, path, f"given as {adapter}", time.time())
+    policies.adopt(1, path, f"given as {adapter.absolute().name}", time.time())

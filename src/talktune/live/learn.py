@@ -127,7 +127,7 @@ class LiveLearner:
                 if self._failed[candidate.number] < TRIES:
                     raise
                 log.exception("the exam of %s failed %d times", candidate.name, TRIES)
-                reasons = [f"its exam failed ({type(error).__name__}: {error})"]
+                reasons = [f"its exam failed ({type(error).__name__})"]  # the rest may name paths: it is logged
         self.policies.decide(candidate.number, reasons, measures)
         serving = self.policies.live(candidate.lineage)
         for number in [n for n in self._loras if serving is None or n != serving.number]:

@@ -136,4 +136,4 @@ def _host(url: str) -> str:
 
 
 def _of_versions(found: Latest) -> tuple[object, ...]:
-    return found.version, found.candidates, found.live
+    return found.versions, found.live

@@ -23,7 +23,7 @@ from talktune.serve.chat import ChatAnswer, Receive, Scope, Send, Service
 from talktune.serve.engine import HostProcess
 from talktune.serve.form import ChatForm, Form
 from talktune.serve.forward import engine_body
-from talktune.serve.keys import Keys
+from talktune.serve.keys import Caller, Keys
 from talktune.serve.limits import Limits
 from talktune.serve.openapi import DESCRIPTION
 from talktune.serve.page import Page
@@ -37,6 +37,7 @@ from talktune.serve.watching import Watching
 from talktune.serve.wire import BadRequest, Fields, read_json
 from talktune.store.journal import entry
 from talktune.store.lookup import Answered, answers
+from talktune.types import Conversation
 
 BODY_SECONDS = 30.0
 LARGE = 1 << 18
@@ -194,18 +195,18 @@ class Server:
 
     async def conversations(self, request: Request) -> Response:
         """GET /v1/conversations: a page of them, newest first; with format=jsonl all that is known of them."""
-        user = self.keys.user(request.headers)
+        caller = self.keys.caller(request.headers)
         query = request.query_params
         count, store = page_size(query, MOST_PAGE), self.service.store
         after = query.get("after") or None
-        rows = await self._read(lambda: store.list_conversations(user, after=after, limit=count + 1))
+        rows = await self._read(lambda: store.list_conversations(caller.user, after=after, limit=count + 1))
         more, rows = len(rows) > count, rows[:count]
         last = rows[-1].id if rows else None
         if _jsonl(query.get("format")):
             headers = {"X-Last-Id": last} if more and last else {}
             # Encoded there, too: it takes long for long ones, and everybody else's events are waited for here.
             return await self._read(
-                lambda: _lines([conversation_to_dict(c) for row in rows for c in store.show(row.id, user)], headers)
+                lambda: _lines([_told(c, caller) for row in rows for c in store.show(row.id, caller.user)], headers)
             )
         fields = ("id", "session", "created", "touched", "closed", "turns")
         data = [{"object": "conversation"} | {name: getattr(row, name) for name in fields} for row in rows]
@@ -213,12 +214,12 @@ class Server:
 
     async def conversation(self, request: Request) -> Response:
         """GET /v1/conversations/ID: its main line and its forks."""
-        user = self.keys.user(request.headers)
+        caller = self.keys.caller(request.headers)
         id = request.path_params["id"]
         whole = _jsonl(request.query_params.get("format"))
 
         def encoded() -> Response | None:
-            lines = [conversation_to_dict(c) for c in self.service.store.show(id, user)]
+            lines = [_told(c, caller) for c in self.service.store.show(id, caller.user)]
             if not lines:
                 return None
             return _lines(lines, {}) if whole else JSONResponse({"object": "conversation", "id": id, "lines": lines})
@@ -340,6 +341,16 @@ def _jsonl(format: str | None) -> bool:
     if format not in (None, "", "json", "jsonl"):
         raise BadRequest("format must be json or jsonl.", param="format")
     return format == "jsonl"
+
+
+def _told(conversation: Conversation, caller: Caller) -> dict[str, Any]:
+    """All that is known of a conversation, but to admins alone why a vote failed: that may name the judge's address."""
+    found = conversation_to_dict(conversation)
+    failed = [vote for turn in found.get("turns", ()) for vote in turn.get("votes", ()) if vote["label"] is None]
+    if not caller.admin:
+        for vote in failed:
+            vote["reason"] = ""
+    return found
 
 
 def _lines(rows: list[dict[str, Any]], headers: dict[str, str]) -> Response:

@@ -1,7 +1,9 @@
 """GET /v1/events: that something changed, told to all who listen from one look a second."""
 
 import asyncio
+import hashlib
 import logging
+import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
@@ -11,6 +13,7 @@ from typing import Any
 from talktune.serve.sse import event
 from talktune.serve.wire import BadRequest
 from talktune.store.changes import Latest, latest
+from talktune.store.policies import EVERYBODY
 from talktune.store.store import Store
 
 log = logging.getLogger("talktune.serve")
@@ -29,6 +32,7 @@ class Events:
         """Whether the server is about to end: streams end with it, so that it need not wait for them."""
         self._store = store
         self._readers = readers
+        self._secret = secrets.token_bytes(16)
         self._users: Counter[str] = Counter()
         self._latest: Latest | None = None
         self._looked = asyncio.Event()
@@ -52,7 +56,7 @@ class Events:
             at = time.monotonic()
             while not self.ending():
                 seen = self._latest
-                now = _shown(seen, user, lineage) if seen is not None and user in seen.turns else told
+                now = _shown(seen, user, lineage, self._secret) if seen is not None and user in seen.turns else told
                 if now != told:
                     told, at = now, time.monotonic()
                     yield event(now or {})
@@ -78,15 +82,16 @@ class Events:
             await asyncio.sleep(LOOK_SECONDS)
 
 
-def _shown(found: Latest, user: str, lineage: str) -> dict[str, Any]:
-    """What one user may know of it."""
+def _shown(found: Latest, user: str, lineage: str, secret: bytes) -> dict[str, Any]:
+    """What one user may know of it: nothing of other lineages, and that somebody was judged, not when."""
+    made = [of for name, of in found.versions.items() if name in (lineage, EVERYBODY)]
     live = next(((number, stopped) for name, number, stopped in found.live if name == lineage), (None, ""))
     return {
         "turn": found.turns.get(user),
-        "judged": found.judged,
-        "version": found.version,
-        "candidates": found.candidates,
+        "judged": hashlib.blake2b(repr(found.judged).encode(), key=secret, digest_size=8).hexdigest(),
+        "version": max((newest for newest, _, _ in made), default=0),
+        "candidates": sum(waiting for _, waiting, _ in made),
         "live": live[0],
         "stopped": bool(live[1]),
-        "update": found.update,
+        "update": found.update if lineage == EVERYBODY else max((update for _, _, update in made), default=0),
     }

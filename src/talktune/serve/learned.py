@@ -39,7 +39,7 @@ class Learned:
         lineage = caller.user if per_user else EVERYBODY
         whose = caller.user if per_user or not caller.admin else None
         policies = Policies(self._store)
-        versions = [one for one in policies.versions() if one.lineage in (lineage, EVERYBODY)]
+        versions = policies.visible(lineage)
         live, stopped = policies.lineages().get(lineage, (None, ""))
         heard = self._heard(whose)
         metrics: Mapping[str, float] = versions[-1].metrics if versions else {}

@@ -49,45 +49,60 @@ class Versions:
         """The version that answers this user now; None for the engine's own model."""
         if dialect not in ("host", "vllm", "llama.cpp"):
             return None
-        lineage = user if self._per_user else EVERYBODY
+        lineage = self._lineage(user)
         live = await self._live(lineage)
-        if live is None or self._upstream.has(live.name):
-            self._serving[lineage] = live
+        if _number(live) == _number(self._serving.get(lineage)) and (live is None or self._upstream.has(live.name)):
             return live
         async with self._loading:
-            if not self._upstream.has(live.name) and self._refused.get(live.number, 0.0) <= time.monotonic():
+            live = await self._live(lineage)  # it may have changed while another was loaded
+            if live is None or self._upstream.has(live.name):
+                await self._serve(lineage, live, dialect)
+            elif self._refused.get(live.number, 0.0) <= time.monotonic():
                 await self._load(lineage, live, dialect)
         now = self._serving.get(lineage)
         return now if now is None or self._upstream.has(now.name) else None
 
     async def known(self, user: str, models: Collection[str]) -> set[str]:
-        """Those of these model names that exist for a user: with an adapter for each, versions of others do not."""
+        """Those of these model names that exist for a user: versions of other lineages do not."""
         names = {name for name in models if VERSION.search(name)}
-        if not names or not self._per_user:
+        if not names:
             return set(models)
-        mine = await asyncio.to_thread(lambda: [*self._policies.versions(user), *self._policies.versions(EVERYBODY)])
-        return set(models) - names.difference(one.name for one in mine)
+        versions = await asyncio.to_thread(self._policies.versions)
+        mine = {one.name for one in versions if one.lineage in (self._lineage(user), EVERYBODY)}
+        # What is everybody's may be a model of the engine's own that is named like a version.
+        others = names if self._per_user else {one.name for one in versions}
+        return set(models) - (others - mine)
 
     async def bring(self, name: str, user: str) -> bool:
         """Give the engine a version that a client names, in place of an earlier one; False for no version of theirs.
 
-        Raises EngineError or BadRequest when the engine does not take it.
+        Raises EngineError when the engine does not take it.
         """
         dialect = await self._upstream.dialect()
-        versions = await asyncio.to_thread(self._policies.versions)
-        mine = (user, EVERYBODY) if self._per_user else None
-        found = [v for v in versions if v.name == name and (mine is None or v.lineage in mine)]
+        visible = await asyncio.to_thread(self._policies.visible, self._lineage(user))
+        found = [one for one in visible if one.name == name]
         if not found or dialect not in ("host", "vllm", "llama.cpp"):
             return False
         async with self._loading:
             if not self._upstream.has(name):
-                await self._upstream.load(name, str(found[0].path), dialect)
+                if not await self._load_quietly(found[0], dialect):
+                    raise EngineError(f"{name} could not be loaded into the engine.")  # why may name a path
                 serving = {one.name for one in self._serving.values() if one is not None}
                 self._brought = [one for one in self._brought if one not in serving and self._upstream.has(one)]
                 for old in self._brought[: -MOST_BROUGHT + 1]:
                     await self._upstream.unload(old, dialect)
                 self._brought = [*self._brought[-MOST_BROUGHT + 1 :], name]
         return True
+
+    def _lineage(self, user: str) -> str:
+        return user if self._per_user else EVERYBODY
+
+    async def _serve(self, lineage: str, live: Version | None, dialect: Dialect) -> None:
+        """This one answers the lineage from now on, and the engine forgets the one before."""
+        before = self._serving.get(lineage)
+        self._serving[lineage] = live
+        if before is not None and before.number != _number(live):
+            await self._upstream.unload(before.name, dialect)
 
     async def _live(self, lineage: str) -> Version | None:
         at, version = self._looked.get(lineage, (float("-inf"), None))
@@ -108,15 +123,20 @@ class Versions:
                 await self._load_quietly(before, dialect)
             return
         self.trouble = ""
-        self._serving[lineage] = live
-        if before is not None and before.number != live.number:
-            await self._upstream.unload(before.name, dialect)
+        await self._serve(lineage, live, dialect)
 
-    async def _load_quietly(self, version: Version, dialect: Dialect) -> None:
+    async def _load_quietly(self, version: Version, dialect: Dialect) -> bool:
+        """Whether the engine took it; why not is logged."""
         try:
             await self._upstream.load(version.name, str(version.path), dialect)
         except (EngineError, BadRequest) as error:
-            log.error("%s could not be loaded either (%s)", version.name, error)
+            log.error("%s could not be loaded into the engine (%s)", version.name, error)
+            return False
+        return True
+
+
+def _number(version: Version | None) -> int | None:
+    return None if version is None else version.number
 
 
 def with_version(body: Mapping[str, Any], version: Version | None, slot: int | None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from talktune.serve.learned import Learned
 from talktune.serve.wire import BadRequest
 from talktune.store.journal import Entry, entries, entry, judge_lines, sampled
 from talktune.store.policies import EVERYBODY, Policies, Version, version_name
+from talktune.types import Vote
 
 MOST_TURNS = 200
 SHOWN = 4000
@@ -41,18 +42,20 @@ class Watching:
 
     async def turns(self, request: Request) -> Response:
         """GET /v1/turns: a page of them, newest first."""
-        user, query = self._keys.user(request.headers), request.query_params
+        caller, query = self._keys.caller(request.headers), request.query_params
         count, before = page_size(query, MOST_TURNS), query.get("before") or None
         flags = {name: _flag(query.get(name), name) for name in ("bad", "unscored", "corrected")}
-        found = await self._read(lambda: entries(self._service.store, user, before=before, limit=count + 1, **flags))
+        found = await self._read(
+            lambda: entries(self._service.store, caller.user, before=before, limit=count + 1, **flags)
+        )
         after = found[count - 1].id if len(found) > count else None
-        data = [_turn(one, SHOWN) for one in found[:count]]
+        data = [_turn(one, SHOWN, caller) for one in found[:count]]
         return JSONResponse({"object": "list", "data": data, "next": after})
 
     async def turn(self, request: Request) -> Response:
         """GET /v1/turns/ID: one of them, whole, with its tokens where the engine told them."""
-        user, id, store = self._keys.user(request.headers), request.path_params["id"], self._service.store
-        found = await self._read(lambda: entry(store, user, id))
+        caller, id, store = self._keys.caller(request.headers), request.path_params["id"], self._service.store
+        found = await self._read(lambda: entry(store, caller.user, id))
         if found is None:
             raise BadRequest(f"There is no turn {id[:100]}.", status=404, type="not_found_error")
         ids, logprobs = await self._read(lambda: sampled(store, id))
@@ -61,7 +64,7 @@ class Watching:
             {"id": ids[i], "text": pieces[i] if pieces else None, "logprob": logprobs[i] if logprobs else None}
             for i in range(len(ids))
         ]
-        return JSONResponse(_turn(found, None) | {"tokens": tokens})
+        return JSONResponse(_turn(found, None, caller) | {"tokens": tokens})
 
     async def judge_lines(self, request: Request) -> Response:
         """GET /v1/judge-lines: the user's own verdicts, for `talktune judge-train`."""
@@ -76,21 +79,22 @@ class Watching:
 
     async def versions(self, request: Request) -> Response:
         """GET /v1/versions: all that the caller may use, newest first."""
-        caller = self._keys.caller(request.headers)
+        lineage = self._lineage(self._keys.user(request.headers))
 
         def read() -> list[dict[str, Any]]:
-            live = {number for number, _ in self._policies.lineages().values()}
-            return [_version(one, one.number in live) for one in reversed(self._visible(caller))]
+            live, _ = self._policies.lineages().get(lineage, (None, ""))
+            return [_version(one, one.number == live) for one in reversed(self._policies.visible(lineage))]
 
         return JSONResponse({"object": "list", "data": await self._read(read)})
 
     async def promote(self, request: Request) -> Response:
         """POST /v1/versions/NUMBER/promote: it serves from the next request on."""
-        caller, number = self._admin(request), request.path_params["number"]
+        lineage, number = self._lineage(self._admin(request).user), request.path_params["number"]
 
         def change() -> Version:
-            if not NUMBER.match(number) or int(number) not in {one.number for one in self._visible(caller)}:
-                message = f"There is no version {number[:100]}; GET /v1/versions lists those that there are."
+            own = {one.number for one in self._policies.versions(lineage)}  # another would not serve the caller
+            if not NUMBER.match(number) or int(number) not in own:
+                message = f"There is no version {number[:100]} to promote; GET /v1/versions lists those that there are."
                 raise BadRequest(message, status=404, type="not_found_error")
             return self._policies.promote(int(number))
 
@@ -98,8 +102,7 @@ class Watching:
 
     async def rollback(self, request: Request) -> Response:
         """POST /v1/versions/rollback: the version before the live one serves, at last the model as it was."""
-        caller = self._admin(request)
-        lineage = caller.user if self._per_user else EVERYBODY
+        lineage = self._lineage(self._admin(request).user)
         live = await self._change(lambda: self._policies.rollback(lineage))
         return JSONResponse({"object": "rollback", "live": None if live is None else live.name})
 
@@ -107,8 +110,8 @@ class Watching:
         """GET /v1/events: a server-sent event whenever there is something new to be fetched."""
         user = self._keys.user(request.headers)
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        lineage = user if self._per_user else EVERYBODY
-        return StreamingResponse(self.events.listen(user, lineage), media_type="text/event-stream", headers=headers)
+        told = self.events.listen(user, self._lineage(user))
+        return StreamingResponse(told, media_type="text/event-stream", headers=headers)
 
     def _admin(self, request: Request) -> Caller:
         caller = self._keys.caller(request.headers)
@@ -118,9 +121,8 @@ class Watching:
             raise BadRequest(message, status=403, type="permission_error")
         return caller
 
-    def _visible(self, caller: Caller) -> list[Version]:
-        found = self._policies.versions()
-        return [v for v in found if not self._per_user or v.lineage in (caller.user, EVERYBODY)]
+    def _lineage(self, user: str) -> str:
+        return user if self._per_user else EVERYBODY
 
     async def _read(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._service.readers, work)
@@ -132,8 +134,12 @@ class Watching:
             raise BadRequest(str(error), status=409, type="conflict_error") from error
 
 
-def _turn(one: Entry, most: int | None) -> dict[str, Any]:
+def _turn(one: Entry, most: int | None, caller: Caller) -> dict[str, Any]:
     """A turn as JSON, its texts cut to `most` characters."""
+
+    def reason(vote: Vote) -> str:
+        """Why there is no vote may name the judge's address."""
+        return vote.reason if vote.label is not None or caller.admin else ""
 
     def cut(text: str | None) -> str | None:
         return text if text is None or most is None or len(text) <= most else text[:most] + "…"
@@ -147,7 +153,7 @@ def _turn(one: Entry, most: int | None) -> dict[str, Any]:
         "reaction": cut(one.reaction),
         "reacted": one.reacted,
         "votes": [
-            {"label": v.label, "confidence": v.confidence, "judge": v.judge, "reason": v.reason} for v in one.votes
+            {"label": v.label, "confidence": v.confidence, "judge": v.judge, "reason": reason(v)} for v in one.votes
         ],
         "reward": one.reward,
         "version": None if one.version is None else version_name(one.version),

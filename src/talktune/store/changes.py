@@ -17,12 +17,12 @@ class Latest:
     """The last turn of each user who was asked for."""
     judged: float
     """When the last verdict was given, by the judge or a person."""
-    version: int
-    candidates: int
-    """Versions that are at the gate."""
+    versions: dict[str, tuple[int, int, int]]
+    """Of each lineage: the newest version, how many are at the gate, and the last update that made one."""
     live: tuple[tuple[str, int | None, str], ...]
     """Of each lineage: the version that serves, and why learning is stopped."""
     update: int
+    """The last, whether it made a version or not."""
 
 
 def latest(store: Store, users: Collection[str]) -> Latest:
@@ -36,19 +36,20 @@ def latest(store: Store, users: Collection[str]) -> Latest:
     columns = [
         select(func.max(schema.verdicts.c.created)).scalar_subquery().label("verdict"),
         select(func.max(schema.feedback.c.created)).scalar_subquery().label("feedback"),
-        select(func.max(v.number)).scalar_subquery().label("version"),
-        select(func.count()).where(v.state == "candidate").scalar_subquery().label("candidates"),
         select(func.max(schema.updates.c.number)).scalar_subquery().label("update"),
         *(part.scalar_subquery().label(f"turn_{i}") for i, part in enumerate(parts)),
     ]
+    at_gate = func.count().filter(v.state == "candidate")
+    made = select(v.lineage, func.max(v.number), at_gate, func.max(schema.updates.c.number)).group_by(v.lineage)
+    made = made.select_from(schema.versions).outerjoin(schema.updates)
     with store.reading() as c:
         row = c.execute(select(*columns)).one()
         live = tuple((r.name, r.live, r.stopped) for r in c.execute(select(s.name, s.live, s.stopped).order_by(s.name)))
+        versions = {name: (number, waiting, update or 0) for name, number, waiting, update in c.execute(made)}
     return Latest(
-        turns={user: row[5 + i] for i, user in enumerate(names)},
+        turns={user: row[3 + i] for i, user in enumerate(names)},
         judged=max(row.verdict or 0.0, row.feedback or 0.0),
-        version=row.version or 0,
-        candidates=row.candidates,
+        versions=versions,
         live=live,
         update=row.update or 0,
     )

@@ -75,6 +75,10 @@ class Policies:
         with self._store.reading() as c:
             return [_version(row) for row in c.execute(query)]
 
+    def visible(self, lineage: str) -> list[Version]:
+        """What those of this lineage may know of: its versions and everybody's, oldest first."""
+        return [one for one in self.versions() if one.lineage in (lineage, EVERYBODY)]
+
     def version(self, number: int) -> Version:
         """One of them; UserError when there is none of that number."""
         with self._store.reading() as c:

@@ -44,15 +44,25 @@ def test_versions_of_others_do_not_exist(tiny_model: Path, keys: Path, tmp_path:
     with store.engine.begin() as c:
         c.exec_driver_sql("UPDATE versions SET lineage = 'ann', parent = NULL WHERE number = 1")
         c.exec_driver_sql("UPDATE versions SET lineage = 'bob', parent = NULL WHERE number = 2")
+        for number in (1, 2):
+            c.exec_driver_sql("INSERT INTO updates VALUES (?, ?, '{}', 0)", (number, number))
     for number in (1, 2):
         Policies(store).promote(number)
-    with serving(tmp_path / "s.db", "--upstream", engine.url, "--per-user", "--keys", str(keys)) as server:
+    options = ("--upstream", engine.url, "--per-user", "--keys", str(keys))
+    with serving(tmp_path / "s.db", *options, env={"TALKTUNE_API_KEY": "own"}) as server:
+        own = {"Authorization": "Bearer own"}
+        assert httpx2.post(f"{server.url}/v1/versions/1/promote", headers=own).status_code == 404
         for user, mine, others in (("ann", 1, 2), ("bob", 2, 1)):
             asked = httpx2.post(f"{server.url}/v1/chat/completions", json=HI, headers=key(user))
             assert asked.json()["model"] == f"policy-{mine:06}"
             listed = httpx2.get(f"{server.url}/v1/models", headers=key(user))
             assert [one["id"] for one in listed.json()["data"]] == ["m", f"policy-{mine:06}"]
             assert str(tmp_path) not in listed.text
+            told = httpx2.get(f"{server.url}/v1/versions", headers=key(user)).json()["data"]
+            assert [(one["number"], one["live"]) for one in told] == [(mine, True)]
+            with httpx2.stream("GET", f"{server.url}/v1/events", headers=key(user), timeout=30) as events:
+                heard = next(json.loads(line[6:]) for line in events.iter_lines() if line.startswith("data: "))
+            assert (heard["version"], heard["update"]) == (mine, mine)
             for path in ("chat/completions", "responses", "messages", "messages/count_tokens"):
                 body = HI | {"input": "Hi", "model": f"policy-{others:06}"}
                 refused = httpx2.post(f"{server.url}/v1/{path}", json=body, headers=key(user))
