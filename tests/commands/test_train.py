@@ -139,7 +139,9 @@ def test_a_line_that_cannot_be_read_is_named_and_the_rest_is_used(
     assert not (tmp_path / "other").exists()
 
 
-def test_complaints_are_learned_from(talktune: Any, talks: Path, run: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_complaints_are_learned_from(
+    talktune: Any, talks: Path, run: Path, tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     options = ("train", talks, "--model", tiny_model, "-o")
     output = tmp_path / "run"
     said = talktune(*options, output, *OPTIONS, "--learning-rate", "0.05", "--distill", "0.5")
@@ -152,8 +154,12 @@ def test_complaints_are_learned_from(talktune: Any, talks: Path, run: Path, tiny
     file = "adapter/adapter_model.safetensors"
     assert (output / file).read_bytes() != (run / file).read_bytes()
     auto = talktune(*options, tmp_path / "auto", *OPTIONS, "--learning-rate", "0.05", "--distill", "auto")
-    assert "--distill auto: there is nobody here to score" in auto.err
-    assert (tmp_path / "auto" / file).read_bytes() == (run / file).read_bytes()
+    assert auto.code == 0, auto.err
+    lines = [json.loads(line) for line in (tmp_path / "auto" / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert ("distill_tokens" in line) == (line["complaints_help"] == 1.0)
+    talktune(*options, tmp_path / "off", *OPTIONS, "--distill", "auto", "--fresh-answers", "0")
+    assert "--distill auto is off" in caplog.text
 
 
 def test_a_wrong_weight_of_complaints_is_named(talktune: Any, talks: Path, tiny_model: Path, tmp_path: Path) -> None:
