@@ -8,10 +8,14 @@ from talktune.config import Config, FreshConfig, ModelConfig
 from talktune.learner.asking import ALL_TOKENS, ROWS, Asker, make_asker
 from talktune.learner.fresh import answer_of
 from talktune.learner.preference import Answer, learn_preference, read_answers
+from talktune.learner.probe import probe
+from talktune.learner.samples import Sampler
 from talktune.policy.adapter import attach_adapter
 from talktune.policy.load import load_policy
 from talktune.policy.tokens import render_prompt
 from talktune.types import Message, Sampled, Turn
+
+from .test_probe import disliked, length
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +64,23 @@ def test_rewards_of_any_size_count_as_one_of_three(tiny_model: Path) -> None:
     answers = [Answer((1, 2, i), (3, i), "?", f"word {i}", ended=True) for i in range(4)]
     readings = read_answers(policy.model, answers)
     assert learn_preference(readings, [-7.0, 0.2, 3.5, 1.0]).classes.tolist() == [0, 1, 2, 2]
+
+
+def test_the_bare_model_answers_and_the_seed_decides(tiny_model: Path) -> None:
+    policy = load_policy(ModelConfig(str(tiny_model), device="cpu"))
+    tuned = attach_adapter(policy.model, ModelConfig(lora_rank=4), seed=1)
+    asker = make_asker(tuned, policy.tokenizer, [2], Config(fresh=FreshConfig(4)))
+    assert asker is not None
+
+    def sampler(seed: str) -> Sampler:
+        return lambda prompts: asker._sample(prompts, [0.8] * len(prompts), 6, seed, bare=True)
+
+    bare, prompts = sampler("5"), [(4, 5, 6), (7, 8)] * 10
+    was = bare(prompts)
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.5)
+    assert [a.answer_ids for a in bare(prompts)] == [a.answer_ids for a in was]
+    turns = disliked(3)
+    assert probe(turns, policy.tokenizer, bare, length, seed=0) == probe(turns, policy.tokenizer, bare, length, seed=0)
+    assert [a.answer_ids for a in sampler("6")(prompts)] != [a.answer_ids for a in was]

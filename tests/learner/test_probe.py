@@ -10,10 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from talktune.config import ModelConfig, SampleConfig
-from talktune.learner.probe import LEVEL, bare_sampler, compare, probe
-from talktune.policy.adapter import attach_adapter
-from talktune.policy.load import load_policy
+from talktune.learner.probe import LEVEL, compare, probe
 from talktune.policy.tokens import render_prompt
 from talktune.types import Message, Sampled, Turn, Verdict, Vote
 
@@ -96,19 +93,4 @@ def test_turns_are_asked_a_bounded_number_of_times(tokenizer: PreTrainedTokenize
     assert probe([liked, *disliked(20)], tokenizer, sample, score, seed=3, most=6, copies=2) == found
     assert asked == first
     assert probe([liked], tokenizer, sample, score, seed=3).turns == 0
-
-
-def test_the_bare_model_answers_and_the_seed_decides(tiny_model: Path) -> None:
-    policy = load_policy(ModelConfig(model=str(tiny_model), device="cpu"))
-    tuned = attach_adapter(policy.model, ModelConfig(lora_rank=4), seed=1)
-    bare = bare_sampler(tuned, SampleConfig(max_new_tokens=6), {2}, 5)
-    prompts = [(4, 5, 6), (7, 8)] * 10
-    was = bare(prompts)
-    for name, parameter in tuned.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(0, 0.5)
-    assert [a.answer_ids for a in bare(prompts)] == [a.answer_ids for a in was]
-    turns = disliked(3)
-    assert probe(turns, policy.tokenizer, bare, length, seed=0) == probe(turns, policy.tokenizer, bare, length, seed=0)
-    other = bare_sampler(tuned, SampleConfig(max_new_tokens=6), {2}, 6)
-    assert [a.answer_ids for a in other(prompts)] != [a.answer_ids for a in was]
+    assert probe(disliked(3), tokenizer, sample, score, seed=3, longest=5).turns == 0

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from talktune.store import schema
+from talktune.store.store import Store
+
 NAMED = os.environ.get("TALKTUNE_TEST_DATABASE")
 DEBIAN = Path("/usr/lib/postgresql")
 
@@ -51,3 +54,19 @@ def postgresql() -> Iterator[str]:
             yield f"postgresql://talktune@/postgres?host={folder}"
         finally:
             run("pg_ctl", "-D", f"{folder}/data", "-w", "-m", "immediate", "stop")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """An empty store, on SQLite and on PostgreSQL."""
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgresql")
+        made = Store(url)
+        with made.engine.begin() as c:
+            schema.metadata.drop_all(c)
+        made.close()
+        made = Store(url)
+    else:
+        made = Store(tmp_path / "store.db")
+    yield made
+    made.close()

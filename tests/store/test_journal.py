@@ -1,10 +1,8 @@
 """Turns newest first, the share of liked answers over time, and whether anything changed: right, and by an index."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from sqlalchemy import event, insert
 
 from talktune.store import schema
@@ -14,21 +12,6 @@ from talktune.store.reactions import reactions
 from talktune.store.rows import NewTurn
 from talktune.store.store import Store
 from talktune.types import Message, Sampled
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgresql")
-        made = Store(url)
-        with made.engine.begin() as c:
-            schema.metadata.drop_all(c)
-        made.close()
-        made = Store(url)
-    else:
-        made = Store(tmp_path / "store.db")
-    yield made
-    made.close()
 
 
 def turn(number: int, user: str = "ann", parent: int | None = None) -> NewTurn:

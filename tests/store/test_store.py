@@ -3,7 +3,6 @@
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -18,21 +17,6 @@ from talktune.store.readings import NewReadings, add_readings, kept_readings, re
 from talktune.store.rows import NewTurn
 from talktune.store.store import Store
 from talktune.types import Message, Sampled
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgresql")
-        made = Store(url)
-        with made.engine.begin() as c:
-            schema.metadata.drop_all(c)
-        made.close()
-        made = Store(url)
-    else:
-        made = Store(tmp_path / "store.db")
-    yield made
-    made.close()
 
 
 def hashed(text: str) -> bytes:

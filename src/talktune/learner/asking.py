@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 from peft import PeftModel
 
 from talktune.config import Config, FreshConfig, SampleConfig
-from talktune.learner.fresh import Ask, answer_of, fresh_prompts, fresh_samples
+from talktune.learner.fresh import Ask, answer_of, fresh_samples
 from talktune.learner.preference import Answer, Preference, Reading, learn_preference, read_answers
-from talktune.learner.probe import probe
+from talktune.learner.probe import Prompt, probe
 from talktune.policy.adapter import adapter_off
 from talktune.policy.linear import ready_to_decode
 from talktune.policy.sample import sample_answers
@@ -35,9 +35,6 @@ PROBED = 12
 """Disliked turns of an update that are asked with and without their complaint, for `--distill auto`."""
 READ_AT_ONCE = 4
 """Answers that are read at once, as many as a judge reads."""
-
-
-Prompt = tuple[int, ...]
 
 
 class Part(NamedTuple):
@@ -77,9 +74,8 @@ class Asker:
     def read(self, turns: Sequence[Turn], samples: Sequence[Sample]) -> list[Reading]:
         """Readings of judged turns, as their samples have them."""
         told = [Sampled(s.prompt_ids, s.answer_ids, None, s.temperature) for s in samples]
-        answers = [answer_of(t, one, self._tokenizer, self._ends) for t, one in zip(turns, told, strict=True)]
         with self._lane:
-            return self._read(answers)
+            return self._read(self._answers(turns, told))
 
     def learn(self, readings: Sequence[Reading], labels: Sequence[float]) -> Preference:
         """The preference model of judged turns, oldest first."""
@@ -103,8 +99,7 @@ class Asker:
             return self._sample(prompts, [samples[ask.place].temperature for ask in asked], most, seed)
 
         def score(answers: Sequence[Answer]) -> list[float]:
-            with self._lane:
-                return preference.rewards(self._read(answers), self._pass_by)
+            return self._score(preference, answers)
 
         fresh = fresh_samples(
             turns, preference.trust, sample, score, self._tokenizer, self._ends,
@@ -119,20 +114,26 @@ class Asker:
         if preference.trust <= 0 or not samples:
             return False
         most = max(len(sample.answer_ids) for sample in samples)
-        asked = fresh_prompts(turns, self._tokenizer, 1, 1, self._room - most)
-        fitting = [turns[ask.place] for ask in asked if ask.guided]
 
         def sample(prompts: Sequence[Prompt]) -> list[Sampled]:
             return self._sample(prompts, [samples[0].temperature] * len(prompts), most, f"{seed}/probe", bare=True)
 
         def score(asked: Sequence[Turn], drawn: Sequence[Sampled]) -> list[float]:
-            answers = [answer_of(t, one, self._tokenizer, self._ends) for t, one in zip(asked, drawn, strict=True)]
-            with self._lane:
-                return preference.rewards(self._read(answers), self._pass_by)
+            return self._score(preference, self._answers(asked, drawn))
 
-        finding = probe(fitting, self._tokenizer, sample, score, seed=_seed(seed), most=PROBED, copies=2)
+        finding = probe(
+            turns, self._tokenizer, sample, score,
+            seed=_seed(seed), most=PROBED, copies=2, longest=self._room - most,
+        )  # fmt: skip
         log.info("%s", finding)
         return finding.helps
+
+    def _answers(self, turns: Sequence[Turn], drawn: Sequence[Sampled]) -> list[Answer]:
+        return [answer_of(t, one, self._tokenizer, self._ends) for t, one in zip(turns, drawn, strict=True)]
+
+    def _score(self, preference: Preference, answers: Sequence[Answer]) -> list[float]:
+        with self._lane:
+            return preference.rewards(self._read(answers), self._pass_by)
 
     def _read(self, answers: Sequence[Answer]) -> list[Reading]:
         parts = [answers[i : i + READ_AT_ONCE] for i in range(0, len(answers), READ_AT_ONCE)]

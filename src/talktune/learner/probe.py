@@ -6,29 +6,22 @@ A model that cannot use the reaction has nothing to teach: small models often an
 question.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import comb
+from math import comb, inf
 from random import Random
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from talktune.config import SampleConfig
 from talktune.errors import UserError
 from talktune.learner.hindsight import teacher_prompt
 from talktune.learner.samples import Sampler, prompt_ids
-from talktune.policy.adapter import adapter_off
-from talktune.policy.sample import sample_answers
 from talktune.types import Sampled, Turn
 
 LEVEL = 0.05
 """Chance that a reaction which changes nothing is believed to help, at most; five turns are the fewest that can do."""
 WEIGHT = 0.1
 """λ of the distillation where a probe has turned it on."""
-
-ROWS = 16
-"""Answers that are sampled at once."""
 
 Prompt = tuple[int, ...]
 Scorer = Callable[[Sequence[Turn], Sequence[Sampled]], Sequence[float]]
@@ -93,9 +86,11 @@ def probe(
     seed: int,
     most: int = 32,
     copies: int = 4,
+    longest: float = inf,
 ) -> Finding:
     """Ask disliked turns again, at most `most`, drawn by the seed: each `copies` times plainly and with the reaction.
 
+    Turns whose prompt has more than `longest` tokens with the reaction are left out.
     The scorer is shown every answer as one to the plain prompt. Who asks again as turns come in gives chance another
     throw each time: ask at 8, 16, 32, … turns.
     """
@@ -105,7 +100,8 @@ def probe(
             plain = prompt_ids(turn, tokenizer)
         except UserError:  # a template that cannot say this turn
             continue
-        if (guided := teacher_prompt(turn, plain, tokenizer)) is not None:
+        guided = teacher_prompt(turn, plain, tokenizer)
+        if guided is not None and len(guided) <= longest:
             asked.append((turn, plain, guided))
     if len(asked) > most:
         asked = [asked[i] for i in sorted(Random(seed).sample(range(len(asked)), most))]
@@ -120,19 +116,6 @@ def probe(
     scores = list(score([turn for turn, _ in heads], answers))
     rows = [scores[i : i + copies] for i in range(0, len(scores), copies)]
     return compare(rows[::2], rows[1::2])
-
-
-def bare_sampler(model: Any, config: SampleConfig, end_ids: Collection[int], seed: int) -> Sampler:
-    """A sampler of the model without its adapter; the same prompts get the same answers."""
-
-    def sample(prompts: Sequence[Prompt]) -> list[Sampled]:
-        made: list[Sampled] = []
-        with adapter_off(model):
-            for i in range(0, len(prompts), ROWS):
-                made += sample_answers(model, prompts[i : i + ROWS], config, end_ids=end_ids, seed=seed + i)
-        return made
-
-    return sample
 
 
 def _mean(values: Sequence[float]) -> float:
