@@ -27,14 +27,14 @@ from typing import Any
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-from talktune.config import Config, JudgeConfig, ModelConfig, SampleConfig, TrainConfig
+from talktune.config import Config, FreshConfig, JudgeConfig, ModelConfig, SampleConfig, TrainConfig
 from talktune.demo.run import SHORTLY
 from talktune.demo.user import NAMES, Name, Question, User, is_right
 from talktune.judge.make import make_judge
 from talktune.judge.panel import judge_turns
-from talktune.learner.fresh import Ask, answer_of, fresh_samples
+from talktune.learner.asking import Asker
 from talktune.learner.hindsight import reaction_of
-from talktune.learner.preference import Answer, Reading, learn_preference, read_answers
+from talktune.learner.preference import Reading
 from talktune.learner.samples import sample_of_answer, with_teacher
 from talktune.learner.update import Learner
 from talktune.policy.adapter import attach_adapter
@@ -74,6 +74,8 @@ class Run:
         self.complaints: list[str] = []
         self.model = attach_adapter(policy.model, config.model, args.seed)
         self.learner = Learner(self.model, config, total_updates=max(1, args.turns // BATCH))
+        fresh = FreshConfig(args.count, args.guided if args.arm == "guided" else 0)
+        self.asker = Asker(self.model, self.tokenizer, self.ends, config=fresh, max_tokens=2048)
         self.judge = make_judge(JudgeConfig()) if args.judge == "words" else None
         self.readings: list[Reading] = []
         self.labels: list[float] = []
@@ -223,24 +225,11 @@ class Run:
             return row
         if self.args.arm == "today":
             return row | {"metrics": self.learner.step(samples), "seconds": time.monotonic() - began}
-        read = [answer_of(turn, turn.sampled, self.tokenizer, self.ends) for turn in turns if turn.sampled is not None]
-        self.readings += read_answers(self.model, read)
+        self.readings += self.asker.read(turns, samples)
         self.labels += rewards
-        preference = learn_preference(self.readings, self.labels)
-        row |= {"trust": preference.trust, "gain": preference.gain, "weights": preference.weights.tolist()}
-
-        def sampler(asked: Sequence[Ask]) -> list[Sampled]:
-            prompts = [ask.prompt_ids for ask in asked]
-            return self.sample(prompts, 7_000_003 + number, TOKENS[self.user.name], TEMPERATURE)
-
-        def score(answers: Sequence[Answer]) -> list[float]:
-            return preference.rewards(read_answers(self.model, answers))
-
-        fresh = fresh_samples(
-            turns, preference.trust, sampler, score, self.tokenizer, self.ends,
-            count=self.args.count, guided=self.args.guided if self.args.arm == "guided" else 0,
-        )  # fmt: skip
-        row |= self.describe(fresh, number)
+        preference = self.asker.learn(self.readings, self.labels)
+        fresh, found = self.asker.ask(turns, samples, preference, f"{self.args.seed}/{number}")
+        row |= {**found, "weights": preference.weights.tolist(), **self.describe(fresh, number)}
         row["sampled"] = time.monotonic() - began
         row["metrics"] = self.learner.step(samples, fresh)
         return row | {"seconds": time.monotonic() - began}
