@@ -3,17 +3,18 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from talktune.config import Config, FreshConfig, ModelConfig
-from talktune.learner.asking import ALL_TOKENS, ROWS, Asker, make_asker
+from talktune.learner.asking import ALL_TOKENS, ROWS, Asker, Logged, make_asker
 from talktune.learner.fresh import answer_of
-from talktune.learner.preference import Answer, learn_preference, read_answers
+from talktune.learner.preference import Answer, Preference, Reading, learn_preference, read_answers
 from talktune.learner.probe import probe
 from talktune.learner.samples import Sampler
 from talktune.policy.adapter import attach_adapter
 from talktune.policy.load import load_policy
 from talktune.policy.tokens import render_prompt
-from talktune.types import Message, Sampled, Turn
+from talktune.types import Message, Sample, Sampled, Turn
 
 from .test_probe import disliked, length
 
@@ -84,3 +85,35 @@ def test_the_bare_model_answers_and_the_seed_decides(tiny_model: Path) -> None:
     turns = disliked(3)
     assert probe(turns, policy.tokenizer, bare, length, seed=0) == probe(turns, policy.tokenizer, bare, length, seed=0)
     assert [a.answer_ids for a in sampler("6")(prompts)] != [a.answer_ids for a in was]
+
+
+def test_a_run_keeps_the_last_readings_and_a_resumed_one_reads_them_alike(
+    asker: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from talktune.learner import asking
+
+    monkeypatch.setattr(asking, "WINDOW", 6)
+    plan = [[a_sample(f"{update}-{i}") for i in range(4)] for update in range(4)]
+    plan.append([*plan[3][:2], *plan[0][:2]])  # a second time
+    turns = {s.id: Turn(s.id, 1, (Message("user", s.id),), Message("assistant", "x"), ()) for b in plan for s in b}
+    learned: list[tuple[list[Reading], list[float]]] = []
+
+    def learn(readings: list[Reading], labels: list[float]) -> Preference:
+        learned.append((readings, labels))
+        return learn_preference([], [])
+
+    monkeypatch.setattr(asker, "learn", learn)
+    whole = Logged(asker, plan, turns, 0)
+    for update in range(1, 6):
+        whole(update)
+    assert [len(readings) for readings, _ in learned] == [4, 6, 6, 6, 6]
+    for update in (2, 4, 5):
+        Logged(asker, plan, turns, 0)(update)
+        (ours, labels), (theirs, wanted) = learned[-1], learned[update - 1]
+        assert labels == wanted
+        assert all(torch.equal(a.states, b.states) for a, b in zip(ours, theirs, strict=True))
+
+
+def a_sample(name: str) -> Sample:
+    ids = tuple(3 + ord(c) % 40 for c in name)
+    return Sample(name, ids, ids[::-1], 1.0, name)

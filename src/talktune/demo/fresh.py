@@ -7,7 +7,7 @@ from pathlib import Path
 from talktune.demo.run import Demo
 from talktune.files import whole_file
 from talktune.learner.asking import Asker
-from talktune.learner.preference import Reading
+from talktune.learner.preference import WINDOW, Reading
 from talktune.learner.readings import reading_from_bytes, reading_to_bytes
 from talktune.types import Sample
 
@@ -29,7 +29,10 @@ class DemoFresh:
             for sample, reading in zip(samples, readings, strict=True):
                 body = base64.b64encode(reading_to_bytes(reading)).decode()
                 file.write(json.dumps({"reward": sample.reward, "reading": body}).encode() + b"\n")
-        known = [row for n in range(1, update + 1) for row in self._kept(n)]
+        known: list[tuple[Reading, float]] = []
+        for n in range(update, 0, -1):
+            if len(known) < WINDOW:
+                known = self._kept(n) + known
         preference = self._asker.learn([reading for reading, _ in known], [reward for _, reward in known])
         return self._asker.ask(turns, samples, preference, f"{self._demo.config.train.seed}/{update}")
 

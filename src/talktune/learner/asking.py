@@ -16,7 +16,7 @@ from peft import PeftModel
 
 from talktune.config import Config, FreshConfig, SampleConfig
 from talktune.learner.fresh import Ask, answer_of, fresh_samples
-from talktune.learner.preference import Answer, Preference, Reading, learn_preference, read_answers
+from talktune.learner.preference import WINDOW, Answer, Preference, Reading, learn_preference, read_answers
 from talktune.learner.probe import Prompt, probe
 from talktune.policy.adapter import adapter_off
 from talktune.policy.linear import ready_to_decode
@@ -197,19 +197,22 @@ class Logged:
         """`plan` are the samples of each update, `turns` what they were made of, by their ids."""
         self._asker, self._plan, self._turns, self._seed = asker, plan, turns, seed
         self._readings: dict[str, Reading] = {}
-        self._labels: dict[str, float] = {}
+        """Of the last turns, oldest first: no more are learned from."""
         self._read = 0
 
     def __call__(self, update: int) -> tuple[list[Sample], dict[str, float]]:
-        """Those of update n (from 1), and its metrics of them; a resumed run reads the updates before it again."""
-        for batch in self._plan[self._read : update]:
+        """Those of update n (from 1), and its metrics of them; a resumed run reads the turns before it again."""
+        seen = {sample.id: sample for batch in self._plan[:update] for sample in batch}
+        last = {id: seen[id] for id in [*seen][-WINDOW:]}
+        for batch in self._plan[self._read : update]:  # by whole batches, so that a resumed run reads the same bits
             new = [sample for sample in batch if sample.id not in self._readings]
-            found = self._asker.read([self._turns[sample.id] for sample in new], new)
-            self._readings |= {sample.id: reading for sample, reading in zip(new, found, strict=True)}
-            self._labels |= {sample.id: sample.reward for sample in new}
+            if any(sample.id in last for sample in new):
+                found = self._asker.read([self._turns[sample.id] for sample in new], new)
+                self._readings |= {sample.id: reading for sample, reading in zip(new, found, strict=True)}
         self._read = update
+        self._readings = {id: self._readings[id] for id in last}
         batch = self._plan[update - 1]
-        preference = self._asker.learn([*self._readings.values()], [*self._labels.values()])
+        preference = self._asker.learn([*self._readings.values()], [sample.reward for sample in last.values()])
         return self._asker.ask([self._turns[s.id] for s in batch], batch, preference, f"{self._seed}/{update}")
 
 
