@@ -2,7 +2,8 @@
 
 Three characters (short answers; no lists or bold; a friendly word) with a rule that neither the server nor its judge is
 told. Conversations run side by side through the `openai` client; the server judges what was said with the shipped head,
-learns, gates and swaps while it serves. After so many judged turns the user waits until they are learned from, and asks
+learns, gates and swaps while it serves. As a person is slower than an update, nobody talks on while `--ahead` turns wait
+for one, or a version for its gate: with 32 most answers were one version old when they were learned from. After so many judged turns the user waits until they are learned from, and asks
 40 held-out questions and 44 facts through the server itself: a curve over judged turns, and the area under its gain.
 
 arms   learn      as `talktune serve` learns by default: fresh answers to the prompts of judged turns
@@ -215,6 +216,7 @@ class Talks:
     def _session(self, number: int) -> None:
         if self.ahead is not None:
             wait_for_learning(self.store, number + 1 - self.ahead)
+            wait_for_gate(self.store)
         with self._lock:
             if not self._pool:
                 self._pool = list(self.character.questions["train"])
@@ -460,7 +462,7 @@ def main() -> None:
     parser.add_argument("--arms", choices=ARMS, nargs="+", default=list(ARMS))
     parser.add_argument("--points", type=int, nargs="+", default=[0, 16, 32, 48, 64, 96], help="judged turns to ask at")
     parser.add_argument("--parallel", type=int, default=16, help="conversations side by side")
-    parser.add_argument("--ahead", type=int, default=32, help="most turns that wait to be learned from")
+    parser.add_argument("--ahead", type=int, default=16, help="most turns that wait to be learned from")
     parser.add_argument("--batch-turns", type=int, default=16)
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--tokens", type=int, help="where the client stops an answer")
