@@ -3,10 +3,9 @@
 Three characters (short answers; no lists or bold; a friendly word) with a rule that neither the server nor its judge is
 told. Conversations run side by side through the `openai` client; the server judges what was said with the shipped head,
 learns, gates and swaps while it serves. A person is slower than an update: nobody talks on while `--ahead` turns wait
-for
-one, or a version for its gate (with 32, most answers were one version old when they were learned from). After so many
-judged turns the user asks 40 held-out questions and 44 facts through the server itself: a curve over judged turns, and
-the area under its gain.
+for one, or a version for its gate (with 32, most answers were one version old when they were learned from). After so
+many judged turns the user asks 40 held-out questions and 44 facts through the server itself: a curve over judged turns,
+and the area under its gain.
 
 arms   learn      as `talktune serve` learns by default: fresh answers to the prompts of judged turns
        today      from the verdicts alone (--fresh-answers 0)
