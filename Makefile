@@ -51,11 +51,13 @@ agents: clients
 	$(BIN)/python scripts/fetch_agents.py
 	$(BIN)/python -m pytest tests/serve/test_every_agent.py -q -rs -s
 
+# Two processes of one thread each; JOBS=0 runs all in one, in their order.
+JOBS ?= 2
 test: tokenizers clients
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadgroup $(ARGS)
 
 test-all: tokenizers clients
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -30,6 +30,17 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+TOGETHER = ("judge", "lab", "store")
+"""Folders whose tests share what takes long to make: one process runs them all."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `-n 2 --dist loadgroup` the tests of a file stay in one process, for the fixtures that they share."""
+    for item in items:
+        path = item.path.relative_to(Path(__file__).parent)
+        item.add_marker(pytest.mark.xdist_group(path.parts[0] if path.parts[0] in TOGETHER else str(path)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def certificates_are_read_once() -> Iterator[None]:
     """A request of its own reads all of the system's certificates, which takes longer than a server's answer."""
