@@ -58,7 +58,8 @@ TOKENS: dict[Name, int] = {"short": 64, "plain": 64, "friendly": 48}
 FACT_TOKENS = 24
 ASKED_AT_ONCE = 32
 """Questions of an exam side by side."""
-STUCK_SECONDS = 240.0
+STUCK_SECONDS = 1800.0
+"""Without a step forward for so long, nothing more happens: an update may take minutes on a busy machine."""
 PASSES = ("--microbatch-tokens", "512")
 """Long passes take half of the time, and more memory than the default."""
 ARMS: dict[str, tuple[str, ...]] = {
