@@ -277,7 +277,7 @@ def stopped(store: Path) -> str:
 def wait_for_judging(store: Path, turns: int) -> None:
     """Until the judge has read them all, or nothing more happens."""
     best, since = -1, time.monotonic()
-    while best < turns and time.monotonic() - since < STUCK_SECONDS / 4:
+    while best < turns and time.monotonic() - since < STUCK_SECONDS / 30:
         now = (rows(store, "select count(*) from verdicts") or [(0,)])[0][0]
         if now > best:
             best, since = now, time.monotonic()

@@ -44,6 +44,7 @@ def test_its_step_is_the_learners(tiny_model: Path) -> None:
         torch.testing.assert_close(weight, found[1][name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_runs(capsys: pytest.CaptureFixture[str]) -> None:
     satisfied = runpy.run_path(str(LOOP))["main"](
         ["--updates", "1", "--questions", "2", "--answers", "4", "--held-out", "2"]
