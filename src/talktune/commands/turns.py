@@ -13,9 +13,9 @@ from rich.text import Text
 
 from talktune.commands.console import out, plain, warn
 from talktune.commands.options import AsJson, Output, Store
-from talktune.commands.stores import is_store, open_store
 from talktune.config import Count
 from talktune.errors import UserError
+from talktune.store.opening import is_store, open_store
 from talktune.terminal import say
 from talktune.types import Conversation, Message, Turn, Verdict
 
@@ -129,7 +129,7 @@ def _of_file(file: Path, bad: bool, unscored: bool, limit: int) -> list[dict[str
 def _row(turn: Turn) -> dict[str, Any]:
     reward, votes = (None, ()) if turn.verdict is None else (turn.verdict.reward, turn.verdict.votes)
     return {
-        "id": f"{turn.conversation_id}:{turn.index}",
+        "id": turn.id,
         "reward": reward,
         "votes": [vote.label for vote in votes],
         "request": _text(turn.prompt[-1:]),
