@@ -28,7 +28,7 @@ class ScoredTurns(Sequence[Turn]):
     """
 
     def __init__(self, conversations: Iterable[Conversation]) -> None:
-        """The turns of these; their ids must differ."""
+        """The turns of these conversations, whose ids differ."""
         self.conversations = tuple(conversations)
         self._turns = [turn for conversation in self.conversations for turn in turns_of(conversation)]
 

@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import torch
 from huggingface_hub import model_info
+from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
@@ -50,12 +51,10 @@ class Policy:
             policy.model = load_adapter(policy.model, Path(adapter))
         return policy
 
-    def answer(
-        self, said: str | Sequence[Message], *, sample: SampleConfig = SampleConfig(), seed: int = 0
-    ) -> str:
+    def answer(self, said: str | Sequence[Message], *, sample: SampleConfig | None = None, seed: int = 0) -> str:
         """The text of one answer to a question, or to messages of which the last is not the policy's own."""
         messages = [Message("user", said)] if isinstance(said, str) else said
-        return self.text(self.sample([messages], sample, seed=seed)[0])
+        return self.text(self.sample([messages], sample or SampleConfig(), seed=seed)[0])
 
     def sample(self, prompts: Sequence[Sequence[Message]], config: SampleConfig, *, seed: int = 0) -> list[Sampled]:
         """An answer to each prompt, with its token ids and log-probs; all depends on `seed` and the prompts."""
@@ -65,6 +64,11 @@ class Policy:
     def text(self, answer: Sampled) -> str:
         """The text of a sampled answer."""
         return decode_answer(self.tokenizer, list(answer.answer_ids))
+
+    @property
+    def adapted(self) -> bool:
+        """Whether an adapter is on the model."""
+        return isinstance(self.model, PeftModel)
 
     @property
     def end_ids(self) -> frozenset[int]:

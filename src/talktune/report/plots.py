@@ -125,12 +125,18 @@ _BY_NAME: Mapping[str, Panel] = {panel.name: panel for panel in PANELS}
 
 SHARES: Mapping[str, str] = {
     "satisfaction": "satisfied",
+    "liked": "answers liked",
     "facts_kept": "facts kept",
     "distinct_answers": "distinct answers",
 }
 """Figures of before and after that are shares from 0 to 1, and what each is called."""
 OTHERS: Mapping[str, str] = {"answer_tokens": "answer length (tokens)", "kl": "KL (nats per token)"}
 """Figures of before and after that are not shares, and what each is called."""
+
+
+def smoothing(points: int) -> int:
+    """Return the width of the moving average through so many points; 1 where they are too few for one."""
+    return 1 if points < FEWEST_TO_SMOOTH else max(3, points // 10 * 2 + 1)
 
 
 def moving_average(values: list[float], width: int) -> list[float]:
@@ -244,7 +250,7 @@ def _draw_strip(axes: Axes, run: Run, strip: Strip) -> None:
         if not xs:
             continue
         drawn += 1
-        width = 1 if len(xs) < FEWEST_TO_SMOOTH or not line.smooth else max(3, len(xs) // 10 * 2 + 1)
+        width = smoothing(len(xs)) if line.smooth else 1
         if line.spread:
             _draw_band(axes, run, line)
         axes.plot(xs, moving_average(ys, width), color=line.colour, linewidth=1.8, label=line.label)

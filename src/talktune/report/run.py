@@ -74,7 +74,7 @@ class Run:
 
         model = self.config.get("model", {})
         if not model.get("lora_rank", 1):
-            raise UserError(f"{self.path / 'adapter'}: is a whole model, for transformers; the run trained all weights.")
+            raise UserError(f"{self.path / 'adapter'}: is a whole model and no adapter; load it with transformers.")
         return Policy.load(model.get("model", "smollm2"), self.path, device=model.get("device", "auto"))
 
 
