@@ -43,7 +43,7 @@ Sampler = Callable[[Sequence[Sequence[int]], SampleConfig, Collection[int], Sequ
 
 
 class LocalJudge:
-    """Judges with a policy's model, its adapter, if there is one, off meanwhile: one base model serves policy and judge.
+    """Judges with a policy's model, an adapter being off meanwhile: one base model serves policy and judge.
 
     Vote k of mode `head` is that of voter k; of `logprobs`, that of the k-th order of worked examples; of
     `reasoning`, the k-th sampled text. No judgement depends on what is judged beside it, beyond float noise.

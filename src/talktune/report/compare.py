@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -28,7 +28,7 @@ from talktune.report.stored import read_store
 from talktune.store.opening import is_store
 
 COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY)
-STYLES = ("-", "--", ":", "-.")
+STYLES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 """A seventh run has the first colour in the second style."""
 LAST = 3
 """Over how many updates a final metric is the mean."""
@@ -73,20 +73,18 @@ class Comparison:
         A notebook shows it; `savefig` writes it to a file.
         """
         figure = new_figure(width=9.0, height=5.8)
-        lines = [
-            Line2D([], [], color=COLOURS[i % len(COLOURS)], linestyle=STYLES[i // len(COLOURS) % len(STYLES)])
-            for i in range(len(self.runs))
-        ]
+        n = len(COLOURS)
+        looks = [(COLOURS[i % n], STYLES[i // n % len(STYLES)]) for i in range(len(self.runs))]
         for place, (metric, title, unit) in enumerate(DRAWN, start=1):
             axes = figure.add_subplot(2, 2, place)
             axes.set_title(title)
             axes.set_ylabel(unit)
             axes.set_xlabel("update")
-            for run, line in zip(self.runs, lines, strict=True):
+            for run, (colour, style) in zip(self.runs, looks, strict=True):
                 xs, ys = run.series(metric)
-                style = {"color": line.get_color(), "linestyle": line.get_linestyle()}
-                axes.plot(xs, moving_average(ys, smoothing(len(xs))), linewidth=1.8, **style)
-                axes.plot(xs, ys, "o", color=line.get_color(), markersize=2.5, alpha=0.35, markeredgewidth=0)
+                axes.plot(xs, moving_average(ys, smoothing(len(xs))), color=colour, linestyle=style, linewidth=1.8)
+                axes.plot(xs, ys, "o", color=colour, markersize=2.5, alpha=0.35, markeredgewidth=0)
+        lines = [Line2D([], [], color=colour, linestyle=style) for colour, style in looks]
         legend = figure.legend(lines, self.names, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
         for text in legend.get_texts():
             text.set_parse_math(False)

@@ -14,10 +14,10 @@ ALL = 1_000_000
 
 
 def read_store(where: Path | str) -> Run:
-    """Read the updates of all users from a store; before and after are the first and the last answers that were heard of.
+    """Read the updates of all users from a store.
 
-    Their share that was liked is no exam on held-out questions, and a store holds no settings. Raises UserError where
-    there is no store, or nothing was learned yet.
+    Before and after are the shares of the first and of the last answers that were liked, no exam on held-out
+    questions; settings are not kept there. Raises UserError where there is no store, or nothing was learned yet.
     """
     store = open_store(where)
     try:
