@@ -42,11 +42,11 @@ def train(
     Raises UserError when `output` is a run already, when the model or a judge cannot be had, and when no turn can be
     trained on.
 
-    >>> turns = score(load_conversations("examples/conversations.jsonl"), lambda turn: 1, votes=1)
-    >>> quick = TrainConfig(updates=1, batch_turns=2, max_tokens=80)
-    >>> run = train(turns.corrected(turns[1], -1), "run", model=tiny_model, train=quick)
-    >>> [sorted(one.items())[-1][0] for one in run.metrics], (run.path / "adapter").is_dir()
-    (['votes_agreement'], True)
+    >>> conversations = load_conversations("examples/conversations.jsonl")
+    >>> turns = score(conversations, lambda turn: 1 if len(turn.answer.content) < 80 else -1, votes=1)
+    >>> run = train(turns.corrected(turns[1], -1), "run", model=tiny_model, train=TrainConfig(updates=1))
+    >>> len(run.metrics), (run.path / "adapter").is_dir()
+    (1, True)
     """
     output = Path(output)
     model = ModelConfig(model=model) if isinstance(model, str) else model

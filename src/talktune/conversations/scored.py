@@ -25,6 +25,11 @@ class ScoredTurns(Sequence[Turn]):
     """All turns of some conversations with what was judged of them, in order; a correction makes another one.
 
     A turn that nobody reacted to is among them, with `verdict` None.
+
+    >>> turns = ScoredTurns(load_conversations("examples/conversations.jsonl"))
+    >>> turns = turns.corrected("boiled-eggs:1", 1)
+    >>> turns[0].verdict.reward, len(turns.waiting()) < len(turns)
+    (1.0, True)
     """
 
     def __init__(self, conversations: Iterable[Conversation]) -> None:

@@ -33,7 +33,12 @@ HUB_TIMEOUT = 10.0
 
 @dataclass
 class Policy:
-    """A language model in memory with its tokenizer; `model` may be wrapped in a LoRA adapter (PEFT)."""
+    """A language model in memory with its tokenizer; `model` may be wrapped in a LoRA adapter (PEFT).
+
+    >>> policy = Policy.load(tiny_model)
+    >>> policy.answer("Why does bread rise?", sample=SampleConfig(max_new_tokens=3)) == ""
+    False
+    """
 
     model: Any
     tokenizer: PreTrainedTokenizerBase

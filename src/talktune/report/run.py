@@ -87,6 +87,9 @@ def read_run(run_dir: Path | str) -> Run:
 
     Raises:
         UserError: the directory is not a run, holds no update yet, or one of its files is broken.
+
+    >>> read_run("run").config["train"]["batch_turns"]
+    16
     """
     run_dir = Path(run_dir)
     if not run_dir.exists():
