@@ -1,4 +1,4 @@
-"""The functions that notebooks and commands call: judges of every kind, scoring that goes on, corrections that count."""
+"""What notebooks and commands call: judges of every kind, scoring that goes on, corrections that count."""
 
 from collections.abc import Sequence
 from dataclasses import replace

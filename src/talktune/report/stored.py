@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 from talktune.errors import UserError
 from talktune.report.run import Run
@@ -30,12 +31,14 @@ def read_store(where: Path | str) -> Run:
     )
     if not metrics:
         raise UserError(f"{where}: holds no update yet; `talktune status` says what the next one waits for.")
-    ends = {"before": {"liked": heard.points[0].share}, "after": {"liked": heard.points[-1].share}}
+    summary: dict[str, Any] = {"turns": {"trained": found["learned"]}}
+    if len(heard.points) > 1:
+        summary |= {"before": {"liked": heard.points[0].share}, "after": {"liked": heard.points[-1].share}}
     return Run(
         path=Path(where),
         metrics=metrics,
         config={},
-        summary={"turns": {"trained": found["learned"]}} | (ends if len(heard.points) > 1 else {}),
+        summary=summary,
         samples=(),
         notes=(f"{where} is a server's store: its settings are not known.",),
     )
