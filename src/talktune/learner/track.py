@@ -82,4 +82,4 @@ def _flat(config: Config) -> dict[str, Any]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+    return (str(error).strip().splitlines() or [""])[0].rstrip(".") or type(error).__name__
