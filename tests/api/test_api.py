@@ -37,8 +37,9 @@ def conversations() -> list[Conversation]:
     ]
 
 
-def by_length(turn: Turn) -> int:
-    return 1 if turn.answer.content.startswith("cd") else -1
+def by_length(turn: Turn) -> int | None:
+    """Cannot say anything of the last conversation."""
+    return None if turn.conversation_id == "c3" else 1 if turn.answer.content.startswith("cd") else -1
 
 
 @pytest.fixture(scope="module")
@@ -124,17 +125,15 @@ def test_training_learns_from_the_turns_as_they_are(
     conversations: list[Conversation], run: Run, tiny_model: Path, tmp_path: Path
 ) -> None:
     turns = talktune.score(conversations, by_length, votes=1)
-    open_ones = talktune.score(conversations, lambda turn: None if turn.index == 3 else 1, votes=1)
     for turn in turns:
-        turns = turns.corrected(turn, -(turn.verdict.reward or 0) if turn.verdict else 0)
+        if turn.verdict is not None and turn.verdict.reward is not None:
+            turns = turns.corrected(turn, -turn.verdict.reward)
     other = train(turns, tmp_path / "other", tiny_model)
     assert [one["reward_mean"] for one in other.metrics] == [-one["reward_mean"] for one in run.metrics]
     assert not (run.path / "scored.jsonl").exists(), "nobody was asked again"
+    assert (run.summary["turns"]["unscored"], run.summary["turns"]["trained"]) == (2, 6)
     with pytest.raises(UserError, match="already exists"):
         train(turns, run.path, tiny_model)
-    few = train(open_ones.corrected("c0:1", -1), tmp_path / "few", tiny_model)
-    assert few.summary["turns"]["unscored"] == 4
-    assert few.summary["turns"]["trained"] == 4
 
 
 def test_a_run_says_what_it_learned(run: Run, tiny_model: Path) -> None:
@@ -178,7 +177,8 @@ def test_a_run_of_all_weights_says_so(run: Run) -> None:
 
 def test_a_line_that_cannot_be_used_is_told_of(tmp_path: Path) -> None:
     file = tmp_path / "talks.jsonl"
-    file.write_text('{"messages": [{"role": "user", "content": "Who?"}]}\nno JSON\n')
+    line = '{"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Me."}]}'
+    file.write_text(f"{line}\nno JSON\n")
     said: list[str] = []
     assert len(talktune.load_conversations([file], say=said.append)) == 1
     assert "line 2" in said[0]
