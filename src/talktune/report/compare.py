@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from talktune.errors import UserError
 from talktune.report.plots import (
@@ -34,9 +35,9 @@ LAST = 3
 """Over how many updates a final metric is the mean."""
 FINAL = (
     ("reward_mean", "reward"),
-    ("response_length", "answer length, tokens"),
-    ("kl_ref", "KL to the reference, nats/token"),
-    ("entropy", "entropy, nats/token"),
+    ("response_length", "answer length (tokens)"),
+    ("kl_ref", "KL (nats per token)"),
+    ("entropy", "entropy (nats per token)"),
     ("votes_agreement", "agreement of votes"),
     ("trust", "trust in the preference model"),
 )
@@ -82,8 +83,11 @@ class Comparison:
             axes.set_xlabel("update")
             for run, (colour, style) in zip(self.runs, looks, strict=True):
                 xs, ys = run.series(metric)
-                axes.plot(xs, moving_average(ys, smoothing(len(xs))), color=colour, linestyle=style, linewidth=1.8)
-                axes.plot(xs, ys, "o", color=colour, markersize=2.5, alpha=0.35, markeredgewidth=0)
+                width = smoothing(len(xs))
+                axes.plot(xs, moving_average(ys, width), color=colour, linestyle=style, linewidth=1.8)
+                # A run of one update has nothing but its point.
+                axes.plot(xs, ys, "o", color=colour, markersize=3.5, alpha=0.35 if width > 1 else 1, markeredgewidth=0)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         lines = [Line2D([], [], color=colour, linestyle=style) for colour, style in looks]
         legend = figure.legend(lines, self.names, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
         for text in legend.get_texts():
