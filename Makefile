@@ -91,9 +91,9 @@ live: .venv/.installed-dev
 lab: install
 	$(BIN)/talktune lab all $(ARGS)
 
-# Run the notebook again and keep its outputs.
+# Run the notebooks again and keep their outputs.
 notebook: .venv/.installed-dev
-	$(BIN)/jupyter execute --inplace notebooks/grpo_tcr.ipynb
+	$(BIN)/jupyter execute --inplace notebooks/feedback.ipynb notebooks/grpo_tcr.ipynb
 
 # Learning and sampling against named peers, each row a ratio; TRL without its dependencies, which would bring others' pins.
 bench: .venv/.installed-bench

@@ -17,6 +17,7 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Group, Parameter, T
 from talktune import config as knobs
 from talktune.commands import brief
 from talktune.commands.chat import chat
+from talktune.commands.compare import compare
 from talktune.commands.demo import demo
 from talktune.commands.evaluate import evaluate
 from talktune.commands.export import export
@@ -67,7 +68,7 @@ for part in vars(knobs).values():
     if isinstance(part, type) and (of := next((kind for kind in PANELS if issubclass(part, kind)), None)):
         Parameter(name="*", group=_groups[PANELS[of]])(part)  # a command takes its fields as options of their own names
 
-for command in (score, train, chat, judge_eval, judge_train, demo, lab, report, export):
+for command in (score, train, chat, judge_eval, judge_train, demo, lab, report, compare, export):
     app.command(command)
 for command in (judge, status, feedback, forget):
     app.command(command)

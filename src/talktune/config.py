@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -21,6 +22,7 @@ PenaltyShape = Literal["linear", "quadratic"]
 Schedule = Literal["constant", "linear", "cosine"]
 ExportFormat = Literal["openai", "kto", "grpo"]
 Auto = Literal["auto", "off"]
+Tracker = Literal["tensorboard", "wandb", "trackio"]
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,8 @@ class TrainConfig:
     """Answers that were cut off (token limit, content filter): trained as far as they go, or left out (as in DAPO)."""
     keep_checkpoints: Count = 2
     """How many checkpoints stay on disk."""
+    track: Tracker | None = None
+    """Tell TensorBoard, Weights & Biases or trackio the metrics of each update, too; their package is needed."""
     seed: Seed = 0
     """Everything random comes from this."""
 
@@ -450,6 +454,8 @@ def check_config(config: Part) -> Part:
             raise UserError(f"--L-cache is {zone}: it must be between 0 and L_max ({longest}).")
         case AlgorithmConfig(distill=str(word)) if word not in get_args(Auto):
             raise UserError(f"--distill is {word}: it must be auto, off or a weight.")
+        case TrainConfig(track=str(tracker)) if find_spec(tracker) is None:
+            raise UserError(f"--track {tracker}: its package is missing; install it with `pip install {tracker}`.")
         case FreshConfig(fresh_answers=count, guided=guided) if guided > count:
             raise UserError(f"--guided is {guided}: it must be at most --fresh-answers ({count}).")
         case FreshConfig(fresh_answers=1):

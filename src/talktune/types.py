@@ -91,6 +91,11 @@ class Turn:
     """Why the engine ended the answer, in OpenAI's words (stop, length, …), where it is known."""
 
     @property
+    def id(self) -> str:
+        """What commands, samples and files call the turn."""
+        return f"{self.conversation_id}:{self.index}"
+
+    @property
     def cut_off(self) -> bool:
         """Whether the answer was ended by something else than the model."""
         return self.finish in ("length", "content_filter")

@@ -10,11 +10,14 @@ import pytest
 OPTIONS = ("--judge", "oracle", "--lora-rank", "4", "--updates", "2", "--batch-turns", "5", "--max-tokens", "200")
 
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tensorboard's own libraries
+
+
 @pytest.fixture(scope="module")
 def run(talktune: Any, talks: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One finished run."""
     output = tmp_path_factory.mktemp("train") / "run"
-    options = (*OPTIONS, "--learning-rate", "0.05")
+    options = (*OPTIONS, "--learning-rate", "0.05", "--track", "tensorboard")
     said = talktune("train", talks, "--model", tiny_model, "--output", output, *options)
     assert said.code == 0, said.err
     assert "longer than 200 tokens" in said.out
@@ -25,12 +28,27 @@ def run(talktune: Any, talks: Path, tiny_model: Path, tmp_path_factory: pytest.T
 def test_the_run_directory_is_complete(run: Path) -> None:
     names = {p.name for p in run.iterdir() if p.suffix != ".png"}
     assert names == {
-        *("config.toml", "metrics.jsonl", "summary.json", "scored.jsonl", "report.html", "adapter", "checkpoints")
+        *("config.toml", "metrics.jsonl", "summary.json", "scored.jsonl", "report.html", "adapter", "checkpoints"),
+        "tensorboard",
     }
     assert {p.name for p in (run / "adapter").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["update"] for line in lines] == [1, 2]
+    assert "track" not in (run / "config.toml").read_text(), "it decides no result"
     assert "<html" in (run / "report.html").read_text(encoding="utf-8").lower()
+
+
+@pytest.mark.filterwarnings("ignore")  # of tensorboard's own libraries
+def test_tensorboard_is_told_every_update(run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    told = EventAccumulator(str(run / "tensorboard"))
+    told.Reload()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for name in ("loss", "reward_mean", "kl_ref"):
+        assert [(event.step, event.value) for event in told.Scalars(name)] == [
+            (line["update"], pytest.approx(line[name])) for line in lines
+        ]
 
 
 def test_the_summary_counts_every_turn_once(run: Path) -> None:

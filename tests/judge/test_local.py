@@ -35,7 +35,7 @@ def policy() -> Policy:
 
 @pytest.fixture(scope="module")
 def judge(policy: Policy) -> LocalJudge:
-    return LocalJudge(policy.model, policy.tokenizer)
+    return LocalJudge(policy)
 
 
 def test_the_shipped_judge_on_the_untouched_half(judge: LocalJudge) -> None:
@@ -57,7 +57,7 @@ def test_plain_cases_and_their_distribution(judge: LocalJudge) -> None:
 @pytest.mark.parametrize("mode", ["head", "logprobs"])
 def test_a_judgement_does_not_depend_on_its_batch(policy: Policy, mode: str) -> None:
     def fresh() -> LocalJudge:
-        return LocalJudge(policy.model, policy.tokenizer, mode=mode)  # pyright: ignore[reportArgumentType]
+        return LocalJudge(policy, mode=mode)  # pyright: ignore[reportArgumentType]
 
     asks = [(turn, k) for turn in [*TURNS, reaction("x " * 300)] for k in range(2)]
     together = fresh().vote(asks)
@@ -81,7 +81,7 @@ def test_orders_to_the_judge_do_not_turn_a_complaint_into_praise(judge: LocalJud
     assert [verdict.reward for verdict in judge_turns(judge, turns, 5)] == [-1.0] * len(turns)
 
 
-def test_a_judge_with_an_adapter_judges_as_the_bare_model(judge: LocalJudge) -> None:
+def test_a_judge_with_an_adapter_judges_as_the_bare_model(judge: LocalJudge, policy: Policy) -> None:
     before = judge.distribution(TURNS)
     own = load_policy(ModelConfig(device="cpu"))
     adapted = attach_adapter(own.model, ModelConfig(), seed=0)
@@ -90,9 +90,10 @@ def test_a_judge_with_an_adapter_judges_as_the_bare_model(judge: LocalJudge) -> 
             if "lora_B" in name:
                 weight.fill_(0.05)
     trainable = [name for name, weight in adapted.named_parameters() if weight.requires_grad]
-    assert LocalJudge(adapted, own.tokenizer).distribution(TURNS) == before
-    words = LocalJudge(adapted, own.tokenizer, mode="logprobs").vote([(TURNS[0], 0)])
-    assert words == LocalJudge(judge.model, judge.tokenizer, mode="logprobs").vote([(TURNS[0], 0)])
+    own.model = adapted
+    assert LocalJudge(own).distribution(TURNS) == before
+    words = LocalJudge(own, mode="logprobs").vote([(TURNS[0], 0)])
+    assert words == LocalJudge(policy, mode="logprobs").vote([(TURNS[0], 0)])
     assert [name for name, weight in adapted.named_parameters() if weight.requires_grad] == trainable
 
 
@@ -110,12 +111,12 @@ def test_one_pass_serves_all_votes_and_the_examples_are_read_once(policy: Policy
 
     handle = policy.model.register_forward_pre_hook(note, with_kwargs=True)
     try:
-        head = LocalJudge(policy.model, policy.tokenizer)
+        head = LocalJudge(policy)
         for k in range(7):
             head.vote([(TURNS[0], k)])
         assert len(lengths) == 1
         lengths.clear()
-        words = LocalJudge(policy.model, policy.tokenizer, mode="logprobs")
+        words = LocalJudge(policy, mode="logprobs")
         words.vote([(turn, 0) for turn in TURNS[:2]])
         words.vote([(turn, 0) for turn in TURNS[2:]])
         assert sum(length > 300 for length in lengths) == 1
@@ -124,14 +125,14 @@ def test_one_pass_serves_all_votes_and_the_examples_are_read_once(policy: Policy
 
 
 def test_votes_by_words_differ_in_their_examples(policy: Policy) -> None:
-    judge = LocalJudge(policy.model, policy.tokenizer, mode="logprobs")
+    judge = LocalJudge(policy, mode="logprobs")
     votes = judge.vote([(TURNS[0], k) for k in range(3)])
     assert len({vote.confidence for vote in votes}) == 3
     assert judge.vote([]) == []
 
 
 def test_sampled_reasoning_gives_votes_or_says_why_not(policy: Policy) -> None:
-    judge = LocalJudge(policy.model, policy.tokenizer, mode="reasoning", seed=1)
+    judge = LocalJudge(policy, mode="reasoning", seed=1)
     (vote,) = judge.vote([(TURNS[0], 0)])
     assert vote.label in (-1, 0, 1, None)
     assert vote.reason
@@ -141,6 +142,6 @@ def test_sampled_reasoning_gives_votes_or_says_why_not(policy: Policy) -> None:
 
 def test_wrong_choices_are_named(policy: Policy, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="judge_mode"):
-        LocalJudge(policy.model, policy.tokenizer, mode="magic")  # pyright: ignore[reportArgumentType]
+        LocalJudge(policy, mode="magic")  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError, match=r"head\.st"):
-        LocalJudge(policy.model, policy.tokenizer, head=tmp_path / "head.st")
+        LocalJudge(policy, head=tmp_path / "head.st")

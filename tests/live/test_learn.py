@@ -38,8 +38,15 @@ def adapter(world: World, number: int) -> dict[str, torch.Tensor]:
     return load_file(world.learner.policies.version(number).path / "adapter_model.safetensors")
 
 
-def test_an_update_takes_the_oldest_verdicts_once_and_goes_live(world: Make) -> None:
-    w = world()
+def tracked(config: Config) -> Config:
+    return replace(config, train=replace(config.train, track="tensorboard"))
+
+
+@pytest.mark.filterwarnings("ignore")  # of tensorboard's own libraries
+def test_an_update_takes_the_oldest_verdicts_once_goes_live_and_is_tracked(world: Make) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    w = world(tracked)
     ids = w.talk(10)
     w.judge()
     assert w.learn()
@@ -55,6 +62,10 @@ def test_an_update_takes_the_oldest_verdicts_once_and_goes_live(world: Make) -> 
     assert json.loads((live.path / "adapter_config.json").read_text())["r"] == 4
     weights = adapter(w, 1)
     assert any(value.abs().max() > 0 for name, value in weights.items() if "lora_B" in name), "nothing was learned"
+    told = EventAccumulator(str(w.learner.live.policies / "tensorboard"))
+    told.Reload()
+    losses = [(event.step, event.value) for event in told.Scalars("loss")]
+    assert losses == [(v.number, pytest.approx(v.metrics["loss"])) for v in versions]
 
 
 def test_the_next_answers_come_from_the_version_that_is_live(world: Make) -> None:

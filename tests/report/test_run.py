@@ -14,7 +14,7 @@ MakeRun = Callable[..., Path]
 
 def test_a_whole_run_is_read(make_run: MakeRun) -> None:
     run = read_run(make_run(updates=5))
-    assert [row["update"] for row in run.updates] == [1, 2, 3, 4, 5]
+    assert [row["update"] for row in run.metrics] == [1, 2, 3, 4, 5]
     assert run.config["algorithm"]["eps_high"] == 0.28
     assert run.figures("before")["satisfaction"] == 0.1
     assert run.figures("after")["answer_tokens"] == 18.4
@@ -51,7 +51,7 @@ def test_only_a_torn_last_line_is_left_out(make_run: MakeRun, torn: bytes) -> No
     with (run_dir / "metrics.jsonl").open("ab") as file:
         file.write(torn)
     run = read_run(run_dir)
-    assert len(run.updates) == 2
+    assert len(run.metrics) == 2
     assert len(run.notes) == 1
     assert "last line of metrics.jsonl" in run.notes[0]
 
@@ -85,7 +85,7 @@ def test_a_line_that_is_no_update_is_refused(tmp_path: Path, line: str, sentence
 
 def test_text_that_is_no_metric_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"update": 1, "time": "noon", "loss": 1}\n')
-    assert dict(read_run(tmp_path).updates[0]) == {"update": 1.0, "loss": 1.0}
+    assert dict(read_run(tmp_path).metrics[0]) == {"update": 1.0, "loss": 1.0}
 
 
 def test_numbers_that_are_not_finite_are_gaps_with_a_note(tmp_path: Path) -> None:

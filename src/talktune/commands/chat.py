@@ -4,7 +4,6 @@ import json
 import re
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,16 +45,14 @@ def chat(
             _Talk(server).run()
         return 0
     from talktune.conversations.records import conversation_to_dict
-    from talktune.policy.adapter import load_adapter
-    from talktune.policy.load import load_policy
+    from talktune.policy.load import Policy
     from talktune.policy.sample import sample_answers
-    from talktune.policy.tokens import decode_answer, end_ids, render_prompt
+    from talktune.policy.tokens import decode_answer, render_prompt
 
     if save is not None:
         _append(save, "")  # rather now than after the talk
-    policy = load_policy(replace(model, adapter=None))
-    speaker = policy.model if model.adapter is None else load_adapter(policy.model, model.adapter)
-    ends = end_ids(policy.tokenizer, policy.model.generation_config)
+    policy = Policy.load(model.model, model.adapter, device=model.device)
+    ends = policy.end_ids
     messages: list[Message] = []
     sampled: dict[int, Sampled] = {}
     warn("Say something; an empty line or Ctrl-D ends the talk.")
@@ -65,10 +62,10 @@ def chat(
             prompt = render_prompt(policy.tokenizer, messages, ())
             show = _Printer(lambda ids: decode_answer(policy.tokenizer, ids))
             turn = seed + len(messages)
-            [answer] = sample_answers(speaker, [prompt], sample, end_ids=ends, seed=turn, on_tokens=show)
+            [answer] = sample_answers(policy.model, [prompt], sample, end_ids=ends, seed=turn, on_tokens=show)
             out.print()
             sampled[len(messages)] = answer
-            messages.append(Message("assistant", decode_answer(policy.tokenizer, list(answer.answer_ids))))
+            messages.append(Message("assistant", policy.text(answer)))
     finally:  # Ctrl-C is a way to end a talk, too
         if save is not None and sampled:
             talk = Conversation(f"chat-{uuid.uuid4().hex[:12]}", tuple(messages), sampled=sampled)

@@ -1,7 +1,8 @@
 """What commands share on the terminal: one console, a progress bar, short tables, warnings to stderr."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -11,7 +12,7 @@ from rich.table import Table
 from talktune.terminal import printable
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
 
 class _Plain(Console):
@@ -49,6 +50,24 @@ def progress() -> "Progress":
         TimeRemainingColumn(),
         console=err,
     )
+
+
+@contextmanager
+def progress_shown() -> "Generator[Callable[[str, int, int], None]]":
+    """A progress bar that is told what is being done, how many are done, and of how many; none before it is told."""
+    with progress() as bar:
+        task: TaskID | None = None
+        last = 0
+
+        def show(what: str, done: int, total: int) -> None:
+            nonlocal task, last
+            if task is not None and done < last:  # something else began
+                bar.reset(task)
+            last = done
+            task = bar.add_task(what, total=total) if task is None else task
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield show
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from talktune.commands.console import out, peak_memory_gib, progress, side_by_side, table, warn
 from talktune.commands.options import Output, Resume
-from talktune.commands.train import trainable
 from talktune.config import (
     Config,
     DemoAlgorithmConfig,
@@ -51,6 +50,7 @@ def demo(
     output
         The run directory to make.
     """
+    from talktune.api.train import trainable
     from talktune.demo.fresh import DemoFresh
     from talktune.demo.run import Demo, first_exam, write_results
     from talktune.judge.make import make_judge

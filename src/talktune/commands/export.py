@@ -15,11 +15,11 @@ def export(files: Files, /, *, format: ExportFormat, output: Output, strict: Str
     output
         The file to write.
     """
-    from talktune.commands.judged import load_conversations
+    from talktune.api.conversations import load_conversations
     from talktune.conversations.export import export as write
     from talktune.conversations.turns import turns_of
 
-    conversations = load_conversations(files, strict)
+    conversations = load_conversations(files, strict=strict, say=warn)
     result = write((turn for c in conversations for turn in turns_of(c)), format, output)
     rows = [("rows", result.rows), ("turns", result.turns)]
     rows += [(f"left out: {why}", n) for why, n in result.left_out.items()]

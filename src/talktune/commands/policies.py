@@ -10,8 +10,8 @@ from cyclopts import Parameter
 
 from talktune.commands.console import out, table, warn
 from talktune.commands.options import AsJson, Store
-from talktune.commands.stores import open_store
 from talktune.config import Natural
+from talktune.store.opening import open_store
 from talktune.terminal import say
 
 if TYPE_CHECKING:

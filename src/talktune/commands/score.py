@@ -1,6 +1,6 @@
 """`talktune score`: conversations in, verdicts on every turn out."""
 
-from talktune.commands.console import table, warn
+from talktune.commands.console import progress_shown, table, warn
 from talktune.commands.options import Files, Output, Seed, Strict
 from talktune.config import JudgeConfig
 
@@ -20,15 +20,17 @@ def score(
     output
         The scored file to write or to go on with.
     """
-    from talktune.commands.judged import load_conversations, score_conversations
-    from talktune.conversations.turns import skip_reason, turns_of
+    from talktune.api.conversations import load_conversations
+    from talktune.api.score import score as run
+    from talktune.conversations.turns import skip_reason
 
-    scored = score_conversations(load_conversations(files, strict), judge, output, seed=seed)
-    turns = [turn for c in scored for turn in turns_of(c)]
+    conversations = load_conversations(files, strict=strict, say=warn)
+    with progress_shown() as show:
+        turns = run(conversations, judge, output=output, seed=seed, on_progress=show)
     rewards = [turn.verdict.reward for turn in turns if turn.verdict is not None and turn.verdict.reward is not None]
-    waiting = [t for t in turns if skip_reason(t) is None and (t.verdict is None or t.verdict.reward is None)]
+    waiting = turns.waiting()
     rows: list[tuple[str, object]] = [
-        ("conversations", len(scored)),
+        ("conversations", len(turns.conversations)),
         ("turns", len(turns)),
         ("good (+1)", sum(r == 1 for r in rewards)),
         ("neutral (0)", sum(r == 0 for r in rewards)),

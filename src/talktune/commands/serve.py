@@ -37,6 +37,8 @@ def serve(
         wait_briefly()
     if server.upstream is not None and live.notify is not None:
         raise UserError("--notify: with --upstream nobody learns here; give it to `talktune learn`.")
+    if train.track is not None and (server.upstream is not None or live.no_learn):
+        raise UserError("--track: nobody learns here; give it to `talktune learn`.")
     from talktune.serve.run import serve as run
 
     config = Config(model, judge, algorithm, train, serve=server, live=live, gate=gate, fresh=fresh)

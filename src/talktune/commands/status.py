@@ -10,7 +10,7 @@ from rich.text import Text
 
 from talktune.commands.console import out
 from talktune.commands.options import AsJson, Store
-from talktune.commands.stores import open_store
+from talktune.store.opening import open_store
 from talktune.terminal import say
 
 if TYPE_CHECKING:

@@ -1,34 +1,10 @@
-"""Stores on the command line: told from files of conversations, opened, and `talktune forget`."""
+"""`talktune forget`: really delete a user or a conversation from a store."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from talktune.commands.console import table, warn
 from talktune.errors import UserError
-
-if TYPE_CHECKING:
-    from talktune.store.store import Store
-
-MAGIC = b"SQLite format 3\0"
-"""How every SQLite file begins (https://www.sqlite.org/fileformat.html)."""
-
-
-def is_store(path: Path) -> bool:
-    """Whether the file is a SQLite database, whatever its name."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
-
-
-def open_store(where: Path | str) -> "Store":
-    """Open a store by its file, or a string that is a file or URL; UserError when there is none."""
-    from talktune.store.store import Store
-
-    if "://" not in str(where) and not is_store(Path(where)):
-        raise UserError(f"{where}: there is no store; name the database file that the server writes.")
-    return Store(where)
+from talktune.store.opening import open_store
 
 
 def forget(store: Path, /, *, user: str | None = None, conversation: str | None = None) -> int:

@@ -1,40 +1,14 @@
 """`talktune train`: scored or raw conversations in, an adapter out."""
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from talktune.commands.console import progress, table, warn
+from talktune.commands.console import progress_shown, table, warn
 from talktune.commands.options import Files, Output, Resume, Strict
-from talktune.config import AlgorithmConfig, Config, FreshConfig, JudgeConfig, ModelConfig, TrainConfig
-from talktune.errors import UserError
-from talktune.files import whole_file
-from talktune.types import Sample
+from talktune.config import AlgorithmConfig, FreshConfig, JudgeConfig, ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
-    from talktune.learner.samples import Intake
-    from talktune.policy.load import Policy
-
-
-def trainable(policy: "Policy", config: Config) -> Any:
-    """The policy's model ready for training: with a fresh adapter, a given one, or all weights at rank 0."""
-    from talktune.policy.adapter import attach_adapter, load_adapter
-
-    model = config.model
-    if model.lora_rank == 0:
-        if config.algorithm.beta > 0:
-            raise UserError("--beta: rank 0 trains all weights and keeps no reference to hold on to; add --beta 0.")
-        if config.algorithm.distills:
-            raise UserError(
-                "--distill: rank 0 trains all weights and keeps no frozen model to learn from; leave it off."
-            )
-        if model.adapter is not None:
-            raise UserError("--adapter: rank 0 trains all weights; leave the adapter out or set --lora-rank.")
-        return policy.model.train(False).requires_grad_(True)
-    if model.adapter is not None:
-        return load_adapter(policy.model, model.adapter, trainable=True)
-    return attach_adapter(policy.model, model, config.train.seed)
+    from talktune.report.run import Run
 
 
 def train(
@@ -57,83 +31,42 @@ def train(
     output
         The run directory to make: adapter, checkpoints, metrics, report.
     """
-    from talktune.commands.judged import load_conversations, score_conversations
-    from talktune.conversations.turns import turns_of
-    from talktune.learner.asking import Logged, make_asker
-    from talktune.learner.run import open_run, run_updates
-    from talktune.learner.samples import batches, samples_from
-    from talktune.learner.update import Learner
-    from talktune.policy.load import load_policy
-    from talktune.policy.tokens import end_ids
-    from talktune.report.page import make_report
+    from talktune.api.conversations import load_conversations
+    from talktune.api.train import train as run
 
-    config = Config(model, judge, algorithm, train, fresh=fresh)
-    conversations = load_conversations(files, strict)
-    open_run(output, config, resume=resume)
-    policy = load_policy(config.model)
-    policy.model = trainable(policy, config)
-    scored = score_conversations(
-        conversations, config.judge, output / "scored.jsonl", policy=policy, seed=config.train.seed
-    )
-    turns = [turn for conversation in scored for turn in turns_of(conversation)]
-    intake = samples_from(
-        turns, policy.tokenizer, config.algorithm.group, config.train, teach=config.algorithm.distills
-    )
-    _write_summary(output, intake, None)
-    if not intake.samples:
-        raise UserError(f"no turn can be trained on ({_reasons(intake)}); nothing was learned.")
-    plan = batches(intake.samples, config.train)
-    learner = Learner(policy.model, config, total_updates=len(plan))
-    ends = end_ids(policy.tokenizer, policy.model.generation_config)
-    asker = make_asker(policy.model, policy.tokenizer, ends, config)
-    by_id = {f"{turn.conversation_id}:{turn.index}": turn for turn in turns}
-    logged = None if asker is None else Logged(asker, plan, by_id, config.train.seed)
-    metrics: list[dict[str, Any]] = []
-    with progress() as bar:
-        task = bar.add_task("updates", total=len(plan))
-
-        def show(found: dict[str, Any]) -> None:
-            metrics.append(found)
-            bar.update(task, completed=learner.update, description=f"reward {found.get('reward_mean', 0):+.2f}")
-
-        def source(update: int) -> tuple[Sequence[Sample], dict[str, float]]:
-            known = [intake.agreement[s.id] for s in plan[update - 1] if s.id in intake.agreement]
-            return plan[update - 1], {"votes_agreement": sum(known) / len(known)} if known else {}
-
-        run_updates(learner, source, output, fresh=logged, on_update=show)
-    _write_summary(output, intake, learner.update)
-    page = make_report(output)
-    _show(intake, metrics, output, page)
+    conversations = load_conversations(files, strict=strict, say=warn)
+    with progress_shown() as show:
+        made = run(
+            conversations,
+            output,
+            model=model,
+            judge=judge,
+            algorithm=algorithm,
+            train=train,
+            fresh=fresh,
+            resume=resume,
+            on_progress=show,
+        )
+    _show(made)
     return 0
 
 
-def _reasons(intake: "Intake") -> str:
-    parts = [f"{n} {why}" for why, n in intake.skipped.items()]
-    return ", ".join([*parts, f"{intake.unscored} unscored", f"{intake.side} side"])
-
-
-def _write_summary(run: Path, intake: "Intake", updates: int | None) -> None:
-    summary = {"turns": intake.as_dict()} | ({} if updates is None else {"updates": updates})
-    with whole_file(run / "summary.json") as file:
-        file.write(json.dumps(summary, indent=2).encode())
-
-
-def _show(intake: "Intake", metrics: Sequence[dict[str, Any]], run: Path, page: Path) -> None:
+def _show(run: "Run") -> None:
+    turns = run.summary["turns"]
     table(
         "Turns",
         ("what", "number"),
         [
-            ("main", intake.main),
-            ("side (served, never trained)", intake.side),
-            ("unscored", intake.unscored),
-            *((f"skipped: {why}", n) for why, n in intake.skipped.items()),
-            ("trained on", len(intake.samples)),
-            ("of these re-tokenised", intake.retokenised),
-            *([("of these with a complaint to learn from", intake.taught)] if intake.taught else []),
+            ("main", turns["main"]),
+            ("side (served, never trained)", turns["side"]),
+            ("unscored", turns["unscored"]),
+            *((f"skipped: {why}", n) for why, n in turns["skipped"].items()),
+            ("trained on", turns["trained"]),
+            ("of these re-tokenised", turns["retokenised"]),
+            *([("of these with a complaint to learn from", turns["taught"])] if "taught" in turns else []),
         ],
     )
-    if metrics:
-        last = metrics[-1]
-        names = ("reward_mean", "loss", "kl_ref", "entropy", "response_length", "grad_norm")
-        table(f"Update {last['update']}", ("metric", "value"), [(n, last[n]) for n in names if n in last])
-    warn(f"Adapter: {run / 'adapter'}\nReport:  {page}")
+    last = run.metrics[-1]
+    names = ("reward_mean", "loss", "kl_ref", "entropy", "response_length", "grad_norm")
+    table(f"Update {last['update']:.0f}", ("metric", "value"), [(n, last[n]) for n in names if n in last])
+    warn(f"Adapter: {run.path / 'adapter'}\nReport:  {run.path / 'report.html'}")

@@ -3,21 +3,23 @@
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from rich.text import Text
 
 from talktune.commands.console import out, plain, warn
 from talktune.commands.options import AsJson, Output, Store
-from talktune.commands.stores import is_store, open_store
 from talktune.config import Count
 from talktune.errors import UserError
+from talktune.store.opening import is_store, open_store
 from talktune.terminal import say
-from talktune.types import Conversation, Message, Turn, Verdict
+from talktune.types import Message, Turn
+
+if TYPE_CHECKING:
+    from talktune.conversations.scored import ScoredTurns
 
 File = Annotated[Path | None, Parameter(help="A scored file, or a store's file, instead of --store.")]
 Id = Annotated[str, Parameter(help="The turn, as `talktune turns` names it.")]
@@ -115,10 +117,7 @@ def _of_store(where: str, bad: bool, unscored: bool, limit: int) -> list[dict[st
 
 
 def _of_file(file: Path, bad: bool, unscored: bool, limit: int) -> list[dict[str, Any]]:
-    from talktune.conversations.turns import turns_of
-
-    found = [turn for conversation in _read(file).values() for turn in turns_of(conversation) if turn.kind == "main"]
-    rows = [_row(turn) for turn in reversed(found)]
+    rows = [_row(turn) for turn in reversed(_read(file)) if turn.kind == "main"]
     return [
         row
         for row in rows
@@ -129,7 +128,7 @@ def _of_file(file: Path, bad: bool, unscored: bool, limit: int) -> list[dict[str
 def _row(turn: Turn) -> dict[str, Any]:
     reward, votes = (None, ()) if turn.verdict is None else (turn.verdict.reward, turn.verdict.votes)
     return {
-        "id": f"{turn.conversation_id}:{turn.index}",
+        "id": turn.id,
         "reward": reward,
         "votes": [vote.label for vote in votes],
         "request": _text(turn.prompt[-1:]),
@@ -188,29 +187,23 @@ def _fix_in_store(where: str, id: str, verdict: str) -> str:
 
 
 def _fix_in_file(file: Path, id: str, reward: float, output: Path) -> None:
-    from talktune.conversations.files import json_line, read_lines
-    from talktune.conversations.records import conversation_to_dict
-    from talktune.conversations.turns import turns_of
-    from talktune.files import whole_file
+    from talktune.conversations.files import read_lines
 
     known = _read(file)
-    name, _, index = id.rpartition(":")
-    turn = next((t for t in turns_of(known[name]) if str(t.index) == index), None) if name in known else None
-    if turn is None:
-        raise UserError(f"{file}: there is no turn {id}; `talktune turns {file}` lists those that there are.")
-    verdict = Verdict(turn.verdict.votes if turn.verdict else (), reward)
-    known[name] = replace(known[name], verdicts={**known[name].verdicts, turn.index: verdict})
-    if output.resolve() == file.resolve() and sum(1 for _ in read_lines(file)) != len(known):
+    try:
+        corrected = known.corrected(id, reward)
+    except UserError as error:
+        raise UserError(f"{file}: {error}; `talktune turns {file}` lists those that there are.") from error
+    if output.resolve() == file.resolve() and sum(1 for _ in read_lines(file)) != len(known.conversations):
         raise UserError(
             f"{file}: not every line is a conversation of its own, and the others would be lost; give another --output."
         )
-    with whole_file(output) as written:
-        written.writelines(json_line(conversation_to_dict(conversation)) for conversation in known.values())
+    corrected.save(output)
 
 
-def _read(file: Path) -> dict[str, Conversation]:
-    from talktune.conversations.scored import read_scored
+def _read(file: Path) -> "ScoredTurns":
+    from talktune.conversations.scored import ScoredTurns, read_scored
 
     if not file.is_file():
         raise UserError(f"{file}: there is no such file; name a scored file, or a store with --store.")
-    return read_scored(file)
+    return ScoredTurns(read_scored(file).values())

@@ -6,11 +6,11 @@ line of each conversation in place of older ones.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Self, overload
 
 from talktune.conversations.files import Problem, json_line
 from talktune.conversations.readers import parse_file
@@ -18,7 +18,63 @@ from talktune.conversations.records import conversation_to_dict
 from talktune.conversations.turns import skip_reason, turns_of
 from talktune.errors import UserError
 from talktune.files import unwritable, whole_file
-from talktune.types import Conversation, Verdict
+from talktune.types import Conversation, Turn, Verdict
+
+
+class ScoredTurns(Sequence[Turn]):
+    """All turns of some conversations with what was judged of them, in order; a correction makes another one.
+
+    A turn that nobody reacted to is among them, with `verdict` None.
+
+    >>> turns = ScoredTurns(load_conversations("examples/conversations.jsonl"))
+    >>> turns = turns.corrected("boiled-eggs:1", 1)
+    >>> turns[0].verdict.reward, len(turns.waiting()) < len(turns)
+    (1.0, True)
+    """
+
+    def __init__(self, conversations: Iterable[Conversation]) -> None:
+        """The turns of these conversations, whose ids differ."""
+        self.conversations = tuple(conversations)
+        self._turns = [turn for conversation in self.conversations for turn in turns_of(conversation)]
+
+    @overload
+    def __getitem__(self, index: int) -> Turn: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Turn]: ...
+
+    def __getitem__(self, index: int | slice) -> Turn | list[Turn]:
+        return self._turns[index]
+
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} turns of {len(self.conversations)} conversations, {len(self.waiting())} to be scored>"
+
+    def waiting(self) -> list[Turn]:
+        """Those that can be scored and are not yet."""
+        return [t for t in self if skip_reason(t) is None and (t.verdict is None or t.verdict.reward is None)]
+
+    def corrected(self, turn: Turn | str, reward: float) -> "ScoredTurns":
+        """The same with another reward for one turn, named by itself or by its id; the judge's votes stay.
+
+        Raises `UserError` when the turn is none of these.
+        """
+        wanted = turn if isinstance(turn, str) else turn.id
+        found = next((one for one in self if one.id == wanted), None)
+        if found is None:
+            raise UserError(f"there is no turn {wanted}")
+        verdict = Verdict(found.verdict.votes if found.verdict else (), float(reward))
+        return ScoredTurns(
+            replace(c, verdicts={**c.verdicts, found.index: verdict}) if c.id == found.conversation_id else c
+            for c in self.conversations
+        )
+
+    def save(self, path: Path | str) -> None:
+        """Write a scored file, which commands and `load_conversations` read; it is replaced as a whole."""
+        with whole_file(Path(path)) as file:
+            file.writelines(json_line(conversation_to_dict(conversation)) for conversation in self.conversations)
 
 
 def is_complete(conversation: Conversation) -> bool:
@@ -123,8 +179,7 @@ class ScoredWriter:
             if kind is None:
                 raise unwritable(self.path, closing) from closing
         if kind is None and self.path.is_file():
-            with whole_file(self.path) as file:
-                file.writelines(json_line(conversation_to_dict(c)) for c in self._known.values())
+            ScoredTurns(self._known.values()).save(self.path)
 
     def _end_torn_line(self) -> None:
         """A line that a killed run left half written must not swallow the next one."""

@@ -22,6 +22,7 @@ from talktune.judge.boxed import boxed_messages, parse_boxed
 from talktune.judge.head import SHIPPED_HEAD, check_model, head_probabilities, load_head
 from talktune.judge.prompts import WORDS, Exchange, ask_tokens, encode, exchange_of, few_shot_tokens
 from talktune.policy.adapter import adapter_off
+from talktune.policy.load import SHIPPED, Policy
 from talktune.policy.sample import sample_answers
 from talktune.policy.tokens import decode_answer, end_ids, render_prompt
 from talktune.policy.turnstile import Lane
@@ -42,7 +43,7 @@ Sampler = Callable[[Sequence[Sequence[int]], SampleConfig, Collection[int], Sequ
 
 
 class LocalJudge:
-    """Judges with `model`, whose adapter, if it has one, is off meanwhile: one base model serves policy and judge.
+    """Judges with a policy's model, an adapter being off meanwhile: one base model serves policy and judge.
 
     Vote k of mode `head` is that of voter k; of `logprobs`, that of the k-th order of worked examples; of
     `reasoning`, the k-th sampled text. No judgement depends on what is judged beside it, beyond float noise.
@@ -52,25 +53,26 @@ class LocalJudge:
 
     def __init__(
         self,
-        model: Any,
-        tokenizer: Any,
+        policy: Policy | str = SHIPPED,
         *,
-        head: Path | None = None,
+        head: Path | str | None = None,
         mode: Mode = "head",
         seed: int = 0,
         lane: Lane | None = None,
         sample: Sampler | None = None,
     ) -> None:
-        """Make a judge; `head` is the shipped one for `smollm2` by default; `seed` is that of sampled reasoning.
+        """Make a judge of a policy, or of a model by its name.
 
-        With a `lane` it computes in its turn only, and lets others compute first between two layers of `model`; with
-        `sample` its reasoning is sampled by that. Raises UserError for a head that cannot be read or was made for
-        another model.
+        `head` is the shipped one for `smollm2` by default; `seed` is that of sampled reasoning. With a `lane` it
+        computes in its turn only, and lets others compute first between two layers of the model; with `sample` its
+        reasoning is sampled by that. Raises UserError for a head that cannot be read or was made for another model.
         """
         if mode not in ("head", "logprobs", "reasoning"):
             raise UserError(f"judge_mode is {mode!r}: choose head, logprobs or reasoning.")
-        self.model = model
-        self.tokenizer = tokenizer
+        if isinstance(policy, str):
+            policy = Policy.load(policy)
+        self.model = model = policy.model
+        self.tokenizer: Any = policy.tokenizer
         self.mode: Mode = mode
         self.seed = seed
         self.head = None

@@ -70,8 +70,7 @@ def _local(
     if policy is None or policy.name != config.judge_model:
         policy, sample = load_policy(ModelConfig(model=config.judge_model)), None
     return LocalJudge(
-        policy.model,
-        policy.tokenizer,
+        policy,
         head=config.judge_head,
         mode=config.judge_mode,
         seed=seed,

@@ -20,6 +20,7 @@ Distribution = tuple[float, float, float]
 """p(−1), p(0), p(+1) that a judge gives to one turn."""
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Anything that can vote; a vote that cannot be had is a failed `Vote`, never an exception."""
 

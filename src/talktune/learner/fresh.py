@@ -94,7 +94,7 @@ def fresh_samples(
         place, _, helped = asked[i]
         one = replace(drawn[i], prompt_ids=answers[i].prompt_ids, logprobs=None) if helped else drawn[i]
         turn = turns[place]
-        name = f"{turn.conversation_id}:{turn.index}"
+        name = turn.id
         reward = weight * advantages[i]
         made.append(sample_of_answer(one, id=f"{name}/{i}", reward=reward, group=name))
     return [one for one in made if one.reward]

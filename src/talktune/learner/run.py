@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from contextlib import closing
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from talktune.config import Config
 from talktune.errors import UserError
 from talktune.files import unwritable, whole_file, whole_folder
 from talktune.learner.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from talktune.learner.track import Track
 from talktune.learner.update import Learner
 from talktune.policy.adapter import save_adapter
 from talktune.types import Sample
@@ -28,7 +30,7 @@ def open_run(path: Path, config: Config, *, resume: bool) -> None:
     Raises UserError when the directory holds a run and `resume` is off, when it cannot be written, or when
     the configs differ.
     """
-    wanted = config_to_toml(config)
+    wanted = config_to_toml(replace(config, train=replace(config.train, track=None)))  # it decides no result
     there = path / "config.toml"
     try:
         begun = path.exists() and (not path.is_dir() or any(p.is_dir() or p.stat().st_size for p in _others(path)))
@@ -66,19 +68,21 @@ def run_updates(
     """
     resume_from(learner, run)
     log = run / "metrics.jsonl"
-    while learner.update < learner.total_updates:
-        samples, extra = source(learner.update + 1)
-        beside, more = ((), {}) if fresh is None else fresh(learner.update + 1)
-        learner.hear_probe(more)
-        metrics = {"update": learner.update + 1} | learner.step(samples, beside) | extra | more
-        save_checkpoint(learner, run / "checkpoints", metrics, learner.config.train.keep_checkpoints)
-        try:
-            with log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(metrics) + "\n")
-        except OSError as error:
-            raise unwritable(log, error) from error
-        if on_update is not None:
-            on_update(metrics)
+    with closing(Track(learner.config.train.track, run, learner.config, learner.update + 1)) as track:
+        while learner.update < learner.total_updates:
+            samples, extra = source(learner.update + 1)
+            beside, more = ((), {}) if fresh is None else fresh(learner.update + 1)
+            learner.hear_probe(more)
+            metrics = {"update": learner.update + 1} | learner.step(samples, beside) | extra | more
+            save_checkpoint(learner, run / "checkpoints", metrics, learner.config.train.keep_checkpoints)
+            try:
+                with log.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(metrics) + "\n")
+            except OSError as error:
+                raise unwritable(log, error) from error
+            track.log(learner.update, metrics)
+            if on_update is not None:
+                on_update(metrics)
     write_adapter(learner, run / "adapter")
 
 

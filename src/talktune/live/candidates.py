@@ -10,6 +10,7 @@ from talktune.host.engine import Engine
 from talktune.host.lora import Lora
 from talktune.judge.panel import Judge, judge_turns
 from talktune.learner.samples import sample_of_answer
+from talktune.learner.track import Track
 from talktune.learner.update import NotFiniteError
 from talktune.live.asking import answers
 from talktune.live.batches import Batch
@@ -41,15 +42,16 @@ class Candidates:
         judge: Judge | None,
         sample: SampleConfig,
         fresh: Fresh | None,
+        track: Track,
     ) -> None:
         """`judge`, `sample` and `lora`, which loads a version, are for the answers of `--group prompt`.
 
-        `fresh` makes those that nobody judges.
+        `fresh` makes those that nobody judges; `track` is told the metrics of what made a version, by its number.
         """
         self._weights, self._learning, self._policies, self._lora = weights, learning, policies, lora
         self._engine, self._policy, self._ends = engine, policy, end_ids
         self._config, self._live = config, config.live or LiveConfig()
-        self._judge, self._sample, self._fresh = judge, sample, fresh
+        self._judge, self._sample, self._fresh, self._track = judge, sample, fresh, track
 
     def make(self, batch: Batch, owner: str, now: float) -> Version | None:
         """One update from the live version's weights: the candidate, or None where nothing was to be learned."""
@@ -78,6 +80,8 @@ class Candidates:
         else:
             learner.update -= 1  # nothing was learned: the weights are those of the live version
         self._learning.commit(owner, made, metrics, used, self._config.train.epochs, now, fresh.readings)
+        if made is not None:
+            self._track.log(made.number, metrics)
         if reasons := brakes(metrics, self._live):
             self._policies.stop(batch.lineage, " and ".join(reasons))
         self._weights.now_of(batch.lineage, number if made is None else made.number)

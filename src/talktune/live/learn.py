@@ -16,6 +16,7 @@ from talktune.host.engine import Engine
 from talktune.host.lora import Lora, load_lora
 from talktune.judge.panel import Judge
 from talktune.learner.asking import make_asker
+from talktune.learner.track import Track
 from talktune.live.batches import Batches
 from talktune.live.candidates import Candidates
 from talktune.live.exam import Examiner
@@ -72,10 +73,11 @@ class LiveLearner:
         self.weights = Weights(policy, self.policies, config, self.live.policies.absolute(), lane)
         self.batches = Batches(self.learning, self.policies, policy.tokenizer, config)
         asker = make_asker(self.weights.learner.model, policy.tokenizer, end_ids, config, lane)
+        self.track = Track(config.train.track, self.live.policies, config, self.policies.last_number() + 1)
         self.candidates = Candidates(
             self.weights, self.learning, self.policies, engine, policy, end_ids, config,
             lora=self.lora, judge=judge, sample=sample or SampleConfig(),
-            fresh=None if asker is None else Fresh(asker, store, config),
+            fresh=None if asker is None else Fresh(asker, store, config), track=self.track,
         )  # fmt: skip
         self.examiner = Examiner(self.weights.learner, engine, policy.tokenizer, end_ids, config.gate or GateConfig())
 

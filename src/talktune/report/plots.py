@@ -125,12 +125,18 @@ _BY_NAME: Mapping[str, Panel] = {panel.name: panel for panel in PANELS}
 
 SHARES: Mapping[str, str] = {
     "satisfaction": "satisfied",
+    "liked": "answers liked",
     "facts_kept": "facts kept",
     "distinct_answers": "distinct answers",
 }
 """Figures of before and after that are shares from 0 to 1, and what each is called."""
 OTHERS: Mapping[str, str] = {"answer_tokens": "answer length (tokens)", "kl": "KL (nats per token)"}
 """Figures of before and after that are not shares, and what each is called."""
+
+
+def smoothing(points: int) -> int:
+    """Return the width of the moving average through so many points; 1 where they are too few for one."""
+    return 1 if points < FEWEST_TO_SMOOTH else max(3, points // 10 * 2 + 1)
 
 
 def moving_average(values: list[float], width: int) -> list[float]:
@@ -156,7 +162,7 @@ def draw_panels(run: Run) -> Iterator[tuple[Panel, bytes]]:
             axes[i].tick_params(labelbottom=i == len(strips) - 1)
         axes[0].set_title(panel.title)
         axes[-1].set_xlabel("update")
-        yield panel, _png(figure)
+        yield panel, png(styled(figure))
 
 
 def draw_before_after(run: Run) -> bytes | None:
@@ -173,11 +179,11 @@ def draw_before_after(run: Run) -> bytes | None:
         _draw_bars(axes, part, percent=part is shares)
         if i == 0:
             axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, borderaxespad=0.0)
-    return _png(figure)
+    return png(styled(figure))
 
 
-def draw_summary(run: Run) -> bytes:
-    """Return one PNG of six panels: reward, before and after (or objective), length, KL, entropy, clipping.
+def summary_sheet(run: Run) -> Figure:
+    """Return one sheet of six panels: reward, before and after (or objective), length, KL, entropy, clipping.
 
     A panel whose metric was not recorded says so.
     """
@@ -201,7 +207,12 @@ def draw_summary(run: Run) -> bytes:
         else:
             axes.text(0.5, 0.5, "not recorded", ha="center", va="center", color=GREY, transform=axes.transAxes)
             axes.set_axis_off()
-    return _png(figure)
+    return styled(figure)
+
+
+def draw_summary(run: Run) -> bytes:
+    """Return that sheet as a PNG."""
+    return png(summary_sheet(run))
 
 
 def comparable(run: Run) -> tuple[dict[str, tuple[float, float]], dict[str, tuple[float, float]]]:
@@ -239,7 +250,7 @@ def _draw_strip(axes: Axes, run: Run, strip: Strip) -> None:
         if not xs:
             continue
         drawn += 1
-        width = 1 if len(xs) < FEWEST_TO_SMOOTH or not line.smooth else max(3, len(xs) // 10 * 2 + 1)
+        width = smoothing(len(xs)) if line.smooth else 1
         if line.spread:
             _draw_band(axes, run, line)
         axes.plot(xs, moving_average(ys, width), color=line.colour, linewidth=1.8, label=line.label)
@@ -247,7 +258,7 @@ def _draw_strip(axes: Axes, run: Run, strip: Strip) -> None:
         axes.plot(xs, ys, "o", color=line.colour, markersize=dot, alpha=0.45, markeredgewidth=0)
     axes.set_ylabel(strip.ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
-    last = run.updates[-1]["update"]
+    last = run.metrics[-1]["update"]
     axes.set_xlim(0.5, last + 0.5)
     if strip.percent:
         axes.yaxis.set_major_formatter(_percent)
@@ -263,7 +274,7 @@ def _percent(value: float, _position: float) -> str:
 
 def _draw_band(axes: Axes, run: Run, line: Line) -> None:
     centre, spread = line.metric, line.spread or ""
-    rows = [row for row in run.updates if centre in row and spread in row]
+    rows = [row for row in run.metrics if centre in row and spread in row]
     xs = [row["update"] for row in rows]
     low = [row[centre] - row[spread] for row in rows]
     high = [row[centre] + row[spread] for row in rows]
@@ -295,9 +306,16 @@ def _draw_bars(axes: Axes, figures: Mapping[str, tuple[float, float]], *, percen
         axes.set_ylabel("share of questions")
 
 
+class Sheet(Figure):
+    """A figure that a notebook shows whatever its backend is."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
 def new_figure(width: float = 8.0, height: float = 3.4) -> Figure:
     """Return a white sheet of `width` × `height` inches, whose parts make room for each other."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    figure = Sheet(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
@@ -309,7 +327,8 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _png(figure: Figure) -> bytes:
+def styled(figure: Figure) -> Figure:
+    """Return the sheet with grids, fonts and legends as all of them have."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
@@ -323,4 +342,4 @@ def _png(figure: Figure) -> bytes:
             legend.set_frame_on(False)
             for text in legend.get_texts():
                 text.set_fontsize(8)
-    return png(figure)
+    return figure

@@ -1,15 +1,21 @@
-"""A run directory, read: its updates, settings, figures and answers. Nothing here writes."""
+"""A run: its directory, read. Updates, settings, figures, answers, a plot, the policy. Nothing here writes."""
 
 import json
 import math
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from talktune.errors import UserError
 from talktune.rl.metrics import METRICS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from talktune.policy.load import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +31,12 @@ class AnswerPair:
     """What the prompt was for, such as `held-out` or `fact`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Run:
-    """Everything a report says about one run directory."""
+    """Everything that one run directory says."""
 
     path: Path
-    updates: tuple[Mapping[str, float], ...]
+    metrics: tuple[Mapping[str, float], ...]
     """One mapping an update, by rising `update`; a metric that was missing, null or not finite is absent.
     Text that is no metric is left out too."""
     config: Mapping[str, Any]
@@ -41,7 +47,7 @@ class Run:
 
     def series(self, metric: str) -> tuple[list[float], list[float]]:
         """Return the update numbers at which `metric` was recorded, and its values there."""
-        points = [(update["update"], update[metric]) for update in self.updates if metric in update]
+        points = [(update["update"], update[metric]) for update in self.metrics if metric in update]
         return [x for x, _ in points], [y for _, y in points]
 
     def figures(self, when: Literal["before", "after"]) -> Mapping[str, Any]:
@@ -49,9 +55,31 @@ class Run:
         figures = self.summary.get(when)
         return cast(dict[str, Any], figures) if isinstance(figures, dict) else {}
 
+    def plot(self) -> "Figure":
+        """Draw reward, answers before and after (or the objective), length, KL, entropy and clipping on one sheet.
 
-def read_run(run_dir: Path) -> Run:
-    """Read a run directory.
+        A notebook shows it; `savefig` writes it to a file.
+        """
+        from talktune.report.plots import summary_sheet
+
+        return summary_sheet(self)
+
+    @cached_property
+    def policy(self) -> "Policy":
+        """The model with the adapter that the run trained, loaded when it is first asked for.
+
+        Raises UserError where the run has not ended yet, or trained all weights instead of an adapter.
+        """
+        from talktune.policy.load import Policy
+
+        model = self.config.get("model", {})
+        if not model.get("lora_rank", 1):
+            raise UserError(f"{self.path / 'adapter'}: is a whole model and no adapter; load it with transformers.")
+        return Policy.load(model.get("model", "smollm2"), self.path, device=model.get("device", "auto"))
+
+
+def read_run(run_dir: Path | str) -> Run:
+    """Read a run directory, as `train` and the demo write it.
 
     `metrics.jsonl` must hold at least one update; `config.toml`, `summary.json` and `samples.jsonl` may be
     missing (a run that still goes on has no summary). Only the last line of a JSONL file may be broken, as a
@@ -59,7 +87,11 @@ def read_run(run_dir: Path) -> Run:
 
     Raises:
         UserError: the directory is not a run, holds no update yet, or one of its files is broken.
+
+    >>> read_run("run").config["train"]["batch_turns"]
+    16
     """
+    run_dir = Path(run_dir)
     if not run_dir.exists():
         raise UserError(f"{run_dir} does not exist: give the directory that was --output of a run.")
     if not run_dir.is_dir():
@@ -81,7 +113,7 @@ def read_run(run_dir: Path) -> Run:
         notes.append("summary.json is missing: the run had not ended when this page was made.")
     return Run(
         path=run_dir,
-        updates=updates,
+        metrics=updates,
         config=_read_whole(config_file, "TOML", tomllib.loads),
         summary=_read_whole(summary_file, "JSON", json.loads),
         samples=_read_samples(run_dir / "samples.jsonl", notes),

@@ -33,6 +33,9 @@ def compute_grpo_advantages(
     of one reward, gives zeros, never NaN. Computed in float64; the result has the dtype and device of a
     float tensor of rewards, torch's default dtype for an integer one, and is float64 for a list. ValueError
     for rewards that are not finite (leave unscored turns out), a wrong shape, or an unknown option.
+
+    >>> compute_grpo_advantages([1, 0, -1, 1, 1], groups=["a", "a", "a", "b", "b"]).tolist()
+    [1.0, 0.0, -1.0, 0.0, 0.0]
     """
     if scale not in ("std", "none"):
         raise ValueError(f"scale is {scale!r}: it must be 'std' or 'none'")

@@ -52,6 +52,14 @@ def grpo_tcr_loss(
 
     Half-precision log-probs are computed with in float32. A batch without valid tokens has loss 0 and no
     means. ValueError for shapes that do not fit and unknown options.
+
+    Two answers of two and of one token, at ρ = 1: J = (1 + 1 − 1) / 3.
+
+    >>> logprobs = torch.zeros(2, 2)
+    >>> mask = torch.tensor([[1, 1], [1, 0]])
+    >>> loss, _ = grpo_tcr_loss(logprobs, logprobs, None, torch.tensor([1.0, -1.0]), mask)
+    >>> round(loss.item(), 4)
+    -0.3333
     """
     _check(new, old, ref, advantages, mask, weights, entropy)
     if beta != 0 and ref is None:
@@ -94,7 +102,11 @@ def grpo_tcr_loss(
 
 
 def clip_higher(ratio: Tensor, eps_low: float = 0.2, eps_high: float = 0.28) -> Tensor:
-    """The ratio ρ clipped to [1 − ε_low, 1 + ε_high], elementwise (DAPO: the upper range is wider)."""
+    """The ratio ρ clipped to [1 − ε_low, 1 + ε_high], elementwise (DAPO: the upper range is wider).
+
+    >>> clip_higher(torch.tensor([0.5, 1.1, 2.0]))
+    tensor([0.8000, 1.1000, 1.2800])
+    """
     return ratio.clamp(1 - eps_low, 1 + eps_high)
 
 

@@ -26,6 +26,9 @@ def overlong_reward(
     beyond; `quadratic` is minus the square of the same fraction. L_cache = 0 is a hard limit. A tensor of
     lengths gives a tensor of the same shape (of its own dtype where that is a float, torch's default one
     otherwise). ValueError for another shape, or an L_cache that is not in 0 … L_max.
+
+    >>> [overlong_reward(n) for n in (800, 900, 1000)]
+    [0.0, -0.5, -1.0]
     """
     if shape not in ("linear", "quadratic"):
         raise ValueError(f"shape is {shape!r}: it must be 'linear' or 'quadratic'")

@@ -21,6 +21,9 @@ def majority_vote(votes: Sequence[Label | None]) -> Label | None:
 
     `None` among the m = len(votes) votes is a vote that failed; fewer than m / 2 valid ones are no quorum.
     ValueError for a vote that is not −1, 0, +1 or `None`.
+
+    >>> majority_vote([1, 1, -1, None]), majority_vote([1, -1]), majority_vote([1, None, None])
+    (1, 0, None)
     """
     counts = _counts(votes)
     return _winner(counts) if _quorum(sum(counts), len(votes)) else None
@@ -34,6 +37,9 @@ def weighted_vote(votes: Sequence[Label | None], confidences: Sequence[float | N
     probability p and err evenly (Nitzan & Paroush 1982, for K = 2; SAMME, Zhu et al. 2009, for K classes).
     The confidence of a failed vote is not read. ValueError for another label, a confidence outside (0, 1],
     or lists of unequal length.
+
+    >>> weighted_vote([1, -1, -1], [0.9, 0.5, 0.5])
+    1
     """
     if len(votes) != len(confidences):
         raise ValueError(f"{len(votes)} votes came with {len(confidences)} confidences: give one for each vote")
@@ -77,6 +83,9 @@ def vote_distribution(probs: Sequence[float], m: int) -> tuple[float, float, flo
     P(k) = Σ m! / (a! b! c!) p(−1)^a p(0)^b p(+1)^c over the counts a + b + c = m whose majority is k; ties
     count for 0. O(m²) terms, relative error about 1e-13 at m = 101. ValueError for m < 1 or when `probs` is
     not a distribution over −1, 0, +1 (to 1e-6; it is then normalised).
+
+    >>> [round(p, 2) for p in vote_distribution((0.0, 0.3, 0.7), 3)]
+    [0.0, 0.22, 0.78]
     """
     if m < 1:
         raise ValueError(f"m is {m}: a majority needs at least 1 vote")

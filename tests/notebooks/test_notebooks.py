@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, and what stands in the repository shows its pictures."""
+"""The notebooks run from top to bottom, and what stands in the repository shows the pictures of such a run."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import nbclient
 import nbformat
 import pytest
 
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "grpo_tcr.ipynb"
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 LONGEST = 180
 """Seconds after which a cell is taken to hang."""
 
@@ -18,15 +18,17 @@ def _pictures(notebook: Any) -> list[int]:
 
 
 @pytest.mark.filterwarnings("ignore")  # of Jupyter's own libraries
-def test_the_notebook_runs_and_its_saved_outputs_are_those_of_a_run() -> None:
-    saved = nbformat.read(NOTEBOOK, as_version=4)
-    ran = nbformat.read(NOTEBOOK, as_version=4)
+@pytest.mark.parametrize(("name", "pictures"), [("grpo_tcr", 6), ("feedback", 2)])
+def test_a_notebook_runs_and_its_saved_outputs_are_those_of_a_run(name: str, pictures: int) -> None:
+    saved = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    ran = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     for cell in ran.cells:
         if cell.cell_type == "code":
             cell.outputs = []
-    nbclient.NotebookClient(ran, timeout=LONGEST, kernel_name="python3").execute()
+    where = {"metadata": {"path": str(NOTEBOOKS)}}
+    nbclient.NotebookClient(ran, timeout=LONGEST, kernel_name="python3", resources=where).execute()
     assert _pictures(saved) == _pictures(ran)
-    assert sum(_pictures(saved)) >= 6
+    assert sum(_pictures(saved)) >= pictures
     assert [cell.get("execution_count") for cell in saved.cells] == [cell.get("execution_count") for cell in ran.cells]
     for cell in saved.cells:
         for output in cell.get("outputs", []):
