@@ -12,6 +12,8 @@ from talktune.types import Message, TurnKind
 
 MAX_CHOICES = 64
 MAX_SESSION = 200
+SUMMARY = 200
+"""Characters of a message that may hold a summary."""
 INT64 = 2**63
 OWN_FIELDS = ("session_id", "turn_type", "session_done")
 """Fields of a body that are talktune's and no engine's."""
@@ -41,7 +43,12 @@ class ChatRequest:
     @property
     def old(self) -> bool:
         """Whether a known conversation may go on with it: where not, the store need not be asked."""
-        return self.session is not None or any(m.role == "assistant" for m in self.messages)
+        return self.session is not None or self.summed or any(m.role == "assistant" for m in self.messages)
+
+    @property
+    def summed(self) -> bool:
+        """Whether it may hold a summary of what was said."""
+        return self.kind == "main" and any(len(m.content) >= SUMMARY for m in self.messages if m.role != "system")
 
     @property
     def system(self) -> str:
