@@ -89,3 +89,31 @@ def test_what_is_only_an_envelope_says_nothing_and_a_clock_alone_is_an_answer() 
 def test_hostile_texts_take_no_time() -> None:
     for piece in ("<system-reminder>", "<think>", "[", "(2026-01-01 ", "\n\n# ", "[x](", "```\n", "\0", "<<<EXTERNAL"):
         words_of(piece * 20_000)
+
+
+def test_a_block_that_a_person_writes_about_is_theirs() -> None:
+    asked = "Why is there a <system-reminder>foo</system-reminder> in my log?"
+    assert words_of(asked) == asked
+    assert words_of("<system-reminder>foo</system-reminder> Hi") == "Hi"
+    assert words_of("Hi <system-reminder>foo</system-reminder>") == "Hi"
+    assert words_of(f"<env>\nfoo\n</env>\n{asked}\n<env>\nfoo\n</env>") == asked
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        ("The user sent the following message:\n", "\n\nPlease address this message and continue with your tasks.\n"),
+        (
+            "The user sent a new message while you were working:\n",
+            "\n\nIMPORTANT: After completing your current task, you MUST address it.\nDo not ignore it.\n",
+        ),
+        ("Note: the user has typed: ", ""),
+    ],
+)
+def test_what_a_person_said_meanwhile_is_heard_though_it_stands_in_a_block(begin: str, end: str) -> None:
+    said = "No, that is the wrong file!\nTake the other one: b.py"
+    block = f"<system-reminder>\n{begin}{said}{end}</system-reminder>"
+    assert words_of(block) == said
+    todo = "<system-reminder>\nThe list of things to do is empty.\n</system-reminder>"
+    assert words_of(f"{todo}\n{block}\n{todo}") == said
+    assert words_of(f"{block}\nAnd be quick.") == f"{said}\nAnd be quick."

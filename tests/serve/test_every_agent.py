@@ -55,7 +55,7 @@ def claude_code(folder: Path, talks: Sequence[tuple[list[str], list[int]]]) -> S
 
 
 def test_claude_code(tmp_path: Path) -> None:
-    holds(claude_code(tmp_path, [(sayings(0, 20), []), (sayings(50, 8), [])]))
+    holds(claude_code(tmp_path, [(sayings(0, 20), [6, 13]), (sayings(50, 8), [4])]))
 
 
 @pytest.mark.slow

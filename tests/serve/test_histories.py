@@ -414,6 +414,77 @@ def test_an_aside_between_an_answer_and_its_reaction(talk: Any) -> None:
         ]
 
 
+SUMMARY = """<analysis>
+What was said so far, in the order in which it was said, and what of it matters for what comes next.
+</analysis>
+<summary>
+1. The person is {tag} and asks for things to be done, one after the other, and says how they were done.
+2. All was done:
+   - the first thing is in `a.py`, and the tests of it pass with nothing left open;
+   - the second one waits for a word from {tag}.
+</summary>"""
+
+
+def as_parts(told: str, words: str) -> list[Message]:
+    """Claude Code's way: one message of several parts."""
+    begin = f"This session is being continued from a previous conversation. Its summary:\n\n{told}\n\nGo on at once."
+    texts = ["<system-reminder>\nBe brief.\n</system-reminder>", begin, words]
+    return [{"role": "user", "content": [{"type": "text", "text": text} for text in texts]}]
+
+
+def as_a_message(told: str, words: str) -> list[Message]:
+    """Codex's way: what the person said before, and the summary behind it."""
+    handed = f"Another language model began with this. Here is what it wrote:\n{told}"
+    return [{"role": "user", "content": text} for text in ("An earlier question of long ago.", handed, words)]
+
+
+def as_an_answer(told: str, words: str) -> list[Message]:
+    """opencode's way: as if it had been asked for."""
+    said = ("user", "What did we do so far?"), ("assistant", told), ("user", words)
+    return [{"role": role, "content": text} for role, text in said]
+
+
+def acknowledged(told: str, words: str) -> list[Message]:
+    """Gemini CLI's way: with an answer that nobody gave."""
+    said = ("user", told), ("assistant", "Got it. Thanks for the additional context!"), ("user", words)
+    return [{"role": role, "content": text} for role, text in said]
+
+
+@pytest.mark.parametrize("way", [as_parts, as_a_message, as_an_answer, acknowledged])
+def test_a_reaction_behind_nothing_but_a_summary(talk: Any, way: Callable[[str, str], list[Message]]) -> None:
+    t = talk()
+    t.ask(f"The first is done, {t.tag}.", f"Do the first, {t.tag}")
+    for i in (2, 3):
+        t.ask(f"Number {i} is done, {t.tag}.", f"Do number {i}, {t.tag}")
+        t.headers = {"X-Turn-Type": "side"}
+        summary = SUMMARY.format(tag=f"{t.tag}-{i}")
+        t.send(summary, [*t.said, {"role": "user", "content": "Sum it all up."}])
+        t.headers = {}
+        told = summary.partition("</analysis>\n")[2].replace("<summary>", "Summary:").removesuffix("</summary>").strip()
+        words = f"That was wrong, {t.tag}: number {i} is not done."
+        t.said = way(told, words)
+        t.ask(f"Sorry, {t.tag}: now number {i} is really done.")
+    t.ask("Bye.", f"Better, {t.tag}")
+    texts = ["Do number 2", "That was wrong", "Do number 3", "That was wrong", "Better", ""]
+    states = [state for answer, state in t.reactions() if answer != "Got it. Thanks for the additional context!"]
+    assert [len(state) for state in states] == [1, 1, 1, 1, 1, 0]
+    assert all("".join(state).startswith(text) for state, text in zip(states, texts, strict=True)), states
+    assert t.waiting() == 5
+    assert len({line.id.split("/")[0] for line in t.lines()}) == 1
+
+
+def test_a_summary_of_two_conversations_is_not_guessed(talk: Any) -> None:
+    some = [talk(), talk()]
+    summary = SUMMARY.format(tag=some[0].tag)
+    for t in some:
+        t.ask(f"It is done, {t.tag}.", f"Do it, {t.tag}")
+        t.headers = {"X-Turn-Type": "side"}
+        t.send(summary, [*t.said, {"role": "user", "content": "Sum it all up."}])
+    some[0].headers = {}
+    some[0].send("Sorry.", as_a_message(summary, f"That was wrong, {some[0].tag}"))
+    assert [state for t in some for _, state in t.reactions() if state] == []
+
+
 def test_the_judge_reads_words_the_record_has_all_and_the_prompt_is_what_was_sent(talk: Any, shared: Any) -> None:
     t = talk(everything)
     for asked, answer in turn_texts(t, 4):

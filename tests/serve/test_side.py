@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from talktune.config import ServeConfig
+from talktune.serve import side
 from talktune.serve.request import parse_request
 from talktune.serve.side import HEAD, kind_of, since_last_answer
 from talktune.types import Message
@@ -34,6 +35,22 @@ def test_side_turns_are_told_from_a_persons() -> None:
 @pytest.mark.parametrize("row", [row for row in ROWS if row["kind"] == "main"], ids=lambda row: row["client"])
 def test_no_word_of_a_person_is_lost(row: dict[str, Any]) -> None:
     assert kind(row["request"]) == "main"
+
+
+def test_texts_without_a_telling_word_need_no_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of what people say is not looked at more closely, and nothing changes by that."""
+    quick = [kind(row["request"]) for row in ROWS]
+    monkeypatch.setattr(side, "_has", lambda _text, _words: True)
+    for cached in (side._points, side._is_task):  # pyright: ignore[reportPrivateUsage]
+        cached.cache_clear()
+    assert [kind(row["request"]) for row in ROWS] == quick
+
+
+@pytest.mark.parametrize("text", ["hi", "Ping.", "Reply with only the word OK"])
+def test_who_tries_an_engine_is_nobody(text: str) -> None:
+    asked = {"messages": [{"role": "user", "content": text}]}
+    assert kind(asked | {"max_tokens": 5}) == "side"
+    assert kind(asked) == kind(asked | {"max_tokens": 500}) == "main"
 
 
 def test_ones_own_patterns_look_at_the_system_prompt_and_at_what_was_said() -> None:

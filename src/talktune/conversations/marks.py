@@ -29,6 +29,9 @@ _FENCE = re.compile(r"^[ \t]{0,9}(?:```+|~~~+)[\w+.#-]{0,30}[ \t]{0,9}$", re.M)
 _NUMBER = re.compile(r"^[ \t]{0,20}\d{1,3}[.)][ \t]", re.M)
 _OTHER = re.compile(r"[\W_]+")
 _SPACE = re.compile(r"\s+")
+_DRAFT = re.compile(r"</(?:analysis|scratchpad|draft)>", re.I)
+LEAST_LINE = 40
+"""Letters and digits of a line that tells one text from others."""
 
 
 def bare(text: str) -> str:
@@ -76,10 +79,37 @@ def answer_text(message: Message) -> str:
 def answer_mark(message: Message, kind: TurnKind = "main") -> bytes | None:
     """Eight bytes by which an answer is looked up; None for one that says nothing.
 
-    Side turns have marks of their own: a thousand heartbeats that were answered alike are in no main turn's way.
+    Side turns have marks of their own: a thousand heartbeats that were answered alike are in no main turn's way. That
+    of a long one is its longest line's: a summary comes back with other words around it.
     """
+    if kind == "side":
+        line = max(lines_of(message), key=len, default="")
+        if len(line) >= LEAST_LINE:
+            return line_mark(line)
     text = answer_text(message)
     return _hash(kind, text) if text else None
+
+
+def line_mark(line: str) -> bytes:
+    """The mark of a side turn whose longest line has this skeleton."""
+    return _hash("side", line)
+
+
+def lines_of(message: Message) -> list[str]:
+    """The skeletons of the lines in what a message says and hands to tools, without reasoning and drafts."""
+    texts = [message.content]
+    for call in message.tool_calls:
+        arguments = _value(cast(Any, call.get("function") or {}).get("arguments"))
+        fields = cast(Mapping[str, Any], arguments) if isinstance(arguments, Mapping) else {}
+        texts += [value for value in fields.values() if isinstance(value, str)]
+    found: list[str] = []
+    for text in texts:
+        whole = text if len(text) <= MOST else text[: MOST // 2] + text[-MOST // 2 :]
+        kept = bare(whole)
+        if (drafted := _DRAFT.split(kept)[-1]).strip():
+            kept = drafted
+        found += [line for one in kept.splitlines() if (line := skeleton(one))]
+    return found
 
 
 def asked_mark(messages: Sequence[Message]) -> bytes | None:
@@ -101,13 +131,20 @@ def _hash(kind: str, text: str) -> bytes:
     return hashlib.blake2b(f"{kind}\0{text}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
+def _value(arguments: object) -> object:
+    """The value that arguments are, or stand for as JSON; they themselves where they are none."""
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        return json.loads(arguments) if arguments.strip() else {}
+    except (ValueError, RecursionError):
+        return arguments
+
+
 def _canonical(arguments: object) -> str:
-    value = arguments
-    if isinstance(arguments, str):
-        try:
-            value = json.loads(arguments) if arguments.strip() else {}
-        except (ValueError, RecursionError):
-            return skeleton(arguments)
+    value = _value(arguments)
+    if isinstance(arguments, str) and value is arguments:
+        return skeleton(arguments)
     return json.dumps(_plain(value), sort_keys=True, ensure_ascii=False, default=str)
 
 

@@ -27,6 +27,18 @@ _BLOCKS = (
 )
 _BLOCK = re.compile(rf"<({_BLOCKS})(?:\s[^<>]{{0,300}})?>", re.I)
 _WRAPPED = re.compile(r"<(task|feedback|user[-_](?:query|message|input|request)|query)>", re.I)
+_MEANWHILE = re.compile(
+    r"\s{0,40}(?:(?:note|important)\W{1,3})?the (?:user|person|human) (?:has |just )?(?:sent|said|typed|wrote"
+    r"|added|queued)\b"
+    r"[^:\n]{0,100}:\s{0,40}",
+    re.I,
+)
+_ADDRESS = re.compile(
+    r"\n\s{0,40}(?:please (?:address|respond|answer|consider|take)|important:|note:|you (?:must|should)"
+    r"|after (?:you|completing"
+    r"|finishing)|do not (?:ignore|mention))[^\n]{0,600}(?:\n[^\n]{1,600}){0,4}\s{0,40}\Z",
+    re.I,
+)
 _SPACE = re.compile(r"\s*")
 _STAMP = r"(?:\d{4}-\d{1,2}-\d{1,2}|\d{1,2}:\d{2}|\d{1,2}[./]\d{1,2}[./]\d{2,4})"
 _BRACKET = re.compile(rf"[\[(](?=[^\[\]()\n]{{0,120}}{_STAMP})[^\[\]\n]{{1,200}}?[\])]:?[ \t]*")
@@ -110,12 +122,35 @@ def _without_blocks(text: str) -> str:
         if close < 0 or len(lower) != len(text):
             unclosed.add(name)
             continue
-        kept.append(text[start : opened.start()])
-        start = at = close + len(name) + 3
+        end = close + len(name) + 3
+        if _within(text, opened.start(), end):
+            at = end
+            continue
+        said = _said_meanwhile(text[opened.end() : close])
+        kept += [text[start : opened.start()], said, "\n" if said and text[end : end + 1] != "\n" else ""]
+        start = at = end
     if not kept:
         return text
     rest = text[start:]
     return "".join([*kept, rest]).strip()
+
+
+def _within(text: str, start: int, end: int) -> bool:
+    """Whether a block stands in the midst of a line, where a person writes about it: a client's is at an end of one."""
+    before = text[max(0, start - MARK) : start].rpartition("\n")[2].strip()
+    behind = text[end : end + MARK].partition("\n")[0].strip()
+    inline = "\n" not in text[start:end]
+    return inline and bool(before and behind) and not before.endswith(">") and not behind.startswith("<")
+
+
+def _said_meanwhile(block: str) -> str:
+    """What a person said while the model was at work, which a client hands on in a block of its own."""
+    found = _MEANWHILE.match(block[:MARK])
+    if found is None:
+        return ""
+    words = block[found.end() :]
+    end = _ADDRESS.search(words, max(0, len(words) - MARK))
+    return (words if end is None else words[: end.start()]).strip()
 
 
 def _without_rules(text: str) -> str:

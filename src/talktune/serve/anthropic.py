@@ -99,7 +99,9 @@ def _messages(message: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
         told = failed(told) if block.get("is_error") is True else told
         found.append({"role": "tool", "tool_call_id": name_of(block, here, "tool_use_id"), "content": told})
     if said or not found:
-        found.append({"role": role, "content": content_of(_parts(said, f"{where}.content"))})
+        # The parts of a person's message stay apart: a client puts its own words into others than the person's.
+        parts = _parts(said, f"{where}.content")
+        found.append({"role": role, "content": parts if len(parts) > 1 else content_of(parts)})
     return found
 
 

@@ -6,7 +6,6 @@ as a partial turn.
 """
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -28,7 +27,7 @@ from talktune.serve.request import ChatRequest
 from talktune.serve.too_long import explained, with_room
 from talktune.serve.upstream import EngineError, Reply, Upstream
 from talktune.serve.versions import BASE, Versions, with_slot, with_version
-from talktune.serve.wire import BadRequest
+from talktune.serve.wire import BadRequest, write_json
 from talktune.serve.writer import Writer
 from talktune.store.policies import version_name
 from talktune.store.store import Store
@@ -224,7 +223,7 @@ def _close(store: Store, exchange: Exchange) -> None:
 
 
 async def _send_json(send: Send, status: int, body: object, headers: dict[str, str] | None = None) -> None:
-    content = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
+    content = write_json(body)
     lines = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
     lines += [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
     await send({"type": "http.response.start", "status": status, "headers": lines})

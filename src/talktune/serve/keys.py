@@ -6,6 +6,7 @@ import ipaddress
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -138,6 +139,7 @@ def refuse_forms(headers: Mapping[str, str], *, empty: bool = False) -> None:
         raise BadRequest(message, status=415)
 
 
+@lru_cache(maxsize=256)
 def _is_here(url: str) -> bool:
     """Whether a URL names this machine, or no machine at all."""
     try:

@@ -54,6 +54,7 @@ def history_hash(messages: Sequence[Message]) -> bytes:
     return state
 
 
+_ENCODED = json.JSONEncoder(ensure_ascii=False).encode
 _START = hashlib.sha256(b"talktune").digest()
 
 
@@ -64,7 +65,7 @@ def extend(state: bytes, message: Message) -> bytes:
     calls = [[call.get("id"), *_function(call.get("function"))] for call in message.tool_calls]
     content = bare(message.content) if message.role == "assistant" else message.content
     parts = [message.role, normalize("NFC", content).strip(), calls, message.tool_call_id, message.has_image]
-    text = json.dumps(parts, ensure_ascii=False)
+    text = _ENCODED(parts)
     return hashlib.sha256(state + text.encode("utf-8", "surrogatepass")).digest()
 
 

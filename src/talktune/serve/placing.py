@@ -13,6 +13,7 @@ from talktune.conversations.marks import answer_mark
 from talktune.serve.aligning import Alignment, Block, Fit, answer_fit, blocks_of, joined
 from talktune.serve.matching import Prefixes, prefixes
 from talktune.serve.request import ChatRequest
+from talktune.serve.summed import Summed, summed
 from talktune.store.candidates import FEW, Candidates
 from talktune.store.rows import Candidate, Found, Lost, new_id
 from talktune.store.store import Store
@@ -76,6 +77,12 @@ def place(store: Store, user: str, asked: ChatRequest) -> Place:
         return Place(turn.conversation, turn.id, rest, known.state, history, prefill=prefill)
     if found is not None and fitting != "ambiguous":
         return _exactly(found, known, messages, prefill)
+    if fitting == "unknown" and asked.summed:
+        with store.reading() as connection:
+            behind = summed(Candidates(connection, user, conversation), messages, asked.raw["messages"])
+        if isinstance(behind, Summed):
+            turn = behind.turn
+            return Place(turn.conversation, turn.id, behind.messages, known.state, behind.history, prefill=prefill)
     lost = fitting if known.hashes and isinstance(fitting, str) else None
     return Place(
         conversation or new_id("conv"), None, known.rest(None, messages), known.state, lost=lost, prefill=prefill

@@ -45,7 +45,9 @@ TEXT_KEYS = ("text", "content", "output_text", "refusal")
 
 def parse(data: str | bytes) -> Any:
     """The JSON value; a number that JSON does not have (NaN, infinities) is read as null. Raises ValueError."""
-    return json.loads(data, parse_constant=_no_number, parse_float=_finite)
+    if isinstance(data, bytes):
+        data = data.decode(json.detect_encoding(data), "surrogatepass")
+    return _JSON.decode(data)
 
 
 def read_whole(content: bytes) -> dict[str, Any]:
@@ -337,3 +339,7 @@ def _finite(text: str) -> float | None:
 
 def _no_number(_name: str) -> None:
     return None
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
+"""Made once: `json.loads` would make one for each chunk."""

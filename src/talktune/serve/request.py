@@ -1,6 +1,6 @@
 """A chat completion request as the server reads it: checked where talktune depends on it, kept as sent elsewhere."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,6 +12,8 @@ from talktune.types import Message, TurnKind
 
 MAX_CHOICES = 64
 MAX_SESSION = 200
+SUMMARY = 200
+"""Characters of a message that may hold a summary."""
 INT64 = 2**63
 OWN_FIELDS = ("session_id", "turn_type", "session_done")
 """Fields of a body that are talktune's and no engine's."""
@@ -41,7 +43,12 @@ class ChatRequest:
     @property
     def old(self) -> bool:
         """Whether a known conversation may go on with it: where not, the store need not be asked."""
-        return self.session is not None or any(m.role == "assistant" for m in self.messages)
+        return self.session is not None or self.summed or any(m.role == "assistant" for m in self.messages)
+
+    @property
+    def summed(self) -> bool:
+        """Whether it may hold a summary of what was said."""
+        return self.kind == "main" and any(len(m.content) >= SUMMARY for m in self.messages if m.role != "system")
 
     @property
     def system(self) -> str:
@@ -57,6 +64,7 @@ def parse_request(raw: object, headers: Mapping[str, str], config: ServeConfig) 
     messages = _messages(body, config.max_messages)
     tools = _tools(body)
     limits = [body.number(name, int, None, None) for name in ("max_completion_tokens", "max_tokens")]
+    limit = next((n for n in limits if n is not None and n > 0), None)
     body.get("stream_options", dict)
     body.number("seed", int, -INT64, INT64 - 1)
     body.number("top_p", float, 0, 1)
@@ -67,13 +75,16 @@ def parse_request(raw: object, headers: Mapping[str, str], config: ServeConfig) 
         tools=tools,
         model=body.get("model", str) or None,
         temperature=body.number("temperature", float, 0, 2),
-        limit=next((n for n in limits if n is not None and n > 0), None),
+        limit=limit,
         choices=body.number("n", int, 1, MAX_CHOICES) or 1,
         stream=body.get("stream", bool) or False,
         logprobs=body.get("logprobs", bool) or False,
         token_ids=body.get("return_token_ids", bool) or False,
         session=_session(body, headers),
-        kind=_kind(body, headers, messages, len(tools), config.side_patterns),
+        kind=_kind(body, headers)
+        or kind_of(
+            messages, len(tools), config.side_patterns, limit=limit, shaped=bool(body.raw.get("response_format"))
+        ),
         done=headers.get("x-session-done", "").lower() in ("1", "true") or bool(body.get("session_done", bool)),
     )
 
@@ -107,12 +118,11 @@ def _session(body: Fields, headers: Mapping[str, str]) -> str | None:
     return session or None
 
 
-def _kind(
-    body: Fields, headers: Mapping[str, str], messages: Sequence[Message], tools: int, patterns: Sequence[str]
-) -> TurnKind:
+def _kind(body: Fields, headers: Mapping[str, str]) -> TurnKind | None:
+    """What the client says; None where it says nothing."""
     kind = headers.get("x-turn-type") or body.get("turn_type", str)
     if not kind:
-        return kind_of(messages, tools, patterns)
+        return None
     if kind not in ("main", "side"):
         raise BadRequest(f"The turn type is {kind[:40]!r}, and must be main or side.", param="turn_type")
     return kind

@@ -7,7 +7,9 @@ a request is a person's, since a side turn is never learned from.
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
+from talktune.serve.telling import ENOUGH, PERSON, SHOWN, TRANSCRIPT, TRIGGERS, is_probe, is_transcript, points
 from talktune.types import Message, TurnKind
 
 START = 1200
@@ -199,20 +201,16 @@ _ONLY = re.compile(
     r"|únicamente|soltanto|apenas|somente)\b|[只仅]|直接|のみ|だけ"
 )
 _OWN = re.compile(
-    r"(?i)\A\s*(?:translate|rewrite|improve|correct|explain|edit|test|check|debug|why|how|what|when|where|who|which|is|are"
-    r"|does|do|did|can|could|should|would)\b|\b(?:i|i'm|me|my|mine|we|us|ich|mir|mich|meine?[rnms]?|wir|je|moi|mon|nous|yo"
+    r"(?i)\A\s*(?:translate|rewrite|improve|correct|explain|edit|test|check|debug|why|how|what|when|where|who"
+    r"|which|is|are"
+    r"|does|do|did|can|could|should|would)\b|\b(?:i|i'm|me|my|mine|we|us|ich|mir|mich|meine?[rnms]?|wir|je|moi"
+    r"|mon|nous|yo"
     r"|mis?|io|mio|eu|meu|minha)\b"
 )
 """A person's words for themselves, which clients do not have, or for what they want to know of a text."""
 _SHOWN = re.compile(r"(?i)\b(?:in|for) the (?:\w+ )?(?:sidebar|history list|list of (?:chats|conversations))\b")
 _PROGRAM = re.compile(rf"(?i){_MADE}")
 _SENTENCE = re.compile(r"[.!?。!?\n]+(?=\s|\Z)|[。\n]")
-_HISTORY = re.compile(
-    r"(?im)^[ \t]{0,8}(?:<(?:chat_history|conversation|session|transcript|messages|history|user_message)>|#+"
-    r" ?chat history)"
-)
-_PERSON = re.compile(r"(?im)^[ \t]{0,8}(?:\*\*|#+ |\[)?(?:user|human)(?:\*\*|\])?[ \t]{0,8}[:>\n]")
-_MODEL = re.compile(r"(?im)^[ \t]{0,8}(?:\*\*|#+ |\[)?(?:assistant|ai|claude|model|bot)(?:\*\*|\])?[ \t]{0,8}[:>\n]")
 _HEARTBEAT = re.compile(
     r"(?is)\b(?:nothing|otherwise|if not|if there|if no|unless|all good|all clear)\b[^\n]{0,80}"
     r"\b(?:reply|respond|answer|say|return)\b[^.\n]{0,30}\bHEARTBEAT_OK\b"
@@ -245,27 +243,66 @@ _COMPACTION = re.compile(
 )
 _QUICK = ("Warmup", "quota", "count", "test connection")
 """Whole first messages of clients that try an engine."""
+_WORDS = (
+    *TRIGGERS,
+    *("titl", "titr", "títul", "titol", "tag", "headline", "label", "slug", "phrase", "name", "tagline"),
+    *("标题", "主题", "タイトル", "这句话", "summar", "memor", "heartbeat", "compaction", "async command"),
+    *("suggestion mode", "<policy_spec>", "web page content", "web search", "stepped away", "most recent action"),
+    *("task", "facial expression", "standalone", "bash commands", "file paths", "correct tool"),
+    "information organizer",
+)
+"""Every text of a client has one of these: where none is, nothing need be looked for."""
+FEW_TOKENS = 64
+"""An answer of so many tokens is a label rather than an answer."""
+PROBE_TOKENS = 16
 
 
-def kind_of(messages: Sequence[Message], tools: int = 0, patterns: Sequence[str] = ()) -> TurnKind:
+def kind_of(
+    messages: Sequence[Message],
+    tools: int = 0,
+    patterns: Sequence[str] = (),
+    *,
+    limit: int | None = None,
+    shaped: bool = False,
+) -> TurnKind:
     """Whether a request is a person's (main) or the client's own (side).
 
-    `tools` counts those on offer; `patterns` are a user's own, looked for in the system prompt and in what was said
-    since the last finished answer, in the parts of them that are looked at.
+    `tools` counts those on offer; `limit` is the longest answer, in tokens; `shaped` says that the answer has a given
+    form; `patterns` are a user's own, looked for in the system prompt and in what was said since the last finished
+    answer, in the parts of them that are looked at.
     """
     system = [_looked_at(m.content) for m in messages if m.role == "system"][:LATEST]
     words = [text for text in map(_bare, since_last_answer(messages)[-LATEST:]) if text]
     if patterns and any(re.search(pattern, text) for pattern in patterns for text in (*system, *words)):
         return "side"
+    answered = any(m.role == "assistant" for m in messages)
+    alone = len(words) == 1 and not tools and not answered
+    short = limit is not None and limit <= FEW_TOKENS
     if tools <= 1 and any(_is_task(text) for text in system):
         return "side"
-    if words in ([word] for word in _QUICK) and not any(m.role == "assistant" for m in messages):
+    told = max((_points(text, True, alone, short, shaped) for text in system), default=0) if tools <= 1 else 0
+    if told >= ENOUGH or (told >= ENOUGH - SHOWN and words and is_transcript(words[-1])):
         return "side"
-    clients = [_is_clients(text) for text in words]
+    if words in ([word] for word in _QUICK) and not answered:
+        return "side"
+    if alone and not system and limit is not None and limit <= PROBE_TOKENS and is_probe(words[0]):
+        return "side"
+    clients = [_is_clients(text) or _points(text, False, alone, short, shaped) >= ENOUGH for text in words]
     if not any(clients):
         return "main"
     later = words[len(clients) - clients[::-1].index(True) :]
     return "side" if all(_PASSING.match(text) for text in later) else "main"
+
+
+@lru_cache(maxsize=256)
+def _points(text: str, system: bool, alone: bool, short: bool, shaped: bool) -> int:
+    """Points of a text; 0 where it cannot have any. Clients send the same system prompt each time."""
+    return points(text, system=system, alone=alone, short=short, shaped=shaped) if _has(text, TRIGGERS) else 0
+
+
+def _has(text: str, words: Sequence[str]) -> bool:
+    lower = text.lower()
+    return any(word in lower for word in words)
 
 
 def since_last_answer(messages: Sequence[Message]) -> list[str]:
@@ -295,8 +332,11 @@ def _bare(text: str) -> str:
     return _looked_at(text[at:].strip())
 
 
+@lru_cache(maxsize=256)
 def _is_task(system: str) -> bool:
     """Whether a system prompt makes the model a helper of the client, rather than of a person."""
+    if not _has(system, _WORDS):
+        return False
     text = _IDENTITY.sub("", system.lstrip())
     if _TITLER.match(text) and not any(p.search(text) for p in (_TERSE, _ONLY, _BRIEF)):
         return False
@@ -305,10 +345,12 @@ def _is_task(system: str) -> bool:
 
 def _is_clients(text: str) -> bool:
     """Whether a user message is one that a client wrote."""
+    if not _has(text, _WORDS):
+        return False
     head, end = text[:START], text[-TAIL:]
     if any(pattern.search(text) for pattern in _CLIENT):
         return True
-    if text.endswith("?") and len(text) <= SHORT and not _is_transcript(text):
+    if text.endswith("?") and len(text) <= SHORT and not is_transcript(text):
         return False
     if _HEARTBEAT.search(text) and not _ABOUT.search(text):
         return True
@@ -316,7 +358,7 @@ def _is_clients(text: str) -> bool:
         return True
     for part in (head, end):
         if _TITLE.search(part) and (_TERSE.search(part) or re.search(r"(?i)\btitle:\s*\Z", end)):
-            return _is_transcript(text) or not _ABOUT.match(head) or _TITLE.match(head) is not None
+            return is_transcript(text) or not _ABOUT.match(head) or _TITLE.match(head) is not None
     markers = {found.lower() for found in _COMPACTION.findall(text)}
     return len(text) > SHORT and len(markers) > 1 and bool(_ORDER.match(head) and _SUMMARY.search(text))
 
@@ -326,14 +368,8 @@ def _names_talk(text: str, *more: re.Pattern[str]) -> bool:
 
     Each of these is a matter of words; that all of them come together, in whatever order, is a client's.
     """
-    ask = text[: min([m.start() for p in (_HISTORY, _PERSON) if (m := p.search(text)) is not None], default=len(text))]
+    ask = text[: min([m.start() for p in (TRANSCRIPT, PERSON) if (m := p.search(text)) is not None], default=len(text))]
     if _OWN.search(ask) or not (_TERSE.search(ask) or _ONLY.search(ask)):
         return False
     sentences = [one for one in _SENTENCE.split(ask) if _LABEL.search(one) and not _PROGRAM.search(one)]
     return any(of.search(one) for one in sentences for of in (_THIS, *more))
-
-
-def _is_transcript(text: str) -> bool:
-    """Whether a talk stands in a text, marked as one or by who says what."""
-    person = _PERSON.search(text)
-    return _HISTORY.search(text) is not None or (person is not None and _MODEL.search(text, person.end()) is not None)

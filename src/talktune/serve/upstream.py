@@ -12,7 +12,7 @@ import aiohttp
 
 from talktune.errors import UserError
 from talktune.serve.dialects import PROBES, Dialect, detect
-from talktune.serve.wire import BadRequest
+from talktune.serve.wire import BadRequest, write_json
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 600.0
@@ -168,7 +168,7 @@ class Upstream:
         Raises BadRequest with the engine's own words for what it refuses, EngineError for what it could not do.
         """
         try:
-            content = json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
+            content = write_json(body)
         except ValueError as error:
             raise BadRequest("A number in the body is too large.") from error
         reply = await self._send("/v1/chat/completions", content)

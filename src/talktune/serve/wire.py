@@ -68,8 +68,8 @@ def read_json(body: bytes) -> object:
     """The JSON value of a body in UTF-8; raises BadRequest for anything else, NaN and lone surrogates included."""
     try:
         text = body.decode()
-        value: object = json.loads(text, parse_constant=_refuse_constant)
-        if _deeper(value, DEEPEST):
+        value: object = _JSON.decode(text)
+        if text.count("[") + text.count("{") > DEEPEST and _deeper(value, DEEPEST):
             raise RecursionError
         if "\\u" in text:  # an escape may be half of a pair
             json.dumps(value, ensure_ascii=False).encode()
@@ -78,6 +78,11 @@ def read_json(body: bytes) -> object:
     except ValueError as error:
         raise BadRequest(f"The body is not JSON in UTF-8 ({str(error)[:200]}).") from error
     return value
+
+
+def write_json(value: object) -> bytes:
+    """The value as JSON in UTF-8, with no more space than it needs; ValueError for numbers that JSON does not have."""
+    return _WRITTEN(value).encode()
 
 
 def _deeper(value: object, most: int) -> bool:
@@ -96,3 +101,8 @@ def _deeper(value: object, most: int) -> bool:
 
 def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not a JSON number")
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant)
+"""Made once: `json.loads` would make one for each request."""
+_WRITTEN = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode

@@ -13,6 +13,8 @@ from talktune.store.rows import Candidate
 FEW = 24
 """More turns than this under one mark tell nothing by it alone."""
 MOST_CHILDREN = 200
+MOST_ABOVE = 64
+"""Side turns in a row: a summary is made in one request, or in a few."""
 
 _COLUMNS = tuple(
     schema.turns.c[name]
@@ -38,6 +40,22 @@ class Candidates:
     def asked(self, asked: bytes | None) -> list[Candidate] | None:
         """Turns that were asked this; None where there are too many."""
         return [] if asked is None else self._few([schema.turns.c.asked == asked])
+
+    def sides(self, marks: Collection[bytes]) -> list[Candidate]:
+        """The newest side turns with one of these marks."""
+        if not marks:
+            return []
+        t = schema.turns.c
+        query = select(*_COLUMNS).where(self._whose, t.mark.in_(list(marks)), t.kind == "side")
+        return [_candidate(row) for row in self._c.execute(query.order_by(t.created.desc()).limit(FEW))]
+
+    def main_above(self, turn: Candidate) -> Candidate | None:
+        """The nearest main turn that a side turn goes on behind; None where there is none."""
+        above = self.with_ancestors([turn], MOST_ABOVE)
+        found: Candidate | None = turn
+        while found is not None and found.kind == "side":
+            found = above.get(found.parent or "")
+        return found
 
     def children(self, ids: Iterable[str]) -> list[Candidate]:
         """The turns that go on behind some."""

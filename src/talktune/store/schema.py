@@ -283,6 +283,18 @@ def _pages(connection: Connection) -> None:
             index.create(connection, checkfirst=True)
 
 
+def _side_marks(connection: Connection) -> None:
+    """Side turns by their longest lines, those of older stores as well: a summary comes back within other words."""
+    t = turns.c
+    last = ""
+    while rows := connection.execute(
+        select(t.id, t.kind, t.answer, t.messages).where(t.id > last, t.kind == "side").order_by(t.id).limit(1000)
+    ).all():
+        last = rows[-1].id
+        known = [{"of": row.id} | marks_of(row.kind, row.messages, row.answer) for row in rows]
+        connection.execute(update(turns).where(t.id == bindparam("of")), known)
+
+
 def _add_columns(connection: Connection, table: Table, names: Iterable[str]) -> None:
     """Add those of the columns that the table of an older talktune has not."""
     there = {column["name"] for column in inspect(connection).get_columns(table.name)}
@@ -292,7 +304,7 @@ def _add_columns(connection: Connection, table: Table, names: Iterable[str]) -> 
             connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {made}")
 
 
-STEPS: Sequence[Callable[[Connection], None]] = (_first, _live, _roles, _marks, _finish, _readings, _pages)
+STEPS: Sequence[Callable[[Connection], None]] = (_first, _live, _roles, _marks, _finish, _readings, _pages, _side_marks)
 """Step n brings a database from n to n + 1; a step that was released is never changed."""
 
 

@@ -144,7 +144,8 @@ def _with_words(path: Sequence[StoredTurn], asides: Sequence[frozenset[str]]) ->
     found: list[tuple[Message, ...]] = []
     for i, messages in enumerate(shown):
         found.append(habits.unwrapped(messages) if i in settled else habits.applied(messages))
-        habits.learn(found[-1])
+        if all(m.words is None for m in path[i].messages):  # a summary around the words is no habit
+            habits.learn(found[-1])
     return found
 
 
