@@ -44,6 +44,8 @@ class JudgeLine:
 
     exchange: Exchange
     label: Label
+    hand: str = ""
+    """Who wrote it, where that is known."""
 
 
 SHOTS: tuple[JudgeLine, ...] = (
