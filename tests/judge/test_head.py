@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,14 @@ from talktune.config import ModelConfig
 from talktune.errors import UserError
 from talktune.judge.evaluate import TRAIN_LINES, load_judge_lines
 from talktune.judge.head import (
+    RIDGES,
     SHIPPED_HEAD,
     VOTERS,
     check_model,
+    choose,
     fit_head,
     fit_voter,
+    folds_of_hands,
     head_probabilities,
     load_head,
     predict,
@@ -44,7 +48,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="module")
 def lines() -> list[JudgeLine]:
-    return load_judge_lines(TRAIN_LINES)[:80]
+    return [replace(line, hand="") for line in load_judge_lines(TRAIN_LINES)[:80]]
 
 
 def test_pooled_states_are_the_models_own(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -148,3 +152,29 @@ def test_files_that_are_no_head_are_named(tmp_path: Path) -> None:
 def test_the_shipped_head_is_small() -> None:
     assert SHIPPED_HEAD.stat().st_size < 100_000
     assert load_head(SHIPPED_HEAD).voters == VOTERS
+
+
+def test_layers_and_penalty_are_chosen_on_hands_that_were_left_out() -> None:
+    generator = torch.Generator().manual_seed(0)
+    target = torch.arange(120) % 3
+    folds = torch.arange(120) // 3 % 4
+    noise = torch.randn(120, 3, 8, generator=generator, dtype=torch.float64)
+    meaning = torch.nn.functional.one_hot(target, 8).double()
+    noise[:, 1] += 4 * meaning  # the same in all hands
+    noise[:, 2] += 4 * torch.stack([meaning[i].roll(int(folds[i])) for i in range(120)])  # another in each hand
+    _, best = choose(noise, target, folds, 120)
+    assert best[0] == 1
+    noise[:, 1, :] = torch.randn(120, 8, generator=generator, dtype=torch.float64)
+    ridge, _ = choose(noise[:, [1]], target, folds, 120)
+    assert ridge == max(RIDGES)
+
+
+def test_a_head_reads_where_its_hands_say(tokenizer: PreTrainedTokenizerBase, lines: list[JudgeLine]) -> None:
+    model = tiny()
+    named = [replace(line, hand=f"hand-{i % 4}") for i, line in enumerate(lines)]
+    assert folds_of_hands([replace(line, hand="") for line in lines]) is None
+    assert set(folds_of_hands(named) or {}) == {f"hand-{i}" for i in range(4)}
+    head = fit_head(model, tokenizer, named)
+    assert head.voters == VOTERS
+    assert set(head.layers) == {1, 2}
+    assert torch.equal(head.weight, fit_head(model, tokenizer, named).weight)

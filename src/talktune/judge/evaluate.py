@@ -88,7 +88,8 @@ def evaluate_judge(
 def load_judge_lines(path: Path | str) -> list[JudgeLine]:
     """Read lines of `{"request", "response", "role", "next_state", "label"}`, gzip or not.
 
-    `role` may be left out (user). Raises UserError, naming file and line, at the first line that is not right.
+    `role` may be left out (user), and so may `hand`, who wrote the line. Raises UserError, naming file and line, at
+    the first line that is not right.
     """
     path = Path(path)
     lines: list[JudgeLine] = []
@@ -115,8 +116,11 @@ def _judge_line(value: object, where: str) -> JudgeLine:
     label = fields.get("label")
     if isinstance(label, bool) or label not in LABELS:
         raise UserError(f"{where}: label is {label!r}; make it 1 (good), 0 (neutral) or -1 (bad).")
+    hand = fields.get("hand", "")
+    if not isinstance(hand, str):
+        raise UserError(f"{where}: hand is {hand!r}; make it a text, or leave it out.")
     exchange = Exchange(fields["request"], fields["response"], role, fields["next_state"])
-    return JudgeLine(exchange, LABELS[int(label) + 1])
+    return JudgeLine(exchange, LABELS[int(label) + 1], hand)
 
 
 def _share(truth: Sequence[Label], said: Sequence[Label | None]) -> float:

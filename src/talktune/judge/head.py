@@ -1,11 +1,13 @@
 """A verdict head: several small linear classifiers on a language model's hidden states, one for each vote.
 
 Every voter reads another layer from the middle of the model, and was fitted without another seventh of the
-lines, so that voters differ. p = softmax(W x + b) over (−1, 0, +1), x = mean and last state of the reaction.
+lines, so that voters differ. Which layers, and how strong a penalty, is found on hands that were left out.
+p = softmax(W x + b) over (−1, 0, +1), x = mean and last state of the reaction.
 """
 
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,10 +25,15 @@ from talktune.judge.hidden import Progress, blocks, pooled_states
 from talktune.judge.prompts import ORDERS, Exchange, JudgeLine
 
 VOTERS = 7
-DEPTHS = (17 / 30, 19 / 30, 15 / 30, 18 / 30, 16 / 30, 20 / 30, 14 / 30)
-"""Where the voters read, as shares of the model's depth, best first (cross-validated on the training lines)."""
+DEPTHS = (17 / 30, 19 / 30, 15 / 30, 18 / 30, 16 / 30, 20 / 30, 14 / 30, 13 / 30, 12 / 30, 11 / 30, 10 / 30)
+"""Where voters may read, as shares of the model's depth; the first `VOTERS` of them where lines name no hands."""
 RIDGE = 100.0
 """Weight of |W|² beside the summed log loss on standardised features, at `RIDGE_WIDTH` features."""
+RIDGES = (RIDGE, 3 * RIDGE, 10 * RIDGE)
+"""Those that are tried where lines name hands."""
+FOLDS = 5
+LEAST_HANDS = 3
+"""Fewer hands than this say nothing about how an unseen one is read."""
 RIDGE_WIDTH = 1152
 LEAST_LINES = 30
 """Fewer labelled lines than this make no head worth having."""
@@ -59,19 +66,65 @@ def fit_head(
     """Fit a head for `model` on labelled lines; `seed` decides which lines each voter does without.
 
     Multinomial logistic regression with an L2 penalty, by L-BFGS in float64: convex, so the data decide the
-    result. `progress(done, total)` is told of lines read. Raises UserError for too few lines or a single label.
+    result. Where the lines name at least `LEAST_HANDS` hands, layers and penalty are those that read hands best that
+    they were not fitted on. `progress(done, total)` is told of lines read. Raises UserError for too few lines or a
+    single label.
     """
     check_lines(lines)
+    folds = folds_of_hands(lines)
     deep = len(blocks(model))
-    layers = tuple(min(deep, max(1, round(share * deep))) for share in DEPTHS)
-    lines = [*lines, *with_orders(lines, seed)]
-    features = pooled_states(model, tokenizer, [line.exchange for line in lines], layers, progress).double()
-    target = torch.tensor([line.label + 1 for line in lines])
-    part = torch.tensor([i % VOTERS for i in range(len(lines))])
-    part = part[torch.randperm(len(lines), generator=torch.Generator().manual_seed(seed))]
-    voters = [fit_voter(features[part != v, v], target[part != v]) for v in range(VOTERS)]
+    depths = DEPTHS[:VOTERS] if folds is None else DEPTHS
+    layers = [min(deep, max(1, round(share * deep))) for share in depths]
+    if folds is not None:
+        layers = list(dict.fromkeys(layers))
+    twins = with_orders(lines, seed)
+    read = [*lines, *twins]
+    features = pooled_states(model, tokenizer, [line.exchange for line in read], layers, progress).double()
+    target = torch.tensor([line.label + 1 for line in read])
+    ridge, best = RIDGE, list(range(len(layers)))
+    if folds is not None:
+        ridge, best = choose(features, target, torch.tensor([folds[line.hand] for line in read]), len(lines))
+    places = [best[v % len(best)] for v in range(VOTERS)]
+    part = torch.tensor([i % VOTERS for i in range(len(read))])
+    part = part[torch.randperm(len(read), generator=torch.Generator().manual_seed(seed))]
+    voters = [fit_voter(features[part != v, place], target[part != v], ridge) for v, place in enumerate(places)]
     weights, biases = (torch.stack(parts).float() for parts in zip(*voters, strict=True))
-    return Head(weights, biases, layers, *identity(model))
+    return Head(weights, biases, tuple(layers[place] for place in places), *identity(model))
+
+
+def folds_of_hands(lines: Sequence[JudgeLine]) -> dict[str, int] | None:
+    """The fold of each hand, none of them much larger than the others; None where too few hands are named."""
+    sizes = Counter(line.hand for line in lines)
+    if len(sizes) < LEAST_HANDS:
+        return None
+    held = [0] * min(FOLDS, len(sizes))
+    folds: dict[str, int] = {}
+    for hand, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
+        folds[hand] = held.index(min(held))
+        held[folds[hand]] += size
+    return folds
+
+
+def choose(features: Tensor, target: Tensor, folds: Tensor, lines: int) -> tuple[float, list[int]]:
+    """The penalty, and the places (of N × places × D features) from the best on, by their log loss on other folds.
+
+    The first `lines` rows are scored, the others, their twins with orders, only fitted on. The penalty is chosen at
+    the first place, and holds for all of them.
+    """
+
+    def loss(place: int, ridge: float) -> float:
+        total = 0.0
+        for fold in folds.unique().tolist():
+            weight, bias = fit_voter(features[folds != fold, place], target[folds != fold], ridge)
+            scored = (folds == fold).nonzero()[:, 0]
+            scored = scored[scored < lines]
+            scores = features[scored, place] @ weight.T + bias
+            total += float(torch.nn.functional.cross_entropy(scores, target[scored], reduction="sum"))
+        return total
+
+    ridge = min(RIDGES, key=lambda ridge: loss(0, ridge))
+    losses = [loss(place, ridge) for place in range(features.shape[1])]
+    return ridge, sorted(range(features.shape[1]), key=losses.__getitem__)
 
 
 def check_lines(lines: Sequence[JudgeLine]) -> None:
@@ -91,18 +144,18 @@ def with_orders(lines: Sequence[JudgeLine], seed: int) -> list[JudgeLine]:
     rng = random.Random(seed)
     chosen = rng.sample(list(lines), len(lines) // 2)
     return [
-        JudgeLine(replace(line.exchange, next_state=rng.choice(ORDERS).format(line.exchange.next_state)), line.label)
+        replace(line, exchange=replace(line.exchange, next_state=rng.choice(ORDERS).format(line.exchange.next_state)))
         for line in chosen
     ]
 
 
-def fit_voter(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight (3, D) and bias (3,) for raw features (N, D) in float64 and classes (N,) in 0…2."""
+def fit_voter(features: Tensor, target: Tensor, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
+    """Weight (3, D) and bias (3,) for raw features (N, D) in float64, classes (N,) in 0…2 and a penalty."""
     mean, spread = features.mean(0), features.std(0).clamp_min(1e-6)
     x = (features - mean) / spread
     weight = torch.zeros(x.shape[1], 3, dtype=x.dtype, requires_grad=True)
     bias = torch.zeros(3, dtype=x.dtype, requires_grad=True)
-    ridge = RIDGE * x.shape[1] / RIDGE_WIDTH
+    ridge *= x.shape[1] / RIDGE_WIDTH
     solver = torch.optim.LBFGS(
         [weight, bias], max_iter=500, tolerance_grad=1e-8, tolerance_change=1e-14, line_search_fn="strong_wolfe"
     )
