@@ -140,6 +140,9 @@ class AlgorithmConfig:
     """Weight in the loss of what the model says to a disliked turn once it has read the complaint (0.1, say); `off`; or
     `auto`: on where a probe shows that such answers are better."""
 
+    wanted: Share = 0.1
+    """Weight of an answer that a person said they wanted, as a multiple of a real turn; 0 is off."""
+
     @property
     def distills(self) -> bool:
         """Whether disliked turns are given a teacher, which may yet be asked for nothing with `auto`."""

@@ -130,6 +130,7 @@ def _show(intake: "Intake", metrics: Sequence[dict[str, Any]], run: Path, page: 
             ("trained on", len(intake.samples)),
             ("of these re-tokenised", intake.retokenised),
             *([("of these with a complaint to learn from", intake.taught)] if intake.taught else []),
+            *([("of these with the answer that was wanted", intake.wanted)] if intake.wanted else []),
         ],
     )
     if metrics:

@@ -436,6 +436,7 @@ def _stored_turns(c: Connection, conversation: str) -> list[StoredTurn]:
             system.c.body.label("system_body"),
             tools.c.body.label("tools_body"),
             schema.feedback.c.score,
+            schema.feedback.c.better,
             schema.verdicts.c.reward,
         )
         .select_from(joined)
@@ -481,6 +482,7 @@ def _stored_turn(row: Any, votes: tuple[Vote, ...], sent: Mapping[bytes, Message
         verdict=Verdict(votes, reward) if votes or reward is not None else None,
         history=None if row.history is None else tuple(sent[key] for key in _keys(bytes(row.history))),
         finish=row.finish,
+        wanted=json.loads(row.better) if row.better else None,
     )
 
 
