@@ -182,9 +182,10 @@ def foretell(
     """
     base = base_rate(classes[:judged])
     flat = base.expand(len(others), 1, 3)
-    if len(readings) < 2 or not others:
+    if len(classes[:judged]) < 2 or not others:
         return flat.expand(-1, experts(views), -1)
-    tables = [_scaled(view.table([*readings, *others]), readings, counted=view.counted) for view in views]
+    n = len(readings) if judged is None else judged
+    tables = [_scaled(view.table([*readings, *others]), readings, n, counted=view.counted) for view in views]
     # One more looks at all of them at once: its score is a sum of theirs, and its norm one again.
     whole, rest = (torch.cat(parts, dim=1) / sqrt(len(views)) for parts in zip(*tables, strict=True))
     told: list[Tensor] = []
@@ -195,19 +196,24 @@ def foretell(
     return torch.cat([*told, flat], dim=1)
 
 
-def _scaled(table: Tensor, readings: Sequence[Reading], *, counted: bool) -> tuple[Tensor, Tensor]:
-    """The rows of `readings` and the others, centred and scaled by the former, whose squared norm is 1 in the mean."""
+def _scaled(table: Tensor, readings: Sequence[Reading], judged: int, *, counted: bool) -> tuple[Tensor, Tensor]:
+    """The rows of `readings` and the others, centred and scaled by the `judged` first, whose mean squared norm is 1.
+
+    By those alone: what differs most between a model's answers and a person's is not what a model's differ in.
+    """
     n = len(readings)
     if counted:
         prompts = {ids: i for i, ids in enumerate(dict.fromkeys(r.prompt for r in readings))}
         seen = torch.zeros(len(prompts), table.shape[1], dtype=table.dtype)
         seen.index_add_(0, torch.tensor([prompts[r.prompt] for r in readings]), table[:n])
         table = table[:, (seen > 0).sum(0) >= 2]
-    table = table[:, table[:n].amax(0) - table[:n].amin(0) > 1e-9]
-    table = table - table[:n].mean(0)
+    within = table[: n if counted else judged]
+    table = table[:, within.amax(0) - within.amin(0) > 1e-9]
+    table = table - table[:judged].mean(0)
     if not counted and table.shape[1]:
-        table = table / table[:n].std(0)
-    norm = table[:n].square().sum(1).mean().sqrt() if table.shape[1] else torch.ones(())
+        table = table / table[:judged].std(0)
+    norm = table[:judged].square().sum(1).mean().sqrt() if table.shape[1] else torch.ones(())
+    norm = norm if norm > 0 else torch.ones_like(norm)
     return table[:n] / norm, table[n:] / norm
 
 
