@@ -1,6 +1,7 @@
 """`talktune policies`: versions in a store, from the command line."""
 
 import json
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import datetime
@@ -12,11 +13,14 @@ from talktune.commands.console import out, table, warn
 from talktune.commands.options import AsJson, Store
 from talktune.commands.stores import open_store
 from talktune.config import Natural
+from talktune.serve.keys import LOCAL_USER
 from talktune.terminal import say
 
 if TYPE_CHECKING:
+    from talktune.store.notes import Note
     from talktune.store.policies import Policies, Version
 
+Remark = Annotated[str, Parameter(name="note", help="Why, for those who look later.")]
 Number = Annotated[Natural, Parameter(help="The version's number.")]
 
 
@@ -68,15 +72,15 @@ def show(number: Number, /, *, store: Store = "talktune.db") -> int:
     return 0
 
 
-def promote(number: Number, /, *, store: Store = "talktune.db") -> int:
+def promote(number: Number, /, *, store: Store = "talktune.db", note: Remark = "") -> int:
     """Make a version live from the next request on, whatever the gate said; learning goes on from it."""
     with _policies(store) as policies:
-        version = policies.promote(number)
+        version = policies.promote(number, _note(note))
     say(f"{version.name} serves {version.lineage or 'everybody'} from the next request on.")
     return 0
 
 
-def rollback(*, store: Store = "talktune.db", user: str | None = None) -> int:
+def rollback(*, store: Store = "talktune.db", user: str | None = None, note: Remark = "") -> int:
     """Go back to the version before the live one from the next request on; learning goes on from it.
 
     Parameters
@@ -85,10 +89,16 @@ def rollback(*, store: Store = "talktune.db", user: str | None = None) -> int:
         With --per-user: whose version.
     """
     with _policies(store) as policies:
-        version = policies.rollback(user or "")
+        version = policies.rollback(user or "", _note(note))
     name = "the model as it was" if version is None else version.name
     say(f"{name} serves {user or 'everybody'} from the next request on.")
     return 0
+
+
+def _note(text: str) -> "Note":
+    from talktune.store.notes import Note
+
+    return Note(text, LOCAL_USER, time.time())
 
 
 def _row(version: "Version", live: bool) -> dict[str, Any]:

@@ -61,6 +61,8 @@ class Learner:
         if lane is not None:
             lane.stop_between_layers(model)
         self.update = 0
+        self.advantages: dict[str, float] = {}
+        """Of the last update's samples, by their ids."""
         self.running = RunningBaseline()
         self.trained: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._frozen = frozen_linears(model)
@@ -120,6 +122,7 @@ class Learner:
         Returns the metrics so far; `tokens` is among them when there was something to learn from.
         """
         algorithm = self.config.algorithm
+        self.advantages = {}
         eps_high = eps_high_at(
             self.update, self.total_updates, algorithm.eps_high, algorithm.eps_high_end, algorithm.eps_high_schedule
         )
@@ -127,6 +130,7 @@ class Learner:
         metrics = self._describe(fresh) | {"eps_high": eps_high}
         if fresh:
             advantages, skipped, penalty = self._advantages(fresh)
+            self.advantages = dict(zip((s.id for s in fresh), advantages.tolist(), strict=True))
             keep = [i for i, out in enumerate(skipped.tolist()) if not out or self._is_taught(fresh[i])]
             metrics |= {
                 "advantage_mean": float(advantages.mean()),

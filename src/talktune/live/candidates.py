@@ -77,7 +77,8 @@ class Candidates:
             made = NewVersion(new, number, batch.lineage, str(self._weights.write(new, metrics)))
         else:
             learner.update -= 1  # nothing was learned: the weights are those of the live version
-        self._learning.commit(owner, made, metrics, used, self._config.train.epochs, now, fresh.readings)
+        epochs, advantages = self._config.train.epochs, learner.advantages
+        self._learning.commit(owner, made, metrics, used, epochs, now, fresh.readings, advantages)
         if reasons := brakes(metrics, self._live):
             self._policies.stop(batch.lineage, " and ".join(reasons))
         self._weights.now_of(batch.lineage, number if made is None else made.number)

@@ -293,6 +293,9 @@ class Store:
                 c.execute(delete(schema.turns).where(t.conversation.in_(part)))
                 c.execute(delete(schema.sent).where(schema.sent.c.conversation.in_(part)))
                 c.execute(delete(schema.conversations).where(s.id.in_(part)))
+            if user is not None:
+                n = schema.notes.c
+                c.execute(delete(schema.notes).where(or_(n.by == user, n.lineage == user)))
             x = schema.texts.c.hash
             used = select(t.system).where(t.system == x).exists() | select(t.tools).where(t.tools == x).exists()
             c.execute(delete(schema.texts).where(~used))
