@@ -59,7 +59,7 @@ class ModelConfig:
     """Which causal language model, and where its LoRA adapter sits."""
 
     model: str = "smollm2"
-    """Hugging Face id, a directory, or `smollm2` (the shipped SmolLM2-135M-Instruct)."""
+    """Hugging Face id, a directory, a GGUF file, ollama:NAME, or `smollm2` (the shipped SmolLM2-135M-Instruct)."""
     adapter: Path | None = None
     """A LoRA adapter in PEFT's format, or a run directory that holds one, to start from."""
     device: str = "auto"

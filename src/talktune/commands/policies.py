@@ -37,8 +37,11 @@ def _policies(store: str) -> "Generator[Policies]":
 
 def list_versions(*, store: Store = "talktune.db", as_json: AsJson = False) -> int:
     """All versions: which is live, which was rejected, and why."""
+    from talktune.store.policies import version_name
+
     with _policies(store) as policies:
         lineages, versions = policies.lineages(), policies.versions()
+        notes = [note for name in lineages for note in policies.notes(name)]
     live = {number for number, _ in lineages.values()}
     if as_json:
         say(json.dumps([_row(version, version.number in live) for version in versions]))
@@ -56,6 +59,9 @@ def list_versions(*, store: Store = "talktune.db", as_json: AsJson = False) -> i
         for version in versions
     ]
     table("Versions", ("version", "state", "parent", "of", "reward", "made", "reason"), rows)
+    for note in sorted(notes, key=lambda one: one.created):
+        to = "the model as it was" if note.version is None else version_name(note.version)
+        warn(f"{_when(note.created)} to {to}: {note.text}")
     for name, (number, stopped) in lineages.items():
         if number is None:
             warn(f"{name or 'Everybody'}: the model serves as it was.")

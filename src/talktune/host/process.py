@@ -145,7 +145,9 @@ def _free_bytes(device: torch.device) -> int:
 def main(arguments: Sequence[str] | None = None) -> None:
     """`python -m talktune.host`."""
     parser = argparse.ArgumentParser(prog="python -m talktune.host", description="Serve one model to talktune.")
-    parser.add_argument("--model", default="smollm2", help="Hugging Face id, a directory, or smollm2")
+    parser.add_argument(
+        "--model", default="smollm2", help="Hugging Face id, a directory, a GGUF file, ollama:NAME, or smollm2"
+    )
     parser.add_argument("--adapter", type=Path, help="LoRA adapter to load at start, named like its directory")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"], help="of the weights")

@@ -20,7 +20,7 @@ from talktune.serve.learned import Learned
 from talktune.serve.limits import Limits
 from talktune.serve.wire import BadRequest, Fields, read_json
 from talktune.store.journal import Entry, entries, entry, judge_lines, sampled
-from talktune.store.notes import MOST_LETTERS, Note, notes
+from talktune.store.notes import MOST_LETTERS, Note
 from talktune.store.policies import EVERYBODY, Policies, Version, version_name
 from talktune.types import Vote
 
@@ -118,7 +118,7 @@ class Watching:
         def read() -> dict[str, Any]:
             live, _ = self._policies.lineages().get(lineage, (None, ""))
             found = [_version(one, one.number == live) for one in reversed(self._policies.visible(lineage))]
-            return {"data": found, "notes": [_note(one, caller) for one in notes(self._service.store, lineage)]}
+            return {"data": found, "notes": [_note(one, caller) for one in self._policies.notes(lineage)]}
 
         return JSONResponse({"object": "list"} | await self._read(read))
 

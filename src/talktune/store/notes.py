@@ -32,7 +32,7 @@ def add_note(c: Connection, lineage: str, version: int | None, note: Note | None
         c.execute(insert(schema.notes).values(**values, text=note.text.strip()[:MOST_LETTERS]))
 
 
-def notes(store: "Store", lineage: str, limit: int = 20) -> list[Note]:
+def notes(store: "Store", lineage: str, limit: int) -> list[Note]:
     """Those of a lineage, newest first."""
     n = schema.notes.c
     query = select(n.text, n.by, n.created, n.version).where(n.lineage == lineage).order_by(n.number.desc())

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from talktune.errors import UserError
 from talktune.store import schema
-from talktune.store.notes import Note, add_note
+from talktune.store.notes import Note, add_note, notes
 
 if TYPE_CHECKING:
     from talktune.store.store import Store
@@ -162,6 +162,10 @@ class Policies:
             _set(c, lineage, live=live.parent, stopped="")
             add_note(c, lineage, live.parent, note)
         return None if live.parent is None else self.version(live.parent)
+
+    def notes(self, lineage: str, limit: int = 20) -> list[Note]:
+        """What was written of promotions and roll-backs in a lineage, newest first."""
+        return notes(self._store, lineage, limit)
 
     def stop(self, lineage: str, reason: str) -> None:
         """Learning of this lineage stops, until a version is promoted or rolled back by hand."""
