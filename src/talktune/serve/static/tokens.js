@@ -53,7 +53,7 @@ export function tokens(turn) {
       const chance = Math.exp(logprob);
       shade(i, `t${CHANCE.filter((least) => chance <= least).length}`, `chance ${percent(logprob)}`);
     });
-    legend.replaceChildren("Each token by its chance when it was sampled: ", scale("t", "likely", "a surprise"));
+    legend.replaceChildren("Each token by its chance when it was sampled: ", ...scale("t", "likely", "a surprise"));
   }
 
   function byAdvantage() {

@@ -50,7 +50,7 @@ function noteField() {
   const field = h("input", { id: "note", class: "note-text", maxlength: 500, autocomplete: "off" });
   field.value = by("note")?.value ?? "";
   const why = h("label", { for: "note" }, "A note for the next promotion or roll-back");
-  return h("div", {}, why, field);
+  return h("div", { class: "row" }, why, field);
 }
 
 function written(note) {
