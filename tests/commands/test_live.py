@@ -75,6 +75,8 @@ def test_promote_and_rollback(path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "the model as it was serves everybody" in capsys.readouterr().out
     with pytest.raises(UserError, match="nothing to go back from"):
         policies.rollback(store=str(path))
+    with pytest.raises(UserError, match="--note has 501 letters"):
+        policies.promote(2, store=str(path), note="x" * 501)
     with pytest.raises(UserError, match="There is no version 7"):
         policies.promote(7, store=str(path))
 

@@ -13,6 +13,7 @@ from talktune.commands.console import out, table, warn
 from talktune.commands.options import AsJson, Store
 from talktune.commands.stores import open_store
 from talktune.config import Natural
+from talktune.errors import UserError
 from talktune.serve.keys import LOCAL_USER
 from talktune.terminal import say
 
@@ -102,8 +103,10 @@ def rollback(*, store: Store = "talktune.db", user: str | None = None, note: Rem
 
 
 def _note(text: str) -> "Note":
-    from talktune.store.notes import Note
+    from talktune.store.notes import MOST_LETTERS, Note
 
+    if len(text) > MOST_LETTERS:
+        raise UserError(f"--note has {len(text)} letters: it may have {MOST_LETTERS}.")
     return Note(text, LOCAL_USER, time.time())
 
 

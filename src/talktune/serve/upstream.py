@@ -19,6 +19,8 @@ CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 600.0
 """Longest silence of an engine before and within an answer."""
 PROBE_SECONDS = 5.0
+COLDEST = 0.01
+"""Lowest temperature at which log-probs are compared."""
 HEALTH_AGE = 1.0
 """Seconds for which one look at the engine's health is good."""
 RETRY = {"Retry-After": "2"}
@@ -232,7 +234,8 @@ class Upstream:
             return None
         asked = {"prompt_ids": sampled.prompt_ids, "answer_ids": sampled.answer_ids}
         status, said = await self._tell(
-            "/change", asked | {"temperature": sampled.temperature or 1.0} | ({"model": adapter} if adapter else {})
+            "/change",
+            asked | {"temperature": max(sampled.temperature or 1.0, COLDEST)} | ({"model": adapter} if adapter else {}),
         )
         if status != 200:
             raise refusal(status, said)

@@ -88,7 +88,8 @@ class Watching:
         try:
             self._limits.run(place, 0)
             async with self._changing:
-                live = await service.versions.of(user, await service.upstream.dialect())
+                dialect = await service.upstream.dialect()
+                live = await service.versions.of(user, dialect) if dialect == "host" else None
                 told = await service.upstream.change(known, None if live is None else live.name)
         finally:
             self._limits.leave(place)

@@ -1,5 +1,6 @@
 """What an admin wrote when a version was promoted or rolled back."""
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,8 @@ def add_note(c: Connection, lineage: str, version: int | None, note: Note | None
     """Within the transaction that makes `version` live; an empty note is none."""
     if note is not None and note.text.strip():
         values = {"lineage": lineage, "version": version, "by": note.by, "created": note.created}
-        c.execute(insert(schema.notes).values(**values, text=note.text.strip()[:MOST_LETTERS]))
+        # As JSON, because PostgreSQL's text cannot hold the character 0.
+        c.execute(insert(schema.notes).values(**values, text=json.dumps(note.text.strip())))
 
 
 def notes(store: "Store", lineage: str, limit: int) -> list[Note]:
@@ -37,4 +39,4 @@ def notes(store: "Store", lineage: str, limit: int) -> list[Note]:
     n = schema.notes.c
     query = select(n.text, n.by, n.created, n.version).where(n.lineage == lineage).order_by(n.number.desc())
     with store.reading() as c:
-        return [Note(row.text, row.by, row.created, row.version) for row in c.execute(query.limit(limit))]
+        return [Note(json.loads(row.text), row.by, row.created, row.version) for row in c.execute(query.limit(limit))]

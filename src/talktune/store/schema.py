@@ -189,7 +189,7 @@ notes = Table(
     Column("lineage", String(200), nullable=False),
     Column("version", Integer, comment="that was promoted, or rolled back to; none: the model as it was"),
     Column("by", String(200), nullable=False),
-    Column("text", Text, nullable=False),
+    Column("text", Text, nullable=False, comment="JSON"),
     Column("created", Float, nullable=False),
     comment="why another version serves, in the words of who saw to it",
 )
