@@ -10,6 +10,7 @@ and the area under its gain.
 arms   learn      as `talktune serve` learns by default: fresh answers to the prompts of judged turns
        today      from the verdicts alone (--fresh-answers 0)
        distill    as learn, and a tenth of self-distillation from complaints (--distill 0.1)
+       wanted     as learn, and the user writes what they wanted in place of the first ten answers that they disliked
        memory     no learning: the user's last complaints stand in the system prompt
        off        no learning
        shuffled   as learn, verdicts dealt out anew within each update
@@ -38,6 +39,7 @@ from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import matplotlib.pyplot as plt
 from openai import OpenAI
 from rich.console import Console
@@ -66,12 +68,15 @@ ARMS: dict[str, tuple[str, ...]] = {
     "learn": (),
     "today": ("--fresh-answers", "0"),
     "distill": ("--distill", "0.1"),
+    "wanted": (),
     "memory": ("--no-learn",),
     "off": ("--no-learn",),
     "shuffled": ("--shuffle-rewards",),
     "random": (),
 }
 """Options of the server."""
+WANTED = 10
+"""Answers that the user of `wanted` writes."""
 REMEMBERED = 4
 """Complaints in the system prompt of `memory`."""
 
@@ -147,9 +152,14 @@ class Client:
     """One person's program."""
 
     def __init__(self, url: str, tokens: int, temperature: float) -> None:
+        self._url = url
         self._openai = OpenAI(base_url=f"{url}/v1", api_key="none", timeout=600, max_retries=5)
         self._model = self._openai.models.list().data[0].id
         self.tokens, self.temperature = tokens, temperature
+
+    def tell_wanted(self, turn: str, text: str) -> None:
+        """Say what an answer should have been."""
+        httpx2.post(f"{self._url}/v1/feedback", json={"completion_id": turn, "better": text}).raise_for_status()
 
     def ask(self, messages: list[dict[str, str]], **more: Any) -> tuple[str, str, bool]:
         """The answer's id, its text, and whether the model ended it by itself."""
@@ -196,6 +206,7 @@ class Talks:
         self.client, self.character, self.store, self.ahead = client, character, store, ahead
         self.arm, seed = run.arm, run.seed
         self.heard: list[Heard] = []
+        self.wanted = 0
         self._random = random.Random(f"{character.name}/{seed}")
         self._seed = seed
         self._lock = threading.Lock()
@@ -206,6 +217,14 @@ class Talks:
         with ThreadPoolExecutor(parallel) as pool:
             for done in as_completed([pool.submit(self._session, n) for n in range(len(self.heard), turns)]):
                 done.result()
+
+    def _wanted(self, question: Question, answer: str, opinion: Opinion) -> str | None:
+        """What the user writes in place of this answer, if anything."""
+        if self.arm != "wanted" or opinion.label >= 0 or self.wanted == WANTED:
+            return None
+        text = self.character.wants(question, answer, self._random)
+        self.wanted += text is not None
+        return text
 
     def told(self) -> list[dict[str, str]]:
         """What `memory` says before a question."""
@@ -233,7 +252,10 @@ class Talks:
                 reasons = phrasings(self.character.name)
                 opinion = Opinion(opinion.label, self._random.choice(sorted(reasons)))
             reaction = self.character.react(opinion, question, self._random)
+            wanted = self._wanted(question, answer, opinion)
             self.heard.append(Heard(turn, question.text, answer, opinion.label, opinion.reason, reaction))
+        if wanted is not None:
+            self.client.tell_wanted(turn, wanted)
         messages += [{"role": "assistant", "content": answer}, *said(reaction)]
         self.client.ask(messages, max_tokens=1, extra_headers=headers | {"X-Session-Done": "1"})
 
@@ -278,7 +300,8 @@ def wait_for_judging(store: Path, turns: int) -> None:
     """Until the judge has read them all, or nothing more happens."""
     best, since = -1, time.monotonic()
     while best < turns and time.monotonic() - since < STUCK_SECONDS / 30:
-        now = (rows(store, "select count(*) from verdicts") or [(0,)])[0][0]
+        heard = "select turn from verdicts union select turn from feedback"
+        now = (rows(store, f"select count(*) from ({heard})") or [(0,)])[0][0]
         if now > best:
             best, since = now, time.monotonic()
         time.sleep(0.5)

@@ -11,6 +11,7 @@ arms   off        no learning
        shuffled   as fresh, verdicts dealt out anew within each update
        random     as fresh, a user whose verdicts say nothing
        distill    as fresh, and a tenth of self-distillation from the complaints
+       wanted     as fresh, and the user writes what they wanted in place of the first ten answers that they disliked
        memory     no learning: the last complaints stand in the system prompt
 """
 
@@ -35,7 +36,7 @@ from talktune.judge.panel import judge_turns
 from talktune.learner.asking import Asker
 from talktune.learner.hindsight import reaction_of
 from talktune.learner.preference import Reading
-from talktune.learner.samples import sample_of_answer, with_teacher
+from talktune.learner.samples import sample_of_answer, with_teacher, with_wanted
 from talktune.learner.update import Learner
 from talktune.policy.adapter import attach_adapter
 from talktune.policy.load import Policy, load_policy
@@ -43,7 +44,9 @@ from talktune.policy.sample import sample_answers
 from talktune.policy.tokens import decode_answer, end_ids, render_prompt
 from talktune.types import Message, Sampled, Turn, Verdict, Vote
 
-ARMS = ("off", "today", "fresh", "guided", "shuffled", "random", "distill", "memory")
+ARMS = ("off", "today", "fresh", "guided", "shuffled", "random", "distill", "wanted", "memory")
+WANTED = 10
+"""Answers that the user of `wanted` writes."""
 REMEMBERED = 4
 """Complaints in the system prompt of `memory`."""
 TOKENS: dict[Name, int] = {"short": 64, "plain": 64, "friendly": 48, "brief": 48}
@@ -71,6 +74,8 @@ class Run:
         )
         if args.arm == "distill":
             config = replace(config, algorithm=replace(config.algorithm, distill=0.1))
+        config = replace(config, algorithm=replace(config.algorithm, wanted=args.weight))
+        self.wanted: list[Turn] = []
         self.complaints: list[str] = []
         self.model = attach_adapter(policy.model, config.model, args.seed)
         self.learner = Learner(self.model, config, total_updates=max(1, args.turns // BATCH))
@@ -93,7 +98,7 @@ class Run:
         self.learner.optimizer.load_state_dict(kept["optimizer"])
         self.learner.update = kept["update"]
         self.readings, self.labels, self.found = kept["readings"], kept["labels"], kept["found"]
-        self.complaints = kept.get("complaints", [])
+        self.complaints, self.wanted = kept.get("complaints", []), kept.get("wanted", [])
 
     def keep(self) -> None:
         """What there is so far."""
@@ -104,6 +109,7 @@ class Run:
             "readings": self.readings,
             "labels": self.labels,
             "complaints": self.complaints,
+            "wanted": self.wanted,
             "found": self.found,
         }
         partial = self.state.with_suffix(".tmp")
@@ -201,8 +207,18 @@ class Run:
             rewards = [turn.verdict for turn in turns]
             rng.shuffle(rewards)
             turns = [replace(turn, verdict=verdict) for turn, verdict in zip(turns, rewards, strict=True)]
+        if self.args.arm == "wanted":
+            turns = [self.with_wanted(*one, rng) for one in zip(turns, asked, truth, strict=True)]
         judged = [i for i, turn in enumerate(turns) if turn.verdict and turn.verdict.reward is not None]
         return [turns[i] for i in judged], [truth[i] for i in judged]
+
+    def with_wanted(self, turn: Turn, question: Question, label: int, rng: random.Random) -> Turn:
+        """The turn with what the user wanted; feedback is their own word, so that its verdict is what they thought."""
+        text = self.user.wants(question, turn.answer.content, rng) if label < 0 and len(self.wanted) < WANTED else None
+        if text is None:
+            return turn
+        self.wanted.append(replace(turn, wanted=text, verdict=Verdict((), -1.0)))
+        return self.wanted[-1]
 
     def update(self) -> dict[str, Any]:
         """One update; what it used and did."""
@@ -218,6 +234,7 @@ class Run:
         row: dict[str, Any] = {"labels": rewards, "truth": truth}
         if self.args.arm == "distill":
             samples = [with_teacher(s, t, self.tokenizer, 2048) for s, t in zip(samples, turns, strict=True)]
+        samples = [with_wanted(s, t, self.tokenizer, 2048) for s, t in zip(samples, turns, strict=True)]
         if self.args.arm == "memory":
             self.complaints += [reaction for turn in turns if (reaction := reaction_of(turn))]
         if self.args.arm in ("off", "memory"):
@@ -227,7 +244,7 @@ class Run:
             return row | {"metrics": self.learner.step(samples), "seconds": time.monotonic() - began}
         self.readings += self.asker.read(turns, samples)
         self.labels += rewards
-        preference = self.asker.learn(self.readings, self.labels)
+        preference = self.asker.learn(self.readings, self.labels, self.wanted)
         fresh, found = self.asker.ask(turns, samples, preference, f"{self.args.seed}/{number}")
         row |= {**found, "weights": preference.weights.tolist(), **self.describe(fresh, number)}
         row["sampled"] = time.monotonic() - began
@@ -269,7 +286,10 @@ def show(found: dict[str, Any]) -> None:
               f" {row['distinct']} distinct, {row['reasons']}")  # fmt: skip
     for i, row in enumerate(found["updates"], start=1):
         metrics = row.get("metrics", {})
-        numbers = {k: metrics.get(k) for k in ("kl_ref", "fresh_kl_ref", "fresh_tokens", "grad_norm")}
+        numbers = {
+            k: metrics.get(k)
+            for k in ("kl_ref", "fresh_kl_ref", "fresh_tokens", "wanted_loss", "wanted_answers", "grad_norm")
+        }
         numbers |= {k: row.get(k) for k in ("trust", "gain", "auc_within", "plain_liked", "guided_liked", "seconds")}
         text = ", ".join(f"{k} {v:.3g}" for k, v in numbers.items() if v is not None)
         weights = " ".join(f"{w:.2f}" for w in row.get("weights", ()))
@@ -288,6 +308,7 @@ def main() -> None:
     parser.add_argument("--facts", type=int, nargs="*", help="points at which facts are asked too; all by default")
     parser.add_argument("--count", type=int, default=6, help="fresh answers to each prompt")
     parser.add_argument("--guided", type=int, default=2, help="of them, with the complaint")
+    parser.add_argument("--weight", type=float, default=0.1, help="of a wanted answer in the loss")
     parser.add_argument("--seconds", type=float, default=420, help="stop (and go on another time) after so long")
     parser.add_argument(
         "--precision", choices=("highest", "medium"), default="medium", help="medium: bf16 where it can"

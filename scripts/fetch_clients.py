@@ -1,5 +1,7 @@
 """Fetch the clients that the server is tested with: npm's into .cache/npm, Python's into .cache/clients-venv.
 
+Beside npm's is axe-core, which looks at the page.
+
 Where npm is not there, or Python's cannot be installed, their tests are skipped.
 """
 
@@ -11,6 +13,7 @@ from pathlib import Path
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache"
 NODE = {
+    "axe-core": "4.14.1",
     "openai": "7.57.0",
     "@mariozechner/pi-ai": "0.73.1",
     "ai": "7.0.173",

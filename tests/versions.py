@@ -1,5 +1,6 @@
 """Versions of a policy, made without learning."""
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -27,3 +28,15 @@ def make_versions(model: Path, store: Store, folder: Path, count: int) -> None:
                 "VALUES (?, ?, '', ?, 'published', '', '{}', 0)",
                 (number, number - 1 or None, str(path)),
             )
+
+
+def make_candidate(store: Store, folder: Path, number: int, parent: int) -> None:
+    """A version like its parent that the gate has yet to see."""
+    path = folder / version_name(number)
+    shutil.copytree(folder / version_name(parent), path)
+    with store.engine.begin() as c:
+        c.exec_driver_sql(
+            "INSERT INTO versions (number, parent, lineage, path, state, reason, measures, created) "
+            "VALUES (?, ?, '', ?, 'candidate', '', '{}', 0)",
+            (number, parent, str(path)),
+        )

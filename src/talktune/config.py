@@ -61,7 +61,7 @@ class ModelConfig:
     """Which causal language model, and where its LoRA adapter sits."""
 
     model: str = "smollm2"
-    """Hugging Face id, a directory, or `smollm2` (the shipped SmolLM2-135M-Instruct)."""
+    """Hugging Face id, a directory, a GGUF file, ollama:NAME, or `smollm2` (the shipped SmolLM2-135M-Instruct)."""
     adapter: Path | None = None
     """A LoRA adapter in PEFT's format, or a run directory that holds one, to start from."""
     device: str = "auto"
@@ -141,6 +141,9 @@ class AlgorithmConfig:
     distill: Auto | NotNegative = "off"
     """Weight in the loss of what the model says to a disliked turn once it has read the complaint (0.1, say); `off`; or
     `auto`: on where a probe shows that such answers are better."""
+
+    wanted: Share = 0.1
+    """Weight of an answer that a person said they wanted, as a multiple of a real turn; 0 is off."""
 
     @property
     def distills(self) -> bool:

@@ -89,6 +89,8 @@ class Turn:
     """The conversation's own messages before the answer, where the client had sent others as its history."""
     finish: str | None = None
     """Why the engine ended the answer, in OpenAI's words (stop, length, …), where it is known."""
+    wanted: str | None = None
+    """The answer that the person wanted, where they said so."""
 
     @property
     def id(self) -> str:
@@ -116,6 +118,8 @@ class Conversation:
     """What an answer was given to, where that is not just the messages before it: clients shorten and change what
     they send."""
     finishes: Mapping[int, str] = field(default_factory=dict[int, str])
+    wanted: Mapping[int, str] = field(default_factory=dict[int, str])
+    """What people wanted to be answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,3 +140,5 @@ class Sample:
     """True when the log had no token ids and the chat template rendered them again."""
     teacher_prompt_ids: tuple[int, ...] | None = None
     """The same prompt with the reaction to a disliked answer in it, where the learner is to be taught by that."""
+    wanted_ids: tuple[int, ...] | None = None
+    """The answer that the person wanted, with the token that ends it, where they said so."""

@@ -65,14 +65,18 @@ def test_list_names_the_live_one_and_every_reason(path: Path, capsys: pytest.Cap
 
 
 def test_promote_and_rollback(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert policies.promote(2, store=str(path)) == 0
+    assert policies.promote(2, store=str(path), note="It is kinder.") == 0
     assert "policy-000002 serves everybody" in capsys.readouterr().out
+    assert policies.list_versions(store=str(path)) == 0
+    assert "to policy-000002: It is kinder." in capsys.readouterr().err
     assert policies.rollback(store=str(path)) == 0
     assert "policy-000001 serves everybody" in capsys.readouterr().out
     assert policies.rollback(store=str(path)) == 0
     assert "the model as it was serves everybody" in capsys.readouterr().out
     with pytest.raises(UserError, match="nothing to go back from"):
         policies.rollback(store=str(path))
+    with pytest.raises(UserError, match="--note has 501 letters"):
+        policies.promote(2, store=str(path), note="x" * 501)
     with pytest.raises(UserError, match="There is no version 7"):
         policies.promote(7, store=str(path))
 

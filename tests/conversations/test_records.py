@@ -66,6 +66,7 @@ def conversations(draw: st.DrawFn) -> Conversation:
         sampled=draw(st.dictionaries(some, sampled(), max_size=2)),
         verdicts=draw(st.dictionaries(some, verdicts, max_size=2)),
         finishes=draw(st.dictionaries(some, st.sampled_from(["stop", "length", "content_filter"]), max_size=2)),
+        wanted=draw(st.dictionaries(some, text, max_size=2)),
     )
 
 

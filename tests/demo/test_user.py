@@ -335,3 +335,19 @@ def is_spoken_in(phrasing: str, line: str) -> bool:
     """Whether a phrasing, with anything in its fields, stands in a normalised line word for word."""
     parts = [re.escape(normal(part)) for part in re.split(r"\{\w+\}", phrasing) if normal(part)]
     return re.search(rf"\b{' .*'.join(parts)}\b", line) is not None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_user_wants_pleases_them_and_is_made_of_what_was_said(name: Name) -> None:
+    user, rng = User(name), random.Random(0)
+    long = (
+        "It sleeps most of the day, so give it a warm place. Fish is a treat that it should not get often. "
+        "Brush long fur twice a week, and see a vet once a year. Kittens need four small meals."
+    )
+    said = f"Some tips:\n1. **Play** with the cat every evening.\n2. Keep its water fresh.\n{long} And the"
+    wanted = user.wants(CAT, said, rng)
+    assert wanted is not None
+    assert user.judge(CAT, wanted, finished=True).label == 1
+    assert user.judge(CAT, said, finished=False).label == -1
+    assert wanted.startswith("Play with the cat every evening. Keep its water fresh.")
+    assert user.wants(CAT, "Certainly", rng) is None

@@ -92,6 +92,35 @@ def test_what_each_token_says(running: str, tiny_model: Path) -> None:
         assert httpx2.post(f"{running}/detokenize", json=wrong).status_code == 400, wrong
 
 
+def test_how_likely_given_tokens_are_without_and_with_an_adapter(running: str, tiny_model: Path, adapter: Path) -> None:
+    asked = {"prompt_ids": [1, 30, 31, 2, 40], "answer_ids": [50, 51, 52, 2], "temperature": 0.7}
+    policy = load_policy(ModelConfig(model=str(tiny_model), device="cpu"))
+    ids = torch.tensor([asked["prompt_ids"] + asked["answer_ids"]])  # type: ignore[operator]
+    forced: list[torch.Tensor] = []
+    for model in (policy.model, load_adapter(policy.model, adapter)):
+        with torch.no_grad():
+            scores = (model(input_ids=ids).logits[0, 4:-1] / 0.7).log_softmax(-1)
+        forced.append(scores.gather(1, ids[0, 5:, None])[:, 0])
+    told = httpx2.post(f"{running}/change", json=asked | {"model": adapter.name}).json()
+    torch.testing.assert_close(torch.tensor(told["base"]), forced[0], rtol=0, atol=1e-4)
+    torch.testing.assert_close(torch.tensor(told["now"]), forced[1], rtol=0, atol=1e-4)
+    assert told["base"] != told["now"]
+    told = httpx2.post(f"{running}/change", json=asked).json()
+    assert told["base"] == told["now"]
+    told = httpx2.post(f"{running}/change", json=asked | {"answer_ids": [5] * 600}).json()
+    assert len(told["now"]) == 512
+    for wrong, status in (
+        ({"answer_ids": []}, 400),
+        ({"prompt_ids": []}, 400),
+        ({"prompt_ids": [5] * 2048}, 400),
+        ({"prompt_ids": [-1]}, 400),
+        ({"temperature": 0}, 400),
+        ({"temperature": True}, 400),
+        ({"model": "policy-000009"}, 404),
+    ):
+        assert httpx2.post(f"{running}/change", json=asked | wrong).status_code == status, wrong
+
+
 def test_a_whole_reply_with_ids_and_logprobs(client: openai.OpenAI, tiny_model: Path, adapter: Path) -> None:
     """The base and an adapter by name; ids and log-probs equal a teacher-forced pass."""
     policy = load_policy(ModelConfig(model=str(tiny_model), device="cpu"))

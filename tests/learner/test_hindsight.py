@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from talktune.config import TrainConfig
 from talktune.learner.hindsight import reaction_of, teacher_prompt, with_reaction
 from talktune.learner.samples import samples_from
-from talktune.policy.tokens import render_prompt
+from talktune.policy.tokens import render_answer, render_prompt
 from talktune.types import Message, Sampled, Turn, Verdict, Vote
 
 BAD = Verdict((Vote(-1),), -1.0)
@@ -53,6 +53,13 @@ def test_only_what_a_user_said_of_a_disliked_answer_teaches() -> None:
     assert reaction_of(replace(TURN, next_state=(Message("tool", "error"),))) is None
 
 
+def test_the_wanted_answer_is_the_hint_where_it_stands() -> None:
+    wanted = replace(TURN, wanted="Since it rains.")
+    assert reaction_of(wanted) == "Since it rains."
+    assert reaction_of(replace(wanted, next_state=())) == "Since it rains."
+    assert reaction_of(replace(wanted, verdict=Verdict((), 1.0))) is None
+
+
 def test_what_came_before_stays_as_it_was_sampled_from(tokenizer: PreTrainedTokenizerBase) -> None:
     plain = tuple(render_prompt(tokenizer, TURN.prompt))
     told = with_reaction(TURN.prompt, "Too short!")
@@ -82,3 +89,14 @@ def test_samples_carry_it_where_it_is_wanted_and_fits(tokenizer: PreTrainedToken
     without = samples_from(turns, tokenizer, "batch", config)
     assert without.samples == [replace(s, teacher_prompt_ids=None) for s in intake.samples]
     assert without.taught == 0
+
+
+def test_samples_carry_the_wanted_answer_as_the_model_would_give_it(tokenizer: PreTrainedTokenizerBase) -> None:
+    turns = [replace(TURN, wanted=text) for text in (" Since it rains.\n", " ", None, "x" * 300, "<|im_end|>")]
+    intake = samples_from(turns, tokenizer, "batch", TrainConfig(max_tokens=300))
+    first, *others = [sample.wanted_ids for sample in intake.samples]
+    assert first == tuple(render_answer(tokenizer, TURN.prompt, Message("assistant", "Since it rains.")))
+    assert tokenizer.decode(first) == "Since it rains.<|im_end|>"
+    assert others == [None] * 4, "nothing, what is too long, and what no answer can say"
+    assert intake.as_dict()["wanted"] == 1
+    assert [replace(s, wanted_ids=None) for s in intake.samples] == [intake.samples[1]] * 5

@@ -1,6 +1,7 @@
 """The preference model on synthetic readings: their states carry a wish, or nothing."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,39 @@ def test_a_reading_does_not_hang_on_others(tiny):
         assert alone.shape == pytest.approx(reading.shape, abs=1e-5)
     assert together[0].shape[2] == 0.0  # no content word of four letters is shared: "blue" is missing
     assert read_answers(tiny.model, []) == []
+
+
+def test_wanted_answers_are_fitted_and_earn_no_trust():
+    found, labels = readings(40, 6)
+    judged = learn_preference(found, labels)
+    told = [replace(found[i], shape=(9.0, *found[i].shape[1:])) for i in range(10)]
+    both = learn_preference(found, labels, wanted=told)
+    assert both.judged == 40
+    assert len(both.readings) == 50
+    likes = [sum(one.rewards(told)) for one in (judged, both)]
+    assert likes[1] > likes[0]
+    # Where no verdict differs from another, nothing earns trust; what is wanted still says what is better.
+    never = learn_preference(found, [-1] * 40, wanted=told)
+    assert never.trust == 0.0
+    good, bad = never.rewards([told[0], replace(told[0], shape=(-1.0, *told[0].shape[1:]))])
+    assert good > bad
+
+
+def test_no_turn_is_foretold_from_what_was_wanted_in_its_place():
+    found, labels = readings(40, 5)
+    classes = torch.tensor([*(label + 1 for label in labels), 2])
+    folds = folds_of([*found, found[7]])
+    assert folds[-1] == folds[7]
+    mine = folds[:40] == folds[7]
+    told = [
+        foretold([*found, replace(found[7], shape=(x, *found[7].shape[1:]))], classes, folds, judged=40)
+        for x in (0.0, 5.0)
+    ]
+    assert torch.equal(told[0][mine], told[1][mine])
+    assert not torch.equal(told[0][~mine], told[1][~mine])
+
+
+def test_without_wanted_answers_nothing_is_changed():
+    found, labels = readings(40, 5)
+    one, two = learn_preference(found, labels), learn_preference(found, labels, wanted=[])
+    assert (one.trust, one.gain, one.rewards(found)) == (two.trust, two.gain, two.rewards(found))

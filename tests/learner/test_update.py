@@ -314,6 +314,53 @@ def test_fresh_answers_alone_are_a_step(tiny_model: Path) -> None:
     assert any(not torch.equal(before[name], weight) for name, weight in it.trained.items())
 
 
+def shown(batch: list[Sample], *places: int) -> list[Sample]:
+    """The same samples, some with a wanted answer."""
+    return [replace(s, wanted_ids=(7, 3, 9, 4, 2)[: 2 + i % 4]) if i in places else s for i, s in enumerate(batch)]
+
+
+@pytest.mark.parametrize("budget", [12, 2048])
+def test_wanted_answers_add_the_gradient_of_their_log_probs(tiny_model: Path, budget: int) -> None:
+    """w · n / |B| · mean over tokens of −log π, against each wanted answer alone through full logits."""
+    batch = shown(samples(3), 1, 4, 5)
+    was, now = (learner(tiny_model, wanted=w, microbatch_tokens=budget) for w in (0.0, 0.3))
+    was.gradient(batch)
+    metrics = now.gradient(batch)
+    by_hand = learner(tiny_model)
+    told = [s for s in batch if s.wanted_ids]
+    total = sum(len(s.wanted_ids or ()) for s in told)
+    for s in told:
+        ids = torch.tensor([[*s.prompt_ids, *(s.wanted_ids or ())]])
+        scores = (by_hand.model(input_ids=ids).logits[0, len(s.prompt_ids) - 1 : -1] / s.temperature).log_softmax(-1)
+        mean = scores.gather(1, ids[0, len(s.prompt_ids) :, None]).sum() / total
+        (-0.3 * 3 / 9 * mean).backward()
+    for name, p in now.trained.items():
+        before, more = was.trained[name].grad, by_hand.trained[name].grad
+        assert p.grad is not None
+        assert before is not None
+        torch.testing.assert_close(p.grad, before + (0 if more is None else more), rtol=1e-4, atol=1e-6)
+    assert (metrics["wanted_tokens"], metrics["wanted_answers"]) == (total, 3)
+    assert metrics["wanted_loss"] > 0
+
+
+def test_a_wanted_answer_is_a_step_where_verdicts_say_nothing_and_becomes_likelier(tiny_model: Path) -> None:
+    it = learner(tiny_model, beta=0.0)
+    batch = shown([replace(s, reward=-1.0) for s in samples(5)], 0)
+    it.optimizer.param_groups[0]["lr"] = 0.01
+    found = [it.step(batch) for _ in range(20)]
+    assert "tokens" not in found[0]
+    assert found[-1]["wanted_loss"] < found[0]["wanted_loss"] - 1
+
+
+def test_without_wanted_answers_or_their_weight_the_step_is_the_same_bit_for_bit(tiny_model: Path) -> None:
+    found: list[Learner] = []
+    for batch, weight in ((samples(1), 0.1), (samples(1), 0.0), (shown(samples(1), 2), 0.0)):
+        found.append(learner(tiny_model, wanted=weight))
+        assert not any(name.startswith("wanted") for name in found[-1].step(batch))
+    for name, weight in found[0].trained.items():
+        assert all(torch.equal(weight, other.trained[name]) for other in found[1:])
+
+
 def test_a_probe_turns_distillation_on_and_off_where_auto_asks_for_it(tiny_model: Path) -> None:
     asks = learner(tiny_model, distill="auto")
     assert asks.distill_weight == 0.0

@@ -49,6 +49,23 @@ def talked(make: Make, rounds: int, likes: Callable[[Turn], Label] = short, **li
     return w
 
 
+WANTED = "A short answer."
+
+
+def say_what_was_wanted(w: World, ids: list[str]) -> None:
+    for id in ids:
+        assert w.store.add_feedback("ann", id, None, w.clock, WANTED)
+
+
+def wanting(make: Make, rounds: int, **live: Any) -> World:
+    w = make(asked, **live)
+    w.worker.judge = type(w.worker.judge)(short)
+    ids = talk(w, rounds)
+    say_what_was_wanted(w, ids[3::4])
+    w.judge()
+    return w
+
+
 def readings(w: World) -> list[tuple[Any, ...]]:
     r = schema.readings
     with w.store.reading() as c:
@@ -150,7 +167,7 @@ def test_without_trust_the_update_is_what_it_was(world: Make) -> None:
 def undisturbed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("undisturbed")
     w = World(asked(tiny_config(tiny_model, folder / "policies")), folder / "store.db", short)
-    talk(w, 3)
+    say_what_was_wanted(w, talk(w, 3)[3::4])
     w.judge()
     learn_all(w)
     found = used(w), readings(w), metrics(w), [adapter(w, number) for number in (1, 2, 3)]
@@ -161,7 +178,7 @@ def undisturbed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> A
 # Each step again and again, so much further each time: in the fits, in the sampling, in the reading, in the update.
 @pytest.mark.parametrize("stop", [37, 61])
 def test_killed_and_started_again_it_ends_with_the_same_bytes(world: Make, undisturbed: Any, stop: int) -> None:
-    w = talked(world, 3)
+    w = wanting(world, 3)
     at, kills = 0, 0
     while len(used(w)) < 12:
         if not killed(w, at := at + stop):
@@ -177,6 +194,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(world: Make, undis
     turns, kept, rows, weights = undisturbed
     assert kills > 2
     assert rows[2]["fresh_tokens"] > 0
+    assert rows[2]["wanted_tokens"] > 0
     assert used(w) == turns
     assert readings(w) == kept
     clock = ("seconds", "tokens_per_second")
@@ -197,6 +215,55 @@ def test_forgetting_takes_the_readings_along(world: Make) -> None:
     assert len(readings(w)) == 7
     w.store.forget(user="ann")
     assert readings(w) == []
+
+
+def fitted(w: World, monkeypatch: pytest.MonkeyPatch) -> list[list[str | None]]:
+    """What was wanted, at each fit."""
+    seen: list[list[str | None]] = []
+    learn = Asker.learn
+
+    def look(self: Asker, found: Any, labels: Any, turns: Any = ()) -> Any:
+        seen.append([turn.wanted for turn in turns])
+        return learn(self, found, labels, turns)
+
+    monkeypatch.setattr(Asker, "learn", look)
+    return seen
+
+
+def test_a_wanted_answer_is_shown_once_and_fitted_from_then_on(world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    w = wanting(world, 3)
+    seen = fitted(w, monkeypatch)
+    learn_all(w)
+    assert seen == [[WANTED] * n for n in (1, 2, 3)]
+    assert [one["wanted_answers"] for one in metrics(w)] == [1, 1, 1]
+    assert all(one["wanted_tokens"] > 3 for one in metrics(w))
+    talk(w, 1)
+    w.judge()
+    first = readings(w)[3][0]
+    w.store.add_feedback("ann", first, None, 5000.0, "Another one.")
+    w.store.forget(conversation=readings(w)[7][0].replace("t", "c"))
+    learn_all(w)
+    assert seen[-1] == ["Another one.", WANTED], "as they are now, without what was forgotten"
+    assert "wanted_answers" not in metrics(w)[-1]
+
+
+def test_shuffled_rewards_want_nothing(world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    w = wanting(world, 1, shuffle_rewards=True)
+    seen = fitted(w, monkeypatch)
+    learn_all(w)
+    assert seen == [[]]
+    assert "wanted_answers" not in metrics(w)[0]
+
+
+def test_what_was_wanted_makes_a_version_where_all_was_disliked(world: Make) -> None:
+    w = world()
+    w.worker.judge = type(w.worker.judge)(lambda _: -1)
+    ids = w.talk(4)
+    say_what_was_wanted(w, ids[:1])
+    w.judge()
+    learn_all(w)
+    assert "tokens" not in metrics(w)[0]
+    assert w.learner.policies.version(1).state == "published"
 
 
 def test_feedback_changes_what_is_fitted(world: Make) -> None:
@@ -222,9 +289,9 @@ def test_shuffled_rewards_are_what_the_preference_model_sees(world: Make, monkey
     seen: list[list[float]] = []
     learn = Asker.learn
 
-    def look(self: Asker, found: Any, labels: Any) -> Any:
+    def look(self: Asker, found: Any, labels: Any, turns: Any) -> Any:
         seen.append(list(labels))
-        return learn(self, found, labels)
+        return learn(self, found, labels, turns)
 
     monkeypatch.setattr(Asker, "learn", look)
     w = talked(world, 3, shuffle_rewards=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+AXE = Path(__file__).parents[2] / ".cache" / "npm" / "node_modules" / "axe-core" / "axe.min.js"
 TRIES, PAUSE = 600, 0.05
 
 
@@ -36,6 +37,19 @@ class Browser:
     def narrow(self) -> None:
         """Be as wide as a phone."""
         self._call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
+
+    def dark(self, on: bool) -> None:
+        """Ask for the dark colours, or the light ones."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if on else "light"}
+        self._call("Emulation.setEmulatedMedia", features=[scheme])
+
+    def faults(self) -> list[Any]:
+        """What axe-core finds serious, with the elements; it is put into the page as it is."""
+        if not self.run("typeof axe !== 'undefined'"):
+            self._call("Runtime.evaluate", expression=AXE.read_text())
+        found = "violations.filter((one) => ['serious', 'critical'].includes(one.impact))"
+        told = "[one.id, ...one.nodes.map((node) => node.html + ' ' + node.failureSummary)]"
+        return self.run(f"axe.run(document).then(({{violations}}) => {found}.map((one) => {told}))")
 
     def run(self, script: str) -> Any:
         """The value of an expression in the page."""

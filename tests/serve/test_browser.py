@@ -1,17 +1,20 @@
 """The page in a real browser, before a real server and host: what a person does on it, and what it must not do."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy import insert, select
 
+from talktune.store import schema
 from talktune.store.policies import Policies
 from talktune.store.store import Store
 
-from ..versions import make_versions
-from .browser import CHROMIUM, Browser, browser
+from ..versions import make_candidate, make_versions
+from .browser import AXE, CHROMIUM, Browser, browser
 from .conftest import serving
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
@@ -42,6 +45,23 @@ def page(server: Any, tmp_path: Path) -> Iterator[Browser]:
         assert all(url.startswith(server.url) for url in opened.requests)
 
 
+def learn_from_the_only_turn(path: Path, advantage: float) -> None:
+    store = Store(path)
+    with store.engine.begin() as c:
+        id = c.execute(select(schema.turns.c.id)).scalar_one()
+        c.execute(insert(schema.updates).values(number=1, version=None, created=0.0))
+        c.execute(insert(schema.update_turns).values(update=1, turn=id, advantage=advantage))
+    store.close()
+
+
+def publish(path: Path, number: int, parent: int) -> None:
+    """As the learner does whose candidate has passed the gate."""
+    store = Store(path)
+    make_candidate(store, path.parent / "policies", number, parent)
+    assert Policies(store).decide(number, [], {})
+    store.close()
+
+
 def give_key(page: Browser, key: str) -> None:
     page.wait("document.querySelector('#key').open")
     page.type("#key-words", key)
@@ -59,8 +79,16 @@ def test_talk_react_correct_compare_and_roll_back(server: Any, page: Browser) ->
     page.wait("document.querySelector('#line').textContent.startsWith('1 reaction heard')")
     page.wait("document.querySelector('.turn .badge.good')")
     assert page.run("document.querySelector('.turn .cells').textContent").startswith("Hello there")
+    learn_from_the_only_turn(server.store, 0.84)
     page.click(".turn > summary")
-    page.wait("document.querySelector('.turn .tokens span')")
+    page.wait("document.querySelector('.turn .tokens span[title^=chance]')")
+    page.click(".turn input[value=advantage]")
+    page.wait("document.querySelector('.turn .legend').textContent.includes('in update 1 is +0.84')")
+    assert page.run("[...document.querySelectorAll('.turn .tokens span')].every((one) => one.className === 'u2')")
+    page.click(".turn input[value=change]")
+    page.wait("document.querySelector('.turn .legend').textContent.includes('to policy-000002')")
+    shades = "[...document.querySelectorAll('.turn .tokens span')].map((one) => one.className)"
+    assert any(re.fullmatch(r"[ud][1-4]", shade) for shade in page.run(shades))
     page.click(".turn .thumb[aria-label='Bad answer']")
     page.wait("document.querySelector('.turn .badge.bad')")
     page.run("document.querySelector('.turn .better').open = true")
@@ -76,10 +104,34 @@ def test_talk_react_correct_compare_and_roll_back(server: Any, page: Browser) ->
     page.wait("[...document.querySelectorAll('.side .text')].every((one) => one.textContent)")
     page.wait("!document.querySelector('.side[aria-busy]')")
     assert "policy-000002" in page.run("document.querySelector('tr.live').textContent")
+    page.type("#note", "It says too much.")
     page.click("#back")
     page.wait("document.querySelector('tr.live').textContent.startsWith('policy-000001')")
+    page.wait("document.querySelector('.notes')?.textContent.startsWith('policy-000001: It says too much. (local)')")
+    # The page is told of what others did, too, without a reload.
+    page.run("window.stays = true")
+    publish(server.store, 3, parent=1)
+    page.wait("document.querySelector('tr.live').textContent.startsWith('policy-000003')")
+    assert page.run("window.stays")
     listed = httpx2.get(f"{server.url}/v1/turns", headers={"X-Api-Key": "own"}).json()["data"]
     assert len(listed) == 1, "nothing is learned from what was compared"
+
+
+def test_no_serious_fault_of_accessibility(page: Browser) -> None:
+    if not AXE.is_file():
+        pytest.skip("axe-core is not there: `make clients` fetches it, where npm's registry can be reached")
+    assert page.run("document.querySelector('#key').open")
+    assert page.faults() == []
+    give_key(page, "own")
+    page.wait("document.querySelector('.turn') && document.querySelector('#version-list table')")
+    page.click(".turn > summary")
+    page.wait("document.querySelector('.turn .tokens span')")
+    page.click(".turn input[value=change]")
+    page.wait("document.querySelector('.turn .legend').textContent.includes('nats a token')")
+    page.run("document.querySelector('.turn .better').open = true")
+    for dark in (False, True):
+        page.dark(dark)
+        assert page.faults() == [], dark
 
 
 def test_a_second_user_sees_none_of_it(page: Browser) -> None:

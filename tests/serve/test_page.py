@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 
 from talktune.errors import UserError
 from talktune.judge.evaluate import load_judge_lines
@@ -19,12 +19,13 @@ from talktune.judge.prompts import Exchange, JudgeLine
 from talktune.serve.keys import load_keys
 from talktune.serve.page import FILES
 from talktune.store import schema
+from talktune.store.blobs import ids_to_bytes
 from talktune.store.policies import Policies
 from talktune.store.store import Store
 
 from .conftest import running_engine, serving
 
-ROUTES = ("turns", "turns/x", "judge-lines", "learning", "versions", "events")
+ROUTES = ("turns", "turns/x", "turns/x/change", "judge-lines", "learning", "versions", "events")
 STATES = ("published", "rejected", "published", "candidate")
 
 
@@ -114,8 +115,8 @@ def test_the_page_holds_no_script_and_names_files_that_are_there() -> None:
         ("", i) for i in ids
     }
     for name, text in files.items():
-        if name.endswith(".js"):  # `lost` and `back` are made when they are needed
-            assert set(re.findall(r'\bby\("([^"]+)"\)', text)) <= ids | {"lost", "back"}, name
+        if name.endswith(".js"):  # `lost`, `back` and `note` are made when they are needed
+            assert set(re.findall(r'\bby\("([^"]+)"\)', text)) <= ids | {"lost", "back", "note"}, name
 
 
 def test_turns_are_listed_newest_first_to_their_user(watched: Watched) -> None:
@@ -220,11 +221,35 @@ def test_which_version_serves_is_an_admins_word(watched: Watched) -> None:
     for headers in ({}, {"Content-Type": "text/plain"}):  # as a page of another origin may, unasked
         sent = key("boss") | {"Origin": "http://localhost:5173"} | headers
         assert httpx2.post(f"{watched.url}/v1/versions/rollback", headers=sent).status_code == 415
-    assert watched.post("boss", "versions/2/promote")["live"]
+    for note in ({"note": 1}, {"note": "x" * 501}):
+        assert watched.post("boss", "versions/2/promote", note) == 400
+    assert watched.post("boss", "versions/2/promote", {"note": " It is kinder.\n"})["live"]
     assert watched.get("ann", "learning")["live"] == "policy-000002"
-    assert watched.post("boss", "versions/rollback")["live"] is None
+    assert watched.post("boss", "versions/rollback", {"note": "Too long."})["live"] is None
     assert watched.post("boss", "versions/rollback") == 409
     assert watched.post("boss", "versions/3/promote")["name"] == "policy-000003"
+    written = [("Too long.", None), ("It is kinder.", "policy-000002")]
+    for user, by in (("boss", "boss"), ("ann", None)):
+        told = watched.get(user, "versions")["notes"]
+        assert [(one["text"], one["version"], one["by"]) for one in told] == [(*one, by) for one in written]
+    watched.store.forget(user="boss")
+    assert watched.get("ann", "versions")["notes"] == []
+
+
+def test_only_a_host_says_how_likely_tokens_are_and_of_ones_own_turns(watched: Watched) -> None:
+    (id,) = watched.say("ann", "What became of it?")
+    assert watched.get("ann", f"turns/{id}/change") == 404  # this engine tells no tokens
+    with watched.store.engine.begin() as c:
+        ids = ids_to_bytes((1, 2))
+        c.execute(
+            update(schema.turns).where(schema.turns.c.id == id).values(prompt_ids=ids, answer_ids=ids, temperature=1.0)
+        )
+        c.execute(insert(schema.updates).values(number=1, version=None, created=0.0))
+        c.execute(insert(schema.update_turns).values(update=1, turn=id, advantage=-0.25))
+    assert watched.get("ann", f"turns/{id}/change") == 409
+    assert watched.get("bob", f"turns/{id}/change") == 404
+    found = watched.get("ann", f"turns/{id}")
+    assert (found["learned_in"], found["advantage"]) == ([1], -0.25)
 
 
 def test_any_version_can_be_asked_by_its_name_and_the_model_as_it_was(watched: Watched) -> None:

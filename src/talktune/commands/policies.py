@@ -1,6 +1,7 @@
 """`talktune policies`: versions in a store, from the command line."""
 
 import json
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import datetime
@@ -11,12 +12,16 @@ from cyclopts import Parameter
 from talktune.commands.console import out, table, warn
 from talktune.commands.options import AsJson, Store
 from talktune.config import Natural
+from talktune.errors import UserError
+from talktune.serve.keys import LOCAL_USER
 from talktune.store.opening import open_store
 from talktune.terminal import say
 
 if TYPE_CHECKING:
+    from talktune.store.notes import Note
     from talktune.store.policies import Policies, Version
 
+Remark = Annotated[str, Parameter(name="note", help="Why, for those who look later.")]
 Number = Annotated[Natural, Parameter(help="The version's number.")]
 
 
@@ -33,8 +38,11 @@ def _policies(store: str) -> "Generator[Policies]":
 
 def list_versions(*, store: Store = "talktune.db", as_json: AsJson = False) -> int:
     """All versions: which is live, which was rejected, and why."""
+    from talktune.store.policies import version_name
+
     with _policies(store) as policies:
         lineages, versions = policies.lineages(), policies.versions()
+        notes = [note for name in lineages for note in policies.notes(name)]
     live = {number for number, _ in lineages.values()}
     if as_json:
         say(json.dumps([_row(version, version.number in live) for version in versions]))
@@ -52,6 +60,9 @@ def list_versions(*, store: Store = "talktune.db", as_json: AsJson = False) -> i
         for version in versions
     ]
     table("Versions", ("version", "state", "parent", "of", "reward", "made", "reason"), rows)
+    for note in sorted(notes, key=lambda one: one.created):
+        to = "the model as it was" if note.version is None else version_name(note.version)
+        warn(f"{_when(note.created)} to {to}: {note.text}")
     for name, (number, stopped) in lineages.items():
         if number is None:
             warn(f"{name or 'Everybody'}: the model serves as it was.")
@@ -68,15 +79,15 @@ def show(number: Number, /, *, store: Store = "talktune.db") -> int:
     return 0
 
 
-def promote(number: Number, /, *, store: Store = "talktune.db") -> int:
+def promote(number: Number, /, *, store: Store = "talktune.db", note: Remark = "") -> int:
     """Make a version live from the next request on, whatever the gate said; learning goes on from it."""
     with _policies(store) as policies:
-        version = policies.promote(number)
+        version = policies.promote(number, _note(note))
     say(f"{version.name} serves {version.lineage or 'everybody'} from the next request on.")
     return 0
 
 
-def rollback(*, store: Store = "talktune.db", user: str | None = None) -> int:
+def rollback(*, store: Store = "talktune.db", user: str | None = None, note: Remark = "") -> int:
     """Go back to the version before the live one from the next request on; learning goes on from it.
 
     Parameters
@@ -85,10 +96,18 @@ def rollback(*, store: Store = "talktune.db", user: str | None = None) -> int:
         With --per-user: whose version.
     """
     with _policies(store) as policies:
-        version = policies.rollback(user or "")
+        version = policies.rollback(user or "", _note(note))
     name = "the model as it was" if version is None else version.name
     say(f"{name} serves {user or 'everybody'} from the next request on.")
     return 0
+
+
+def _note(text: str) -> "Note":
+    from talktune.store.notes import MOST_LETTERS, Note
+
+    if len(text) > MOST_LETTERS:
+        raise UserError(f"--note has {len(text)} letters: it may have {MOST_LETTERS}.")
+    return Note(text, LOCAL_USER, time.time())
 
 
 def _row(version: "Version", live: bool) -> dict[str, Any]:

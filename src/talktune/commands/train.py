@@ -64,6 +64,7 @@ def _show(run: "Run") -> None:
             ("trained on", turns["trained"]),
             ("of these re-tokenised", turns["retokenised"]),
             *([("of these with a complaint to learn from", turns["taught"])] if "taught" in turns else []),
+            *([("of these with the answer that was wanted", turns["wanted"])] if "wanted" in turns else []),
         ],
     )
     last = run.metrics[-1]

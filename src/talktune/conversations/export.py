@@ -94,6 +94,7 @@ def _openai_rows(turns: Sequence[Turn]) -> list[Row]:
             verdicts={t.index: t.verdict for t in own if t.verdict is not None},
             prompts={t.index: t.prompt for t in own if t.before is not None},
             finishes={t.index: t.finish for t in own if t.finish is not None},
+            wanted={t.index: t.wanted for t in own if t.wanted is not None},
         )
         rows.append(conversation_to_dict(conversation))
     return rows

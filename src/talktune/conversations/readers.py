@@ -89,6 +89,7 @@ def _joined(old: Conversation, new: Conversation) -> Conversation:
         sampled={**old.sampled, **new.sampled},
         verdicts={**old.verdicts, **new.verdicts},
         finishes={**old.finishes, **new.finishes},
+        wanted={**old.wanted, **new.wanted},
     )
 
 

@@ -63,7 +63,7 @@ def conversation_from_dict(raw: object) -> Conversation:
     else:
         raise BadConversation('it has none of "messages", "conversations" or "prompt" with "completion"')
     tools = _tools(fields.get("tools"))
-    kinds, sampled, verdicts, prompts, finishes = _known_turns(fields.get("turns") or (), messages)
+    kinds, sampled, verdicts, prompts, finishes, wanted = _known_turns(fields.get("turns") or (), messages)
     for index in _unweighted(fields.get("messages", fields.get("conversations")), messages):
         kinds[index] = "side"
     for index in _list(fields.get("side_turns") or (), "side_turns"):
@@ -78,6 +78,7 @@ def conversation_from_dict(raw: object) -> Conversation:
         verdicts=verdicts,
         prompts=prompts,
         finishes=finishes,
+        wanted=wanted,
     )
 
 
@@ -98,11 +99,14 @@ def conversation_to_dict(conversation: Conversation) -> dict[str, Any]:
         conversation.verdicts,
         conversation.prompts,
         conversation.finishes,
+        conversation.wanted,
     )
     for index in sorted({index for about in known for index in about}):
         entry: dict[str, Any] = {"index": index, "kind": conversation.kinds.get(index, "main")}
         if index in conversation.finishes:
             entry["finish_reason"] = conversation.finishes[index]
+        if index in conversation.wanted:
+            entry["better"] = conversation.wanted[index]
         verdict, sampled = conversation.verdicts.get(index), conversation.sampled.get(index)
         if verdict is not None:
             entry["votes"] = [
@@ -167,13 +171,21 @@ def _metadata(fields: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
 
 def _known_turns(
     raw: object, messages: Sequence[Message]
-) -> tuple[dict[int, TurnKind], dict[int, Sampled], dict[int, Verdict], dict[int, tuple[Message, ...]], dict[int, str]]:
-    """Side marks, ids, verdicts, prompts of their own and finish reasons of a line's "turns", by message index."""
+) -> tuple[
+    dict[int, TurnKind],
+    dict[int, Sampled],
+    dict[int, Verdict],
+    dict[int, tuple[Message, ...]],
+    dict[int, str],
+    dict[int, str],
+]:
+    """Side marks, ids, verdicts, own prompts, finish reasons, wanted answers of a line's "turns", by message index."""
     kinds: dict[int, TurnKind] = {}
     sampled: dict[int, Sampled] = {}
     verdicts: dict[int, Verdict] = {}
     prompts: dict[int, tuple[Message, ...]] = {}
     finishes: dict[int, str] = {}
+    wanted: dict[int, str] = {}
     for entry in _list(_unpacked(raw, "turns"), "turns"):
         turn = object_of(entry, '"turns" holds something that is not an object')
         index = _answer_index(turn.get("index"), messages, "turns")
@@ -187,6 +199,11 @@ def _known_turns(
             if not isinstance(finish, str):
                 raise BadConversation(f"turn {index}: finish_reason is not text")
             finishes[index] = finish
+        better = turn.get("better")
+        if better is not None:
+            if not isinstance(better, str):
+                raise BadConversation(f"turn {index}: better is not text")
+            wanted[index] = better
         if turn.get("sampled") is not None:
             sampled[index] = _sampled(turn["sampled"], f"turn {index}")
         if turn.get("votes") is not None or turn.get("reward") is not None:
@@ -198,7 +215,7 @@ def _known_turns(
             prompts[index] = tuple(message_from_dict(m, f"turn {index}: message {i} of its prompt") for i, m in own)
         elif isinstance(turn.get("system"), str):
             prompts[index] = with_system(turn["system"], messages[:index])
-    return kinds, sampled, verdicts, prompts, finishes
+    return kinds, sampled, verdicts, prompts, finishes, wanted
 
 
 def _vote(raw: object, where: str) -> Vote:

@@ -36,6 +36,7 @@ def turns_of(conversation: Conversation) -> list[Turn]:
             verdict=conversation.verdicts.get(i),
             before=messages[:i] if i in conversation.prompts else None,
             finish=conversation.finishes.get(i),
+            wanted=conversation.wanted.get(i),
         )
         for i, message in enumerate(messages)
         if message.role == "assistant"

@@ -35,6 +35,9 @@ MIN_WORDS = 5
 MIN_NEW_WORDS = 4
 """An answer says at least this many different content words that the question did not."""
 
+MOST_WANTED = 45
+"""So many words has an answer that a user writes who does not care for length."""
+
 _STOP_WORDS = frozenset(  # function words only: "down" in "breaks down" says something
     """a about also am an and any are as at be been being but by can could did do does doing for from had has
     have having he her hers him his how however i if in into is it its itself just let may me might more most
@@ -62,6 +65,7 @@ _STOCK_PHRASES = re.compile(
 )
 _ITEM = re.compile(r"^\s*(?:[-*\u2022+]|\(?\d{1,2}[.):]|\(?[a-z][.)]|#{1,6})\s", re.MULTILINE)
 _BOLD = re.compile(r"\*\*|__|\*[A-Za-z][^*\n]*\*")
+_MARKS = re.compile(r"[*#`]+|__+")
 _ANNOUNCED = re.compile(r":\s*(?:\n|$)")
 """A list that is announced, whether or not its items are still in the answer."""
 _INLINE = re.compile(r"(?<=\s)\(?[1-9][.)]\s+[A-Z]")
@@ -75,6 +79,17 @@ _WARM = re.compile(
     | my\ friend|dear)\b""",
     re.VERBOSE,
 )
+
+
+_KIND_WORDS = (
+    "I hope this helps you, enjoy!",
+    "Have fun with it, my friend!",
+    "You've got this, good luck!",
+    "Thank you for asking, I hope it goes well.",
+    "How lovely that you want to know, enjoy it!",
+    "I'm so happy to tell you that, have fun!",
+)
+"""What the user whose wish is a friendly word would have liked to read at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +151,21 @@ class User:
         elif reason is None:
             reason = "satisfied" if len(words_of(answer)) <= rule.good_words else "so-so"
         return Opinion({"satisfied": 1, "so-so": 0}.get(reason, -1), reason)  # type: ignore[arg-type]
+
+    def wants(self, question: Question, answer: str, rng: random.Random) -> str | None:
+        """What the user would rather have read: as much of the answer as is whole, brought under their own rule.
+
+        None where that would not please them either.
+        """
+        rule = RULES[self.name]
+        told: list[str] = []
+        for sentence in _whole_sentences(answer):
+            if sum(len(words_of(one)) for one in [*told, sentence]) <= (rule.good_words or MOST_WANTED):
+                told.append(sentence)
+        if self.name == "friendly":
+            told.append(rng.choice(_KIND_WORDS))
+        wanted = " ".join(told)
+        return wanted if self.judge(question, wanted, finished=True).label == 1 else None
 
     def react(self, opinion: Opinion, question: Question, rng: random.Random) -> str:
         """What the user types after an answer: one of the phrasings for this reason, drawn with `rng`."""
@@ -230,6 +260,13 @@ RULES: dict[Name, Rule] = {
     "plain": Rule(_plain),
     "friendly": Rule(_friendly),
 }
+
+
+def _whole_sentences(answer: str) -> list[str]:
+    """The sentences of an answer that end, without signs of lists and of emphasis."""
+    lines = [_MARKS.sub("", _ITEM.sub("", line)).strip() for line in answer.split("\n")]
+    parts = [part for line in lines for part in re.split(r"(?<=[.!?])\s+", line)]
+    return list(dict.fromkeys(part for part in parts if words_of(part) and _ends_like_a_sentence(part)))
 
 
 def _ends_like_a_sentence(answer: str) -> bool:

@@ -21,6 +21,7 @@ import uvicorn
 
 from talktune.config import ModelConfig
 from talktune.errors import UserError
+from talktune.host.change import Change
 from talktune.host.engine import Engine
 from talktune.host.lora import linear_layers
 from talktune.host.web import Host, make_app
@@ -60,11 +61,9 @@ def load_host(model: ModelConfig, dtype: str = "auto") -> Host:
     if layout_bytes(layers) < LAYOUT_SHARE * _free_bytes(policy.device):
         lay_out(layers, LAYOUT_ROWS)
     budget = _free_bytes(policy.device) // _bytes_per_token(text, policy.model.dtype)
-    host = Host(
-        policy,
-        Engine(policy.model, context=context, budget=max(budget, 1)),
-        end_ids(policy.tokenizer, policy.model.generation_config),
-    )
+    engine = Engine(policy.model, context=context, budget=max(budget, 1))
+    ends = end_ids(policy.tokenizer, policy.model.generation_config)
+    host = Host(policy, engine, ends, Change(policy.model, engine.turnstile))
     if model.adapter is not None:
         host.add_lora(Path(model.adapter).resolve().name, Path(model.adapter))
     return host
@@ -146,7 +145,9 @@ def _free_bytes(device: torch.device) -> int:
 def main(arguments: Sequence[str] | None = None) -> None:
     """`python -m talktune.host`."""
     parser = argparse.ArgumentParser(prog="python -m talktune.host", description="Serve one model to talktune.")
-    parser.add_argument("--model", default="smollm2", help="Hugging Face id, a directory, or smollm2")
+    parser.add_argument(
+        "--model", default="smollm2", help="Hugging Face id, a directory, a GGUF file, ollama:NAME, or smollm2"
+    )
     parser.add_argument("--adapter", type=Path, help="LoRA adapter to load at start, named like its directory")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"], help="of the weights")

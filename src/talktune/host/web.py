@@ -28,6 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from talktune import __version__
 from talktune.errors import UserError
 from talktune.host.answer import AnswerParser, TextStream
+from talktune.host.change import Change
 from talktune.host.engine import Engine
 from talktune.host.grammar import Grammars, Guide
 from talktune.host.job import Job, Token
@@ -52,6 +53,7 @@ class Host:
     policy: Policy
     engine: Engine
     end_ids: frozenset[int]
+    change: Change
     loras: dict[str, Lora] = field(default_factory=dict[str, Lora])
     roles: Callable[[], dict[str, Any]] = dict[str, Any]
     """What else works in this process, for /health."""
@@ -100,13 +102,24 @@ def make_app(host: Host, keys: Keys) -> Starlette:
         return JSONResponse({"count": len(ids), "max_model_len": host.engine.context, "tokens": ids})
 
     async def detokenize(request: Request) -> Response:
-        raw = await _json(request)
-        ids = raw.get("tokens") if isinstance(raw, dict) else None
-        if not isinstance(ids, list) or not all(type(id) is int and 0 <= id < len(host.policy.tokenizer) for id in ids):
-            raise BadRequest("tokens must be a list of the model's token ids.", param="tokens")
+        ids = _ids(host, await _json(request), "tokens")
         stream = TextStream(host.policy.tokenizer)
         pieces = [stream.feed(id) for id in ids]
         return JSONResponse({"prompt": "".join(pieces) + stream.close(), "pieces": pieces})
+
+    async def change(request: Request) -> Response:
+        raw = await _json(request)
+        prompt, answer = (_ids(host, raw, name) for name in ("prompt_ids", "answer_ids"))
+        fields: dict[str, Any] = raw if isinstance(raw, dict) else {}
+        temperature = fields.get("temperature", 1.0)
+        if type(temperature) not in (int, float) or not 0.01 <= temperature <= 100:
+            raise BadRequest("temperature must be a number from 0.01 to 100.", param="temperature")
+        lora = host.lora(fields.get("model"))
+        try:
+            base, now = await run_in_threadpool(host.change.logprobs, prompt, answer, temperature, lora)
+        except ValueError as error:
+            raise BadRequest(f"{str(error).capitalize()}.") from error
+        return JSONResponse({"base": base, "now": now})
 
     async def models(_request: Request) -> Response:
         base = {"object": "model", "created": host.started, "owned_by": "talktune"}
@@ -131,7 +144,9 @@ def make_app(host: Host, keys: Keys) -> Starlette:
         (name,) = _texts(await _json(request), "lora_name")
         if name not in host.loras:
             raise BadRequest(f"There is no adapter {name}.", param="lora_name", status=404, type="NotFoundError")
-        host.engine.forget(host.loras.pop(name))
+        lora = host.loras.pop(name)
+        host.engine.forget(lora)
+        await run_in_threadpool(host.change.forget, lora)
         return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
 
     async def health(_request: Request) -> Response:
@@ -149,6 +164,7 @@ def make_app(host: Host, keys: Keys) -> Starlette:
             Route("/v1/models", models),
             Route("/tokenize", tokenize, methods=["POST"]),
             Route("/detokenize", detokenize, methods=["POST"]),
+            Route("/change", change, methods=["POST"]),
             Route("/v1/load_lora_adapter", load, methods=["POST"]),
             Route("/v1/unload_lora_adapter", unload, methods=["POST"]),
             Route("/health", health),
@@ -318,6 +334,13 @@ def _texts(raw: object, *names: str) -> list[str]:
     if not all(isinstance(value, str) and value for value in values):
         raise BadRequest(f"The body must be a JSON object with {' and '.join(names)}.")
     return values  # pyright: ignore[reportReturnType]
+
+
+def _ids(host: Host, raw: object, name: str) -> list[int]:
+    ids: Any = raw.get(name) if isinstance(raw, dict) else None
+    if not isinstance(ids, list) or not all(type(id) is int and 0 <= id < len(host.policy.tokenizer) for id in ids):
+        raise BadRequest(f"{name} must be a list of the model's token ids.", param=name)
+    return ids
 
 
 def _event(body: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from talktune.config import Config, FreshConfig, SampleConfig
 from talktune.learner.fresh import Ask, answer_of, fresh_samples
 from talktune.learner.preference import WINDOW, Answer, Preference, Reading, learn_preference, read_answers
 from talktune.learner.probe import Prompt, probe
+from talktune.learner.samples import prompt_ids, wanted_ids
 from talktune.policy.adapter import adapter_off
 from talktune.policy.linear import ready_to_decode
 from talktune.policy.sample import sample_answers
@@ -33,6 +34,8 @@ PROMPT_TOKENS, ALL_TOKENS = 512, 8192
 memory."""
 PROBED = 12
 """Disliked turns of an update that are asked with and without their complaint, for `--distill auto`."""
+WANTED = 32
+"""Wanted answers that are fitted, the latest ones."""
 READ_AT_ONCE = 4
 """Answers that are read at once, as many as a judge reads."""
 
@@ -70,6 +73,7 @@ class Asker:
         self._room = min(max_tokens, room or inf)
         self._lane = nullcontext() if lane is None else lane
         self._pass_by = (lambda: None) if lane is None else lane.pass_by
+        self._read_wanted: dict[Answer, Reading] = {}
 
     def read(self, turns: Sequence[Turn], samples: Sequence[Sample]) -> list[Reading]:
         """Readings of judged turns, as their samples have them."""
@@ -77,10 +81,29 @@ class Asker:
         with self._lane:
             return self._read(self._answers(turns, told))
 
-    def learn(self, readings: Sequence[Reading], labels: Sequence[float]) -> Preference:
-        """The preference model of judged turns, oldest first."""
+    def learn(self, readings: Sequence[Reading], labels: Sequence[float], turns: Sequence[Turn] = ()) -> Preference:
+        """The preference model of judged turns, oldest first; `turns` are those whose person said what they wanted."""
         with self._lane:
-            return learn_preference(readings, labels, pass_by=self._pass_by)
+            wanted = self._wanted(turns[-WANTED:])
+            return learn_preference(readings, labels, pass_by=self._pass_by, wanted=wanted)
+
+    def _wanted(self, turns: Sequence[Turn]) -> list[Reading]:
+        """Readings of wanted answers, kept while they are wanted.
+
+        Each is read alone, so that it is the same to the last bit whatever else is to be read.
+        """
+        answers = [one for turn in turns if (one := self._wanted_answer(turn)) is not None]
+        self._read_wanted = {one: self._read_wanted.get(one) or self._read([one])[0] for one in answers}
+        return [*self._read_wanted.values()]
+
+    def _wanted_answer(self, turn: Turn) -> Answer | None:
+        ids = wanted_ids(turn, self._tokenizer)
+        if ids is None or turn.wanted is None:
+            return None
+        prompt = prompt_ids(turn, self._tokenizer)
+        if len(prompt) + len(ids) > self._room:
+            return None
+        return Answer(prompt, ids, turn.prompt[-1].content if turn.prompt else "", turn.wanted.strip(), ended=True)
 
     def ask(
         self, turns: Sequence[Turn], samples: Sequence[Sample], preference: Preference, seed: str
@@ -212,7 +235,9 @@ class Logged:
         self._read = update
         self._readings = {id: self._readings[id] for id in last}
         batch = self._plan[update - 1]
-        preference = self._asker.learn([*self._readings.values()], [sample.reward for sample in last.values()])
+        wanted = [turn for id in last if (turn := self._turns[id]).wanted is not None]
+        rewards = [sample.reward for sample in last.values()]
+        preference = self._asker.learn([*self._readings.values()], rewards, wanted)
         return self._asker.ask([self._turns[s.id] for s in batch], batch, preference, f"{self._seed}/{update}")
 
 

@@ -1,4 +1,4 @@
-"""A prompt with the reaction in it: what the model would have been asked, had it known."""
+"""A prompt with the reaction in it, or the wanted answer: what the model would have been asked, had it known."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,9 +24,14 @@ def with_reaction(prompt: Sequence[Message], reaction: str) -> tuple[Message, ..
 
 
 def reaction_of(turn: Turn) -> str | None:
-    """What the user said after an answer that was judged bad; None for liked ones, tool results and silence."""
+    """What the user said after an answer that was judged bad; None for liked ones, tool results and silence.
+
+    Where they said what it should have been, that: it tells more than what they said of it.
+    """
     if turn.verdict is None or turn.verdict.reward is None or turn.verdict.reward >= 0:
         return None
+    if turn.wanted is not None:
+        return turn.wanted
     if not turn.next_state or any(message.role != "user" for message in turn.next_state):
         return None
     return "\n".join(message.content.strip() for message in turn.next_state)

@@ -174,16 +174,18 @@ def foretell(
     others: Sequence[Reading],
     views: Sequence[View] = VIEWS,
     pass_by: PassBy = _go_on,
+    judged: int | None = None,
 ) -> Tensor:
     """p (M, K, 3) of `others` from turns with known classes (N,), by experts for each view and for all of them.
 
-    The last expert is the base rate alone.
+    The last expert is the base rate alone: that of the first `judged` turns, by default of all.
     """
-    base = base_rate(classes)
+    base = base_rate(classes[:judged])
     flat = base.expand(len(others), 1, 3)
-    if len(readings) < 2 or not others:
+    if len(classes[:judged]) < 2 or not others:
         return flat.expand(-1, experts(views), -1)
-    tables = [_scaled(view.table([*readings, *others]), readings, counted=view.counted) for view in views]
+    n = len(readings) if judged is None else judged
+    tables = [_scaled(view.table([*readings, *others]), readings, n, counted=view.counted) for view in views]
     # One more looks at all of them at once: its score is a sum of theirs, and its norm one again.
     whole, rest = (torch.cat(parts, dim=1) / sqrt(len(views)) for parts in zip(*tables, strict=True))
     told: list[Tensor] = []
@@ -194,19 +196,24 @@ def foretell(
     return torch.cat([*told, flat], dim=1)
 
 
-def _scaled(table: Tensor, readings: Sequence[Reading], *, counted: bool) -> tuple[Tensor, Tensor]:
-    """The rows of `readings` and the others, centred and scaled by the former, whose squared norm is 1 in the mean."""
+def _scaled(table: Tensor, readings: Sequence[Reading], judged: int, *, counted: bool) -> tuple[Tensor, Tensor]:
+    """The rows of `readings` and the others, centred and scaled by the `judged` first, whose mean squared norm is 1.
+
+    By those alone: what differs most between a model's answers and a person's is not what a model's differ in.
+    """
     n = len(readings)
     if counted:
         prompts = {ids: i for i, ids in enumerate(dict.fromkeys(r.prompt for r in readings))}
         seen = torch.zeros(len(prompts), table.shape[1], dtype=table.dtype)
         seen.index_add_(0, torch.tensor([prompts[r.prompt] for r in readings]), table[:n])
         table = table[:, (seen > 0).sum(0) >= 2]
-    table = table[:, table[:n].amax(0) - table[:n].amin(0) > 1e-9]
-    table = table - table[:n].mean(0)
+    within = table[: n if counted else judged]
+    table = table[:, within.amax(0) - within.amin(0) > 1e-9]
+    table = table - table[:judged].mean(0)
     if not counted and table.shape[1]:
-        table = table / table[:n].std(0)
-    norm = table[:n].square().sum(1).mean().sqrt() if table.shape[1] else torch.ones(())
+        table = table / table[:judged].std(0)
+    norm = table[:judged].square().sum(1).mean().sqrt() if table.shape[1] else torch.ones(())
+    norm = norm if norm > 0 else torch.ones_like(norm)
     return table[:n] / norm, table[n:] / norm
 
 
@@ -221,23 +228,38 @@ class Preference:
     trust: float
     gain: float
     """Mean nats by which the mixture foretold verdicts that it had not seen better than the base rate did."""
+    judged: int | None = None
+    """So many of the readings, the first ones, are of turns that were judged: the others were wanted. None: all."""
 
     def rewards(self, others: Sequence[Reading], pass_by: PassBy = _go_on) -> list[float]:
         """p(+1) − p(−1) of answers that nobody judged."""
-        p = mixed(foretell(self.readings, self.classes, others, pass_by=pass_by), self.weights)
+        told = foretell(self.readings, self.classes, others, pass_by=pass_by, judged=self.judged)
+        p = mixed(told, self.weights)
         return (p[:, 2] - p[:, 0]).tolist()
 
 
 def learn_preference(
-    readings: Sequence[Reading], labels: Sequence[float], window: int = WINDOW, pass_by: PassBy = _go_on
+    readings: Sequence[Reading],
+    labels: Sequence[float],
+    window: int = WINDOW,
+    pass_by: PassBy = _go_on,
+    wanted: Sequence[Reading] = (),
 ) -> Preference:
-    """Fit on the last `window` judged turns, oldest first, whose labels are −1, 0 or +1, or count as such."""
+    """Fit on the last `window` judged turns, oldest first, whose labels are −1, 0 or +1, or count as such.
+
+    Answers that were `wanted` are liked ones to be fitted, and nothing else: neither the base rate, nor the weights of
+    the experts, nor trust come of them. A person's own words are easily told from a model's, and to have foretold
+    that they are liked says nothing of the order of a model's answers.
+    """
     readings = readings[-window:]
     classes = torch.tensor([max(-1, min(1, round(label))) + 1 for label in labels[-window:]], dtype=torch.long)
-    folds = folds_of(readings)
-    weights, scores, gains = judge_experts(foretold(readings, classes, folds, pass_by=pass_by), classes, folds)
+    n, known = len(readings), [*readings, *wanted]
+    liked = torch.cat([classes, torch.full((len(wanted),), 2)])
+    folds = folds_of(known)
+    told = foretold(known, liked, folds, pass_by=pass_by, judged=n)
+    weights, scores, gains = judge_experts(told, classes, folds[:n])
     trust, gain = earned_trust(scores, classes), float(gains.mean()) if len(gains) else 0.0
-    return Preference(tuple(readings), classes, weights, trust, gain)
+    return Preference(tuple(known), liked, weights, trust, gain, n)
 
 
 def folds_of(readings: Sequence[Reading]) -> Tensor:
@@ -252,13 +274,17 @@ def foretold(
     folds: Tensor,
     views: Sequence[View] = VIEWS,
     pass_by: PassBy = _go_on,
+    judged: int | None = None,
 ) -> Tensor:
-    """p (N, K, 3) of every turn by experts that were fitted on the other folds."""
-    told = torch.zeros(len(readings), experts(views), 3, dtype=torch.float64)
-    for fold in folds.unique():
-        others, mine = ((folds != fold).nonzero()[:, 0], (folds == fold).nonzero()[:, 0])
+    """p (N, K, 3) of the first `judged` readings (by default all) by experts that were fitted on the other folds."""
+    n = len(readings) if judged is None else judged
+    told = torch.zeros(n, experts(views), 3, dtype=torch.float64)
+    for fold in folds[:n].unique():
+        others, mine = ((folds != fold).nonzero()[:, 0], (folds[:n] == fold).nonzero()[:, 0])
         known = [readings[i] for i in others]
-        told[mine] = foretell(known, classes[others], [readings[i] for i in mine], views, pass_by)
+        told[mine] = foretell(
+            known, classes[others], [readings[i] for i in mine], views, pass_by, judged=int((others < n).sum())
+        )
     return told
 
 

@@ -14,7 +14,7 @@ from talktune.conversations.turns import skip_reason
 from talktune.errors import UserError
 from talktune.learner.hindsight import teacher_prompt
 from talktune.policy.tokens import render_answer, render_prompt
-from talktune.types import Sample, Sampled, Turn
+from talktune.types import Message, Sample, Sampled, Turn
 
 CUT_OFF = "cut off"
 """Why an answer is left out that its engine ended, with `--truncated skip`."""
@@ -35,6 +35,8 @@ class Intake:
     retokenised: int = 0
     taught: int = 0
     """Samples that have a teacher's prompt."""
+    wanted: int = 0
+    """Samples whose person said what the answer should have been."""
     agreement: dict[str, float] = field(default_factory=dict[str, float])
     """By sample id, the share of its valid votes that equal its reward."""
 
@@ -48,7 +50,8 @@ class Intake:
             "trained": len(self.samples),
             "retokenised": self.retokenised,
         }
-        return counts | ({"taught": self.taught} if self.taught else {})
+        more = {"taught": self.taught, "wanted": self.wanted}
+        return counts | {name: number for name, number in more.items() if number}
 
 
 def samples_from(
@@ -87,6 +90,8 @@ def samples_from(
             if teach:
                 sample = with_teacher(sample, turn, tokenizer, config.max_tokens)
                 intake.taught += sample.teacher_prompt_ids is not None
+            sample = with_wanted(sample, turn, tokenizer, config.max_tokens)
+            intake.wanted += sample.wanted_ids is not None
             intake.samples.append(sample)
             valid = [vote.label for vote in turn.verdict.votes if vote.label is not None]
             if valid:
@@ -122,6 +127,24 @@ def with_teacher(sample: Sample, turn: Turn, tokenizer: PreTrainedTokenizerBase,
     if ids is None or len(ids) + len(sample.answer_ids) > max_tokens:
         return sample
     return replace(sample, teacher_prompt_ids=ids)
+
+
+def with_wanted(sample: Sample, turn: Turn, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Sample:
+    """The sample with the answer that the person wanted, where they said so and it fits into `max_tokens`."""
+    ids = wanted_ids(turn, tokenizer)
+    if ids is None or len(sample.prompt_ids) + len(ids) > max_tokens:
+        return sample
+    return replace(sample, wanted_ids=ids)
+
+
+def wanted_ids(turn: Turn, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...] | None:
+    """The ids of the answer that the person wanted, with the token that ends it; None without one that can be said."""
+    if turn.wanted is None or not turn.wanted.strip():
+        return None
+    try:
+        return tuple(render_answer(tokenizer, turn.prompt, Message("assistant", turn.wanted.strip()), turn.tools))
+    except UserError:
+        return None
 
 
 def sample_of_answer(sampled: Sampled, *, id: str, reward: float, group: str) -> Sample:

@@ -19,6 +19,7 @@ from talktune.policy.adapter import adapter_off
 from talktune.policy.linear import fast_frozen_linears, frozen_linears
 from talktune.policy.turnstile import Lane
 from talktune.rl.advantage import RunningBaseline, advantages_for, zero_variance
+from talktune.rl.demonstration import demonstration_loss
 from talktune.rl.distill import CANDIDATES, distill_loss
 from talktune.rl.loss import grpo_tcr_loss, importance_weights
 from talktune.rl.metrics import merge
@@ -33,6 +34,11 @@ SHOWN = 20
 
 class NotFiniteError(UserError):
     """An update whose gradient is no number; it was not taken."""
+
+
+def learned(metrics: Mapping[str, float]) -> bool:
+    """Whether an update with these metrics had anything to learn from."""
+    return any(name in metrics for name in ("tokens", "fresh_tokens", "wanted_tokens"))
 
 
 class Learner:
@@ -55,6 +61,8 @@ class Learner:
         if lane is not None:
             lane.stop_between_layers(model)
         self.update = 0
+        self.advantages: dict[str, float] = {}
+        """Of the last update's samples, by their ids."""
         self.running = RunningBaseline()
         self.trained: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._frozen = frozen_linears(model)
@@ -83,7 +91,8 @@ class Learner:
         Samples that are too stale are left out. Groups without variance carry no gradient and are skipped
         before any forward pass, but for those samples of them that have a teacher; when none is left the weights
         stay as they are. `fresh` answers, whose rewards are advantages already, are a second term beside the first,
-        averaged over its own tokens. Raises NotFiniteError, and leaves all as it was, where the gradient is no number.
+        averaged over its own tokens, and what people wanted to be answered a third. Raises NotFiniteError, and leaves
+        all as it was, where the gradient is no number.
         """
         seconds = -time.perf_counter()
         running = self.running
@@ -92,7 +101,7 @@ class Learner:
             if fresh:
                 parts = self._gradients(fresh, torch.tensor([s.reward for s in fresh]), metrics["eps_high"])
                 metrics |= {f"fresh_{name}": value for name, value in merge(parts).items()}
-            if "tokens" in metrics or "fresh_tokens" in metrics:
+            if learned(metrics):
                 norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.config.train.max_grad_norm).item()
                 if not isfinite(norm):
                     self.optimizer.zero_grad(set_to_none=True)
@@ -113,6 +122,7 @@ class Learner:
         Returns the metrics so far; `tokens` is among them when there was something to learn from.
         """
         algorithm = self.config.algorithm
+        self.advantages = {}
         eps_high = eps_high_at(
             self.update, self.total_updates, algorithm.eps_high, algorithm.eps_high_end, algorithm.eps_high_schedule
         )
@@ -120,6 +130,7 @@ class Learner:
         metrics = self._describe(fresh) | {"eps_high": eps_high}
         if fresh:
             advantages, skipped, penalty = self._advantages(fresh)
+            self.advantages = dict(zip((s.id for s in fresh), advantages.tolist(), strict=True))
             keep = [i for i, out in enumerate(skipped.tolist()) if not out or self._is_taught(fresh[i])]
             metrics |= {
                 "advantage_mean": float(advantages.mean()),
@@ -129,6 +140,7 @@ class Learner:
             if keep:
                 counted = ~skipped[keep]
                 metrics |= merge(self._gradients([fresh[i] for i in keep], advantages[keep], eps_high, counted))
+            metrics |= self._demonstrate(fresh)
         return metrics
 
     @torch.no_grad()
@@ -203,6 +215,24 @@ class Learner:
                 parts.append(metrics)
                 del done, new, loss  # before the next pack needs the memory
         return parts
+
+    def _demonstrate(self, samples: Sequence[Sample]) -> dict[str, float]:
+        """Add the gradient of the answers that were wanted in place of these; returns its metrics, none without one.
+
+        Each of them counts as much as a real turn whose advantage is the weight.
+        """
+        shown = [replace(s, answer_ids=s.wanted_ids, rollout_logprobs=None) for s in samples if s.wanted_ids]
+        weight = self.config.algorithm.wanted * len(shown) / len(samples)
+        parts: list[dict[str, float]] = []
+        with fast_frozen_linears(self._frozen):
+            for packed in self.packs(shown) if weight else ():
+                new, _ = self._read(packed, shown).chosen()
+                total = sum(len(s.answer_ids) for s in shown)
+                loss, metrics = demonstration_loss(new[None], torch.ones_like(new[None]), total=total)
+                (weight * loss).backward()
+                parts.append(metrics)
+                del new, loss  # before the next pack needs the memory
+        return merge(parts) | ({"wanted_answers": float(len(shown))} if parts else {})
 
     def _read(self, packed: Pack, samples: Sequence[Sample]) -> Forward:
         """One forward pass over a pack, each answer at the temperature that its sample was sampled with."""

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from talktune.config import Config, LiveConfig
 from talktune.conversations.turns import skip_reason
 from talktune.errors import UserError
-from talktune.learner.samples import CUT_OFF, sample_of, with_teacher
+from talktune.learner.samples import CUT_OFF, sample_of, with_teacher, with_wanted
 from talktune.store.learning import Learning, Scored, Waiting, quotas
 from talktune.store.policies import EVERYBODY, Policies, Version, ancestry
 from talktune.types import Sample
@@ -125,6 +125,7 @@ class Batches:
             raise UserError(f"longer than {train.max_tokens} tokens")
         if self._config.algorithm.distills:
             made = with_teacher(made, turn, self._tokenizer, train.max_tokens)
+        made = with_wanted(made, turn, self._tokenizer, train.max_tokens)
         ours = ancestry(None if live is None else live.number, parents)
         if made.policy_version is not None and made.policy_version not in parents:
             raise UserError(f"from version {made.policy_version}, which this store does not know")

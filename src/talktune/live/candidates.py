@@ -11,7 +11,7 @@ from talktune.host.lora import Lora
 from talktune.judge.panel import Judge, judge_turns
 from talktune.learner.samples import sample_of_answer
 from talktune.learner.track import Track
-from talktune.learner.update import NotFiniteError
+from talktune.learner.update import NotFiniteError, learned
 from talktune.live.asking import answers
 from talktune.live.batches import Batch
 from talktune.live.fresh import NOTHING, Fresh, dealt
@@ -74,12 +74,13 @@ class Candidates:
             return None
         metrics |= fresh.metrics
         made = None
-        if "tokens" in metrics or "fresh_tokens" in metrics:
+        if learned(metrics):
             new = self._policies.last_number() + 1
             made = NewVersion(new, number, batch.lineage, str(self._weights.write(new, metrics)))
         else:
             learner.update -= 1  # nothing was learned: the weights are those of the live version
-        self._learning.commit(owner, made, metrics, used, self._config.train.epochs, now, fresh.readings)
+        epochs, advantages = self._config.train.epochs, learner.advantages
+        self._learning.commit(owner, made, metrics, used, epochs, now, fresh.readings, advantages)
         if made is not None:
             self._track.log(made.number, metrics)
         if reasons := brakes(metrics, self._live):
@@ -131,9 +132,12 @@ def brakes(metrics: Mapping[str, float], live: LiveConfig) -> list[str]:
 
 
 def _shuffled(samples: Sequence[Sample], seed: int) -> list[Sample]:
-    """The same samples with their rewards dealt out anew, and nobody to teach them."""
+    """The same samples with their rewards dealt out anew, and nobody to teach or show them anything."""
     rewards = dealt([sample.reward for sample in samples], seed, samples[0].id)
-    return [replace(s, reward=reward, teacher_prompt_ids=None) for s, reward in zip(samples, rewards, strict=True)]
+    return [
+        replace(s, reward=reward, teacher_prompt_ids=None, wanted_ids=None)
+        for s, reward in zip(samples, rewards, strict=True)
+    ]
 
 
 def _agreement(scored: Sequence[Scored]) -> float:

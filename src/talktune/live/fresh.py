@@ -9,13 +9,13 @@ from itertools import groupby
 from random import Random
 
 from talktune.config import Config, LiveConfig
-from talktune.learner.asking import Asker
+from talktune.learner.asking import WANTED, Asker
 from talktune.learner.preference import READER, WINDOW
 from talktune.learner.readings import reading_from_bytes, reading_to_bytes
 from talktune.live.batches import Batch
 from talktune.store.readings import KeptReading, NewReadings, kept_readings, read_before
 from talktune.store.store import Store
-from talktune.types import Sample, Verdict
+from talktune.types import Sample, Turn, Verdict
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,20 @@ class Fresh:
         preference = self._asker.learn(
             [*(reading_from_bytes(one.body) for one in kept), *readings],
             [*self._labels(kept), *(rewards[batch.scored[i].id] for i in new)],
+            self._wanted(kept, [turns[i] for i in new]),
         )
         seed = f"{self._seed}/{batch.live.number if batch.live else 0}/{batch.scored[0].id}"
         samples, metrics = self._asker.ask(turns, batch.samples, preference, seed)
         bodies = [(batch.scored[i].id, reading_to_bytes(one)) for i, one in zip(new, readings, strict=True)]
         return FreshAnswers(samples, metrics, NewReadings(batch.lineage, self._reader, bodies, WINDOW))
+
+    def _wanted(self, kept: Sequence[KeptReading], new: Sequence[Turn]) -> list[Turn]:
+        """The turns whose person said what the answer should have been; none where verdicts are to say nothing."""
+        if self._shuffled:
+            return []
+        ids = [one.turn for one in kept if one.wanted][-WANTED:]
+        found = self._store.turns(ids) if ids else {}
+        return [*(found[id] for id in ids if id in found), *(turn for turn in new if turn.wanted is not None)]
 
     def _labels(self, kept: Sequence[KeptReading]) -> list[float]:
         """The verdicts as they are now; dealt out anew within each update, where the rewards were."""

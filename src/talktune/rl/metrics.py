@@ -53,6 +53,9 @@ _OF_THE_TURNS: Mapping[str, Metric] = {
         Metric("fresh_answers", "answers", "fresh answers that were sampled"),
         Metric("fresh_guided", "answers", "of these, with the complaint before the question"),
         Metric("fresh_learned", "answers", "of the fresh answers, those that were learned from"),
+        Metric("wanted_loss", "nats/token", "−mean log-prob of the wanted answers, before their weight", "sum"),
+        Metric("wanted_tokens", "tokens", "tokens of the answers that people wanted", "sum"),
+        Metric("wanted_answers", "answers", "turns whose person said what the answer should have been"),
         Metric("response_length", "tokens", "mean length of the answers"),
         Metric("tokens", "tokens", "answer tokens that the loss is made of", "sum"),
         Metric("tokens_per_second", "tokens/s", "those tokens over the time of the update"),
@@ -67,7 +70,7 @@ _OF_THE_TURNS: Mapping[str, Metric] = {
 METRICS: Mapping[str, Metric] = dict(_OF_THE_TURNS) | {
     f"fresh_{name}": replace(metric, name=f"fresh_{name}", meaning=f"of the fresh answers: {metric.meaning}")
     for name, metric in _OF_THE_TURNS.items()
-    if metric.merge != "once" and not name.startswith("distill")
+    if metric.merge != "once" and not name.startswith(("distill", "wanted"))
 }
 """Every metric by its name, in the order in which they are shown."""
 

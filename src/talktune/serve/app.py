@@ -55,11 +55,11 @@ class Server:
 
     def __init__(self, service: Service, keys: Keys, host: HostProcess | None, config: Config) -> None:
         """`host` is the engine that this server started itself, if any; `config` the whole tree it was started with."""
-        self.watching = Watching(service, keys, config)
         self.service = service
         self.keys = keys
         self.host = host
         self.limits = Limits(service.config, keyed=bool(keys))
+        self.watching = Watching(service, keys, self.limits, config)
         service.metrics.running.set_function(lambda: self.limits.running)
 
     async def chat(self, request: Request) -> Any:
@@ -282,6 +282,7 @@ class Server:
             ("/v1/conversations/{id}", self.conversation, "GET"),
             ("/v1/turns", self.watching.turns, "GET"),
             ("/v1/turns/{id}", self.watching.turn, "GET"),
+            ("/v1/turns/{id}/change", self.watching.change, "GET"),
             ("/v1/judge-lines", self.watching.judge_lines, "GET"),
             ("/v1/learning", self.watching.learning, "GET"),
             ("/v1/versions", self.watching.versions, "GET"),

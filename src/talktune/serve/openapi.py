@@ -174,6 +174,12 @@ _FEEDBACK: dict[str, Any] = {
         "better": _TEXT | {"description": "the answer that was wanted; alone it is a thumb down"},
     },
 }
+_NOTE: dict[str, Any] = _body(
+    {
+        "type": "object",
+        "properties": {"note": _TEXT | {"maxLength": 500, "description": "why, for those who look later"}},
+    }
+) | {"required": False}
 _LIST: dict[str, Any] = {"type": "object", "required": ["data"], "properties": {"data": {"type": "array"}}}
 _ANY: dict[str, Any] = {"type": "object"}
 _PAGE = [
@@ -282,6 +288,15 @@ DESCRIPTION: dict[str, Any] = {
                 "responses": _answers(_ANY, 401, 403, 404),
             }
         },
+        "/v1/turns/{id}/change": {
+            "get": {
+                "summary": "the log-prob of each token of an answer (its first 512) under the model as it was and "
+                "under the version that serves now, at the temperature it was sampled at; on talktune's own host, for "
+                "a prompt and answer of at most 2048 tokens together",
+                "parameters": [_ID],
+                "responses": _answers(_ANY, 400, 401, 403, 404, 409, 429, 502, 503),
+            }
+        },
         "/v1/judge-lines": {
             "get": {
                 "summary": "your own verdicts on answers that were reacted to, as lines for `talktune judge-train`",
@@ -297,7 +312,7 @@ DESCRIPTION: dict[str, Any] = {
         "/v1/versions": {
             "get": {
                 "summary": "versions of the policy, newest first; each can be named as `model`, the model as it was "
-                "as policy-base",
+                "as policy-base; with notes on what was promoted and rolled back by hand, newest first",
                 "responses": _answers(_LIST, 401, 403),
             }
         },
@@ -305,13 +320,15 @@ DESCRIPTION: dict[str, Any] = {
             "post": {
                 "summary": "this version serves from the next request on; needs an admin's key",
                 "parameters": [{"name": "number", "in": "path", "required": True, "schema": {"type": "integer"}}],
-                "responses": _answers(_ANY, 401, 403, 404, 409, 415),
+                "requestBody": _NOTE,
+                "responses": _answers(_ANY, 400, 401, 403, 404, 408, 409, 413, 415),
             }
         },
         "/v1/versions/rollback": {
             "post": {
                 "summary": "the version before the live one serves, at last the model as it was; needs an admin's key",
-                "responses": _answers(_ANY, 401, 403, 409, 415),
+                "requestBody": _NOTE,
+                "responses": _answers(_ANY, 400, 401, 403, 408, 409, 413, 415),
             }
         },
         "/v1/events": {

@@ -13,11 +13,14 @@ import aiohttp
 from talktune.errors import UserError
 from talktune.serve.dialects import PROBES, Dialect, detect
 from talktune.serve.wire import BadRequest, write_json
+from talktune.types import Sampled
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 600.0
 """Longest silence of an engine before and within an answer."""
 PROBE_SECONDS = 5.0
+COLDEST = 0.01
+"""Lowest temperature at which log-probs are compared."""
 HEALTH_AGE = 1.0
 """Seconds for which one look at the engine's health is good."""
 RETRY = {"Retry-After": "2"}
@@ -221,6 +224,23 @@ class Upstream:
             return [str(piece) for piece in pieces] if len(pieces) == len(ids) else None
         except (*_FAILURES, EngineError, KeyError, TypeError, ValueError):
             return None
+
+    async def change(self, sampled: Sampled, adapter: str | None) -> tuple[list[float], list[float]] | None:
+        """Log-probs of an answer's first tokens under the bare model and under an adapter, on a host of talktune's own.
+
+        None where the engine is another; raises BadRequest where the answer is too long, EngineError.
+        """
+        if await self.dialect() != "host":
+            return None
+        asked = {"prompt_ids": sampled.prompt_ids, "answer_ids": sampled.answer_ids}
+        status, said = await self._tell(
+            "/change",
+            asked | {"temperature": max(sampled.temperature or 1.0, COLDEST)} | ({"model": adapter} if adapter else {}),
+        )
+        if status != 200:
+            raise refusal(status, said)
+        found: Any = json.loads(said)
+        return found["base"], found["now"]
 
     async def models(self) -> dict[str, Any]:
         """GET /v1/models as the engine answers it; raises EngineError."""

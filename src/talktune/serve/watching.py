@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -11,19 +12,22 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from talktune.config import Config
 from talktune.errors import UserError
-from talktune.serve.body import page_size
+from talktune.serve.body import page_size, read_body
 from talktune.serve.chat import Service
 from talktune.serve.events import Events
 from talktune.serve.keys import Caller, Keys, refuse_forms
 from talktune.serve.learned import Learned
-from talktune.serve.wire import BadRequest
+from talktune.serve.limits import Limits
+from talktune.serve.wire import BadRequest, Fields, read_json
 from talktune.store.journal import Entry, entries, entry, judge_lines, sampled
+from talktune.store.notes import MOST_LETTERS, Note
 from talktune.store.policies import EVERYBODY, Policies, Version, version_name
 from talktune.types import Vote
 
 MOST_TURNS = 200
 SHOWN = 4000
 """Characters of a text in a list; one turn alone is shown whole."""
+NOTE_BODY, BODY_SECONDS = 1 << 14, 10.0
 NUMBER = re.compile(r"\d{1,9}\Z", re.ASCII)
 T = TypeVar("T")
 
@@ -31,8 +35,10 @@ T = TypeVar("T")
 class Watching:
     """Turns, learning, versions and changes, as JSON."""
 
-    def __init__(self, service: Service, keys: Keys, config: Config) -> None:
+    def __init__(self, service: Service, keys: Keys, limits: Limits, config: Config) -> None:
         """`config` is the whole tree that the server was started with."""
+        self._limits = limits
+        self._changing = asyncio.Semaphore(1)
         self.events = Events(service.store, service.readers)
         self._service = service
         self._keys = keys
@@ -58,13 +64,41 @@ class Watching:
         found = await self._read(lambda: entry(store, caller.user, id))
         if found is None:
             raise BadRequest(f"There is no turn {id[:100]}.", status=404, type="not_found_error")
-        ids, logprobs = await self._read(lambda: sampled(store, id))
+        known = await self._read(lambda: sampled(store, id))
+        ids, logprobs = (known.answer_ids, known.logprobs) if known is not None else ((), None)
         pieces = await self._service.upstream.pieces(ids)
         tokens = [
             {"id": ids[i], "text": pieces[i] if pieces else None, "logprob": logprobs[i] if logprobs else None}
             for i in range(len(ids))
         ]
         return JSONResponse(_turn(found, None, caller) | {"tokens": tokens})
+
+    async def change(self, request: Request) -> Response:
+        """GET /v1/turns/ID/change: how likely each token is to the model as it was and to the version that serves now.
+
+        The policy's process reads prompt and answer once; one such reading goes on at a time.
+        """
+        user, id, service = self._keys.user(request.headers), request.path_params["id"], self._service
+        found = await self._read(lambda: entry(service.store, user, id))
+        known = None if found is None else await self._read(lambda: sampled(service.store, id))
+        if known is None:
+            message = f"There is no turn {id[:100]} whose tokens are known."
+            raise BadRequest(message, status=404, type="not_found_error")
+        place = self._limits.take(user, 0)
+        try:
+            self._limits.run(place, 0)
+            async with self._changing:
+                dialect = await service.upstream.dialect()
+                live = await service.versions.of(user, dialect) if dialect == "host" else None
+                told = await service.upstream.change(known, None if live is None else live.name)
+        finally:
+            self._limits.leave(place)
+        if told is None:
+            message = "The engine is not talktune's own host: it does not say how likely given tokens are."
+            raise BadRequest(message, status=409, type="conflict_error")
+        tokens = [{"base": base, "now": now} for base, now in zip(*told, strict=True)]
+        name = None if live is None else live.name
+        return JSONResponse({"object": "turn.change", "id": id, "version": name, "tokens": tokens})
 
     async def judge_lines(self, request: Request) -> Response:
         """GET /v1/judge-lines: the user's own verdicts, for `talktune judge-train`."""
@@ -79,31 +113,35 @@ class Watching:
 
     async def versions(self, request: Request) -> Response:
         """GET /v1/versions: all that the caller may use, newest first."""
-        lineage = self._lineage(self._keys.user(request.headers))
+        caller = self._keys.caller(request.headers)
+        lineage = self._lineage(caller.user)
 
-        def read() -> list[dict[str, Any]]:
+        def read() -> dict[str, Any]:
             live, _ = self._policies.lineages().get(lineage, (None, ""))
-            return [_version(one, one.number == live) for one in reversed(self._policies.visible(lineage))]
+            found = [_version(one, one.number == live) for one in reversed(self._policies.visible(lineage))]
+            return {"data": found, "notes": [_note(one, caller) for one in self._policies.notes(lineage)]}
 
-        return JSONResponse({"object": "list", "data": await self._read(read)})
+        return JSONResponse({"object": "list"} | await self._read(read))
 
     async def promote(self, request: Request) -> Response:
         """POST /v1/versions/NUMBER/promote: it serves from the next request on."""
-        lineage, number = self._lineage(self._admin(request).user), request.path_params["number"]
+        caller, number = self._admin(request), request.path_params["number"]
+        lineage, note = self._lineage(caller.user), await self._note(request, caller)
 
         def change() -> Version:
             own = {one.number for one in self._policies.versions(lineage)}  # another would not serve the caller
             if not NUMBER.match(number) or int(number) not in own:
                 message = f"There is no version {number[:100]} to promote; GET /v1/versions lists those that there are."
                 raise BadRequest(message, status=404, type="not_found_error")
-            return self._policies.promote(int(number))
+            return self._policies.promote(int(number), note)
 
         return JSONResponse(_version(await self._change(change), True))
 
     async def rollback(self, request: Request) -> Response:
         """POST /v1/versions/rollback: the version before the live one serves, at last the model as it was."""
-        lineage = self._lineage(self._admin(request).user)
-        live = await self._change(lambda: self._policies.rollback(lineage))
+        caller = self._admin(request)
+        lineage, note = self._lineage(caller.user), await self._note(request, caller)
+        live = await self._change(lambda: self._policies.rollback(lineage, note))
         return JSONResponse({"object": "rollback", "live": None if live is None else live.name})
 
     async def changes(self, request: Request) -> Response:
@@ -120,6 +158,15 @@ class Watching:
             message = "Which version serves is an admin's word: that takes a key whose line in --keys ends with admin."
             raise BadRequest(message, status=403, type="permission_error")
         return caller
+
+    async def _note(self, request: Request, caller: Caller) -> Note:
+        """What the admin writes about it; a body is not needed."""
+        body = await read_body(request, NOTE_BODY, BODY_SECONDS)
+        raw = read_json(body) if body.strip() else {}
+        text = Fields(raw if isinstance(raw, dict) else {}).get("note", str) or ""
+        if len(text) > MOST_LETTERS:
+            raise BadRequest(f"A note has at most {MOST_LETTERS} letters.", param="note")
+        return Note(text, caller.user, time.time())
 
     def _lineage(self, user: str) -> str:
         return user if self._per_user else EVERYBODY
@@ -159,7 +206,14 @@ def _turn(one: Entry, most: int | None, caller: Caller) -> dict[str, Any]:
         "version": None if one.version is None else version_name(one.version),
         "feedback": None if one.score is None else {"score": one.score, "better": one.better},
         "learned_in": list(one.updates),
+        "advantage": one.advantage,
     }
+
+
+def _note(one: Note, caller: Caller) -> dict[str, Any]:
+    """Who wrote it only admins hear: users do not hear of each other."""
+    version = None if one.version is None else version_name(one.version)
+    return {"text": one.text, "version": version, "by": one.by if caller.admin else None, "created": one.created}
 
 
 def _version(one: Version, live: bool) -> dict[str, Any]:

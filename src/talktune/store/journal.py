@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 from sqlalchemy import Connection, and_, func, or_, select
@@ -13,7 +12,7 @@ from talktune.conversations.words import spoken
 from talktune.store import schema
 from talktune.store.blobs import floats_from_bytes, ids_from_bytes
 from talktune.store.store import Store
-from talktune.types import Message, Role, Vote
+from talktune.types import Message, Role, Sampled, Vote
 
 PAGE = 200
 
@@ -42,6 +41,8 @@ class Entry:
     """The answer that the person wanted."""
     updates: tuple[int, ...]
     """Those that it was part of."""
+    advantage: float | None
+    """Of each of its tokens in the last of them."""
 
 
 def entries(
@@ -103,16 +104,17 @@ def judge_lines(store: Store, user: str) -> Iterator[dict[str, Any]]:
                 yield line | {"next_state": one.reaction, "label": label}
 
 
-def sampled(store: Store, id: str) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
-    """The ids of an answer's tokens, and the log-probs that they were sampled with; none where they are not known."""
+def sampled(store: Store, id: str) -> Sampled | None:
+    """An answer as it was sampled; None where its tokens are not known."""
     t = schema.turns.c
+    columns = (t.prompt_ids, t.answer_ids, t.logprobs, t.temperature, t.policy_version)
     with store.reading() as c:
-        row = c.execute(select(t.answer_ids, t.logprobs).where(t.id == id)).first()
-    if row is None or row.answer_ids is None:
-        return (), None
+        row = c.execute(select(*columns).where(t.id == id)).first()
+    if row is None or row.answer_ids is None or row.prompt_ids is None:
+        return None
     logprobs = None if row.logprobs is None else floats_from_bytes(row.logprobs)
-    # An older talktune stored numbers that are none.
-    return ids_from_bytes(row.answer_ids), logprobs if logprobs and all(map(isfinite, logprobs)) else None
+    ids = ids_from_bytes(row.prompt_ids), ids_from_bytes(row.answer_ids)
+    return Sampled(*ids, logprobs or None, row.temperature, row.policy_version)
 
 
 def _reward() -> Any:
@@ -147,7 +149,8 @@ def _entries(c: Connection, query: Any) -> list[Entry]:
                 row.policy_version,
                 row.score,
                 json.loads(row.better) if row.better else None,
-                tuple(updates.get(row.id, ())),
+                tuple(number for number, _ in updates.get(row.id, ())),
+                updates[row.id][-1][1] if row.id in updates else None,
             )
         )
     return found
@@ -161,11 +164,12 @@ def _votes(c: Connection, ids: Sequence[str]) -> dict[str, list[Vote]]:
     return found
 
 
-def _updates(c: Connection, ids: Sequence[str]) -> dict[str, list[int]]:
+def _updates(c: Connection, ids: Sequence[str]) -> dict[str, list[tuple[int, float | None]]]:
+    """The updates of each, with its advantage there."""
     u = schema.update_turns.c
-    found: dict[str, list[int]] = {}
-    for row in c.execute(select(u.turn, u.update).where(u.turn.in_(ids)).order_by(u.update)):
-        found.setdefault(row.turn, []).append(row.update)
+    found: dict[str, list[tuple[int, float | None]]] = {}
+    for row in c.execute(select(u.turn, u.update, u.advantage).where(u.turn.in_(ids)).order_by(u.update)):
+        found.setdefault(row.turn, []).append((row.update, row.advantage))
     return found
 
 

@@ -111,8 +111,11 @@ class Learning:
         uses: int,
         now: float,
         readings: NewReadings | None = None,
+        advantages: Mapping[str, float] | None = None,
     ) -> None:
         """One update: its turns, its metrics, its readings, and its version, a candidate where something was learned.
+
+        `advantages` are those of its turns.
 
         A turn leaves the queue when it was part of `uses` updates, else it goes to the end. Raises LostLeaseError when
         this process does not hold the learner's lease, or when a turn does not wait any more.
@@ -135,7 +138,9 @@ class Learning:
             number = (c.execute(select(func.max(schema.updates.c.number))).scalar() or 0) + 1
             values = {"version": None if made is None else made.number, "metrics": json.dumps(dict(metrics))}
             c.execute(insert(schema.updates).values(number=number, created=now, **values))
-            c.execute(insert(schema.update_turns), [{"update": number, "turn": turn} for turn in used])
+            known = advantages or {}
+            rows = [{"update": number, "turn": turn, "advantage": known.get(turn)} for turn in used]
+            c.execute(insert(schema.update_turns), rows)
             if readings is not None:
                 add_readings(c, number, readings)
 

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from talktune.errors import UserError
 from talktune.store import schema
+from talktune.store.notes import Note, add_note, notes
 
 if TYPE_CHECKING:
     from talktune.store.store import Store
@@ -135,24 +136,36 @@ class Policies:
             c.execute(insert(schema.versions).values(**new, reason=reason, measures="{}", created=now))
             _set(c, EVERYBODY, live=number)
 
-    def promote(self, number: int) -> Version:
-        """Make a version live, whatever the gate said, and let learning go on from it; UserError for a candidate."""
+    def promote(self, number: int, note: Note | None = None) -> Version:
+        """Make a version live, whatever the gate said, and let learning go on from it; UserError for a candidate.
+
+        `note` says why.
+        """
         wanted = self.version(number)
         if wanted.state == "candidate":
             raise UserError(f"Version {number} is at the gate right now; wait until it is published or rejected.")
         with self._store.engine.begin() as c:
             _set(c, wanted.lineage, live=number, stopped="")
+            add_note(c, wanted.lineage, number, note)
         return wanted
 
-    def rollback(self, lineage: str = EVERYBODY) -> Version | None:
-        """Go back to the version before the live one (None: the model as it was); UserError when there is none."""
+    def rollback(self, lineage: str = EVERYBODY, note: Note | None = None) -> Version | None:
+        """Go back to the version before the live one (None: the model as it was); UserError when there is none.
+
+        `note` says why.
+        """
         live = self.live(lineage)
         if live is None:
             whose = f" of {lineage}" if lineage else ""
             raise UserError(f"The model{whose} serves as it was: there is nothing to go back from.")
         with self._store.engine.begin() as c:
             _set(c, lineage, live=live.parent, stopped="")
+            add_note(c, lineage, live.parent, note)
         return None if live.parent is None else self.version(live.parent)
+
+    def notes(self, lineage: str, limit: int = 20) -> list[Note]:
+        """What was written of promotions and roll-backs in a lineage, newest first."""
+        return notes(self._store, lineage, limit)
 
     def stop(self, lineage: str, reason: str) -> None:
         """Learning of this lineage stops, until a version is promoted or rolled back by hand."""

@@ -33,6 +33,8 @@ class KeptReading:
     update: int
     body: bytes
     reward: float
+    wanted: bool = False
+    """Whether the person said what the answer should have been."""
 
 
 def add_readings(c: Connection, update: int, new: NewReadings) -> None:
@@ -62,11 +64,15 @@ def kept_readings(store: "Store", lineage: str, reader: str) -> list[KeptReading
     r, v, f = schema.readings, schema.verdicts, schema.feedback
     joined = r.outerjoin(f, f.c.turn == r.c.turn).outerjoin(v, v.c.turn == r.c.turn)
     query = (
-        select(r.c.turn, r.c.update, r.c.body, func.coalesce(f.c.score, v.c.reward).label("reward"))
+        select(r.c.turn, r.c.update, r.c.body, f.c.better, func.coalesce(f.c.score, v.c.reward).label("reward"))
         .select_from(joined)
         .where(r.c.lineage == lineage, r.c.reader == reader)
         .order_by(r.c.update, r.c.place)
     )
     with store.reading() as c:
         rows = c.execute(query).all()
-    return [KeptReading(row.turn, row.update, bytes(row.body), row.reward) for row in rows if row.reward is not None]
+    return [
+        KeptReading(row.turn, row.update, bytes(row.body), row.reward, row.better is not None)
+        for row in rows
+        if row.reward is not None
+    ]

@@ -160,6 +160,7 @@ update_turns = Table(
     metadata,
     Column("update", ForeignKey("updates.number"), primary_key=True),
     Column("turn", String(80), primary_key=True, comment="no foreign key: that a turn was trained on outlives it"),
+    Column("advantage", Float, comment="of each of its tokens in that update; none where the update says of none"),
 )
 Index("updates_of_turn", update_turns.c.turn)
 readings = Table(
@@ -181,6 +182,18 @@ lineages = Table(
     Column("live", Integer, comment="the version that serves; none: the model as it was"),
     Column("stopped", Text, nullable=False, comment="why learning is stopped; empty while it goes on"),
 )
+notes = Table(
+    "notes",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("lineage", String(200), nullable=False),
+    Column("version", Integer, comment="that was promoted, or rolled back to; none: the model as it was"),
+    Column("by", String(200), nullable=False),
+    Column("text", Text, nullable=False, comment="JSON"),
+    Column("created", Float, nullable=False),
+    comment="why another version serves, in the words of who saw to it",
+)
+Index("notes_of_lineage", notes.c.lineage, notes.c.number)
 
 # Work that waits: a row is there from the moment in which there is something to do until it is done.
 judging = Table(
@@ -295,6 +308,12 @@ def _side_marks(connection: Connection) -> None:
         connection.execute(update(turns).where(t.id == bindparam("of")), known)
 
 
+def _notes(connection: Connection) -> None:
+    """Notes, and advantages; those of older updates are not known."""
+    metadata.create_all(connection)
+    _add_columns(connection, update_turns, ("advantage",))
+
+
 def _add_columns(connection: Connection, table: Table, names: Iterable[str]) -> None:
     """Add those of the columns that the table of an older talktune has not."""
     there = {column["name"] for column in inspect(connection).get_columns(table.name)}
@@ -304,7 +323,17 @@ def _add_columns(connection: Connection, table: Table, names: Iterable[str]) -> 
             connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {made}")
 
 
-STEPS: Sequence[Callable[[Connection], None]] = (_first, _live, _roles, _marks, _finish, _readings, _pages, _side_marks)
+STEPS: Sequence[Callable[[Connection], None]] = (
+    _first,
+    _live,
+    _roles,
+    _marks,
+    _finish,
+    _readings,
+    _pages,
+    _side_marks,
+    _notes,
+)
 """Step n brings a database from n to n + 1; a step that was released is never changed."""
 
 

@@ -293,6 +293,9 @@ class Store:
                 c.execute(delete(schema.turns).where(t.conversation.in_(part)))
                 c.execute(delete(schema.sent).where(schema.sent.c.conversation.in_(part)))
                 c.execute(delete(schema.conversations).where(s.id.in_(part)))
+            if user is not None:
+                n = schema.notes.c
+                c.execute(delete(schema.notes).where(or_(n.by == user, n.lineage == user)))
             x = schema.texts.c.hash
             used = select(t.system).where(t.system == x).exists() | select(t.tools).where(t.tools == x).exists()
             c.execute(delete(schema.texts).where(~used))
@@ -436,6 +439,7 @@ def _stored_turns(c: Connection, conversation: str) -> list[StoredTurn]:
             system.c.body.label("system_body"),
             tools.c.body.label("tools_body"),
             schema.feedback.c.score,
+            schema.feedback.c.better,
             schema.verdicts.c.reward,
         )
         .select_from(joined)
@@ -481,6 +485,7 @@ def _stored_turn(row: Any, votes: tuple[Vote, ...], sent: Mapping[bytes, Message
         verdict=Verdict(votes, reward) if votes or reward is not None else None,
         history=None if row.history is None else tuple(sent[key] for key in _keys(bytes(row.history))),
         finish=row.finish,
+        wanted=json.loads(row.better) if row.better else None,
     )
 
 

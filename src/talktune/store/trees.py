@@ -31,6 +31,8 @@ class StoredTurn:
     history: tuple[Message, ...] | None = None
     """What the client sent up to the parent's answer, where it had changed that."""
     finish: str | None = None
+    wanted: str | None = None
+    """The answer that the person wanted."""
 
 
 def conversations_of(name: str, turns: Sequence[StoredTurn]) -> list[Conversation]:
@@ -88,6 +90,7 @@ def _line(name: str, path: Sequence[StoredTurn], shared: int, asides: Sequence[f
     verdicts: dict[int, Verdict] = {}
     prompts: dict[int, tuple[Message, ...]] = {}
     finishes: dict[int, str] = {}
+    wanted: dict[int, str] = {}
     ids: dict[str, str] = {}
     sent: list[Message] = []
     changed = False
@@ -111,6 +114,8 @@ def _line(name: str, path: Sequence[StoredTurn], shared: int, asides: Sequence[f
             prompts[index] = (*first, *sent[: len(sent) - len(own)], *own)
         if turn.finish is not None:
             finishes[index] = turn.finish
+        if turn.wanted is not None and i >= shared:
+            wanted[index] = turn.wanted
         messages.append(turn.answer)
         sent.append(turn.answer)
     return Conversation(
@@ -123,6 +128,7 @@ def _line(name: str, path: Sequence[StoredTurn], shared: int, asides: Sequence[f
         verdicts=verdicts,
         prompts=prompts,
         finishes=finishes,
+        wanted=wanted,
     )
 
 

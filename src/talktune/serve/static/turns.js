@@ -2,6 +2,7 @@
 
 import { get, text } from "/page/api.js";
 import { action, ago, by, h } from "/page/dom.js";
+import { tokens } from "/page/tokens.js";
 import { verdict } from "/page/verdict.js";
 
 const PAGE = 10;
@@ -109,7 +110,7 @@ function details(turn, changed) {
   return [
     part("Asked", turn.request),
     h("h3", {}, "Answered"),
-    answer(turn),
+    tokens(turn),
     turn.reaction ? part(turn.reacted === "tool" ? "The tool returned" : "Then was said", turn.reaction) : null,
     h("p", { class: "dim" }, votes.length ? `The judge's votes: ${votes.join("; ")}.` : "The judge has not voted.", ` ${learned}`),
     h("h3", {}, "Your verdict"),
@@ -119,22 +120,4 @@ function details(turn, changed) {
 
 function part(title, text) {
   return h("div", {}, h("h3", {}, title), h("div", { class: "text", dir: "auto" }, text));
-}
-
-// The answer, its tokens shaded by how unlikely they were when they were sampled.
-function answer(turn) {
-  const known = turn.tokens.length && turn.tokens.every((token) => token.text !== null && token.logprob !== null);
-  if (!known) return h("div", { class: "text", dir: "auto" }, turn.answer);
-  const spans = turn.tokens.map((token) => {
-    const chance = Math.exp(token.logprob);
-    const level = chance > 0.8 ? 0 : chance > 0.4 ? 1 : chance > 0.15 ? 2 : chance > 0.03 ? 3 : 4;
-    return h("span", { class: `t${level}`, title: `chance ${(100 * chance).toFixed(1)} %` }, token.text);
-  });
-  const legend = ["likely", "", "", "", "a surprise"].map((word, i) => h("span", { class: `t${i}` }, word || "\u2003"));
-  return h(
-    "div",
-    {},
-    h("div", { class: "text tokens", dir: "auto" }, spans),
-    h("p", { class: "dim legend" }, "Each token by its chance when it was sampled: ", legend),
-  );
 }

@@ -22,19 +22,41 @@ export function start() {
 
 export async function refresh(may) {
   admin = may;
-  const found = (await get("/v1/versions")).data;
-  const now = JSON.stringify([admin, found]);
+  const { data: found, notes } = await get("/v1/versions");
+  const now = JSON.stringify([admin, found, notes]);
   if (now === shown) return;
   shown = now;
   const live = found.find((version) => version.live);
   const rows = found.slice(0, 12).map(row);
   const none = live ? null : h("p", { class: "dim" }, "The model serves as it was.");
-  const back = action("Roll back", () => post("/v1/versions/rollback").then(() => refresh(admin)), { id: "back" });
+  const back = action("Roll back", () => move("rollback"), { id: "back" });
   by("version-list").replaceChildren(
     ...[none, rows.length ? table(rows) : null].filter(Boolean),
     h("div", { class: "row" }, ...(admin && live ? [back, h("span", { class: "dim" }, "to the version before the live one")] : [])),
+    ...(admin && rows.length ? [noteField()] : []),
+    ...(notes.length ? [h("ul", { class: "notes", "aria-label": "Notes, newest first" }, notes.map(written))] : []),
   );
   choices(found, live);
+}
+
+async function move(way) {
+  await post(`/v1/versions/${way}`, { note: by("note")?.value.trim() ?? "" });
+  if (by("note")) by("note").value = "";
+  await refresh(admin);
+}
+
+// What is typed stays while the list is drawn again.
+function noteField() {
+  const field = h("input", { id: "note", class: "note-text", maxlength: 500, autocomplete: "off" });
+  field.value = by("note")?.value ?? "";
+  const why = h("label", { for: "note" }, "A note for the next promotion or roll-back");
+  return h("div", { class: "row" }, why, field);
+}
+
+function written(note) {
+  const who = note.by ? ` (${note.by})` : "";
+  const what = note.version ?? "the model as it was";
+  return h("li", {}, `${what}: `, h("q", { dir: "auto" }, note.text), h("span", { class: "dim" }, `${who} ${ago(note.created)}`));
 }
 
 function table(rows) {
@@ -50,7 +72,7 @@ function row(version) {
     const value = version.gate.candidate?.[name];
     return h("td", { class: "n" }, value === undefined ? "–" : value.toFixed(digits));
   });
-  const promote = action("Promote", () => post(`/v1/versions/${version.number}/promote`).then(() => refresh(admin)), {
+  const promote = action("Promote", () => move(`${version.number}/promote`), {
     "aria-label": `Promote ${version.name}`,
   });
   const may = admin && !version.live && version.state !== "candidate";
