@@ -10,9 +10,10 @@ from talktune.commands.options import Files, Output, Resume, Strict
 from talktune.config import AlgorithmConfig, Config, FreshConfig, JudgeConfig, ModelConfig, TrainConfig
 from talktune.errors import UserError
 from talktune.files import whole_file
-from talktune.types import Sample
+from talktune.types import Conversation, Sample
 
 if TYPE_CHECKING:
+    from talktune.learner.ranks import Ranks
     from talktune.learner.samples import Intake
     from talktune.policy.load import Policy
 
@@ -57,6 +58,14 @@ def train(
     output
         The run directory to make: adapter, checkpoints, metrics, report.
     """
+    from talktune.learner.ranks import joined
+
+    config = Config(model, judge, algorithm, train, fresh=fresh)
+    with joined() as ranks:
+        return _train(files, output, config, ranks, resume=resume, strict=strict)
+
+
+def _train(files: Sequence[Path], output: Path, config: Config, ranks: "Ranks", *, resume: bool, strict: bool) -> int:
     from talktune.commands.judged import load_conversations, score_conversations
     from talktune.conversations.turns import turns_of
     from talktune.learner.asking import Logged, make_asker
@@ -67,27 +76,35 @@ def train(
     from talktune.policy.tokens import end_ids
     from talktune.report.page import make_report
 
-    config = Config(model, judge, algorithm, train, fresh=fresh)
-    conversations = load_conversations(files, strict)
-    open_run(output, config, resume=resume)
-    policy = load_policy(config.model)
+    seed, scored_file = config.train.seed, output / "scored.jsonl"
+
+    def opened() -> Sequence[Conversation]:
+        conversations = load_conversations(files, strict)
+        open_run(output, config, resume=resume)
+        return conversations
+
+    conversations = ranks.of_first(opened)
+    policy = load_policy(config.model, spread=ranks.count > 1)
     policy.model = trainable(policy, config)
-    scored = score_conversations(
-        conversations, config.judge, output / "scored.jsonl", policy=policy, seed=config.train.seed
+    judge_with = policy if ranks.count == 1 else None  # it may be too large for one of several GPUs
+    scored = ranks.of_first(
+        lambda: score_conversations(conversations, config.judge, scored_file, policy=judge_with, seed=seed)
     )
     turns = [turn for conversation in scored for turn in turns_of(conversation)]
     intake = samples_from(
         turns, policy.tokenizer, config.algorithm.group, config.train, teach=config.algorithm.distills
     )
-    _write_summary(output, intake, None)
+    ranks.of_first(lambda: _write_summary(output, intake, None))
     if not intake.samples:
         raise UserError(f"no turn can be trained on ({_reasons(intake)}); nothing was learned.")
     plan = batches(intake.samples, config.train)
-    learner = Learner(policy.model, config, total_updates=len(plan))
+    learner = Learner(policy.model, config, total_updates=len(plan), ranks=ranks, device=policy.device)
     ends = end_ids(policy.tokenizer, policy.model.generation_config)
-    asker = make_asker(policy.model, policy.tokenizer, ends, config)
+    asker = None if ranks.count > 1 else make_asker(policy.model, policy.tokenizer, ends, config)
+    if ranks.count > 1 and config.fresh is not None and config.fresh.fresh_answers:
+        warn("--fresh-answers is off: several ranks sample no answers.")
     by_id = {f"{turn.conversation_id}:{turn.index}": turn for turn in turns}
-    logged = None if asker is None else Logged(asker, plan, by_id, config.train.seed)
+    logged = None if asker is None else Logged(asker, plan, by_id, seed)
     metrics: list[dict[str, Any]] = []
     with progress() as bar:
         task = bar.add_task("updates", total=len(plan))
@@ -101,9 +118,10 @@ def train(
             return plan[update - 1], {"votes_agreement": sum(known) / len(known)} if known else {}
 
         run_updates(learner, source, output, fresh=logged, on_update=show)
-    _write_summary(output, intake, learner.update)
-    page = make_report(output)
-    _show(intake, metrics, output, page)
+    if ranks.first:
+        _write_summary(output, intake, learner.update)
+        page = make_report(output)
+        _show(intake, metrics, output, page)
     return 0
 
 
