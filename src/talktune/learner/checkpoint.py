@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from talktune.errors import UserError
 from talktune.files import whole_folder
@@ -74,7 +76,7 @@ def load_checkpoint(learner: Learner, path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: the checkpoint was written by an older talktune; start a new run.")
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        reader = dcp.HuggingFaceStorageReader(str(path))
+        reader = HuggingFaceStorageReader(str(path))
         there = reader.read_metadata().state_dict_metadata.keys()
         if {name for name in there if name.startswith(WEIGHTS)} != {WEIGHTS + name for name in learner.trained}:
             raise UserError(f"{path}: the checkpoint is of another model or adapter; start a new run.")
@@ -84,7 +86,7 @@ def load_checkpoint(learner: Learner, path: Path) -> dict[str, Any]:
             tensors |= {f"{OPTIMIZER}{key}/{name}": tensor for key, tensor in kept[p].items()}
         with warnings.catch_warnings():  # that it is one process
             warnings.simplefilter("ignore", UserWarning)
-            dcp.load(tensors, storage_reader=reader, no_dist=learner.ranks.count == 1)
+            load(tensors, storage_reader=reader, no_dist=learner.ranks.count == 1)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, CheckpointException) as error:
         reason = str(error).strip().splitlines()[-1]
         raise UserError(f"{path}: the checkpoint cannot be read ({reason}); delete it to resume earlier.") from error
@@ -103,9 +105,9 @@ def _kept(name: str, parameter: Tensor, there: Any) -> dict[str, Tensor]:
 
 def _save_share(tensors: dict[str, Tensor], folder: Path) -> None:
     """Write what this rank holds of some tensors; all ranks have to."""
-    writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
-        dcp.save(tensors, storage_writer=writer)
+        save(tensors, storage_writer=writer)
     except CheckpointException as error:  # which is no Exception
         raise RuntimeError(str(error)) from error
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from starlette.routing import Route
 
 from talktune.config import Config
 from talktune.conversations.records import conversation_to_dict
+from talktune.errors import StoreDownError
 from talktune.serve import anthropic
 from talktune.serve.body import CLOSE, expected, page_size, read_body
 from talktune.serve.chat import ChatAnswer, Receive, Scope, Send, Service
@@ -39,6 +41,7 @@ from talktune.store.journal import entry
 from talktune.store.lookup import Answered, answers
 from talktune.types import Conversation
 
+log = logging.getLogger("talktune.serve")
 BODY_SECONDS = 30.0
 LARGE = 1 << 18
 """Bytes from which a body is parsed in a thread, so that others need not wait."""
@@ -303,6 +306,7 @@ class Server:
         handlers: dict[Any, Any] = {
             BadRequest: _refused,
             EngineError: _engine_failed,
+            StoreDownError: _store_down,
             HTTPException: no_route,
             ClientDisconnect: _gone,
             500: _broken,
@@ -369,6 +373,12 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _engine_failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, EngineError)
     return _error(request, error.status, error.body, error.headers)
+
+
+async def _store_down(request: Request, error: Exception) -> Response:
+    log.error("%s", error)
+    failed = EngineError("The server cannot reach its database right now; try again in a moment.")
+    return _error(request, failed.status, failed.body, failed.headers)
 
 
 def _no_route(request: Request, error: Exception, there: str) -> Response:
