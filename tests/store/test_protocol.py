@@ -31,6 +31,7 @@ from talktune.types import Message, Verdict, Vote
 LEARNERS, JUDGES = ("north:1", "south:1"), ("east:1", "west:1")
 SKEW = {"north:1": -3600.0, "south:1": 7200.0, "east:1": 0.5, "west:1": 86400.0}
 who_learns, who_judges = st.sampled_from(LEARNERS), st.sampled_from(JUDGES)
+choice = st.data()
 
 
 class Protocol(RuleBasedStateMachine):
@@ -80,6 +81,13 @@ class Protocol(RuleBasedStateMachine):
             ]  # fmt: skip
             self.store.add_turns(turns)
 
+    @rule(name=who_judges, rewards=st.lists(st.sampled_from([-1, 0, 1]), min_size=1, max_size=2))
+    def turns_are_judged(self, name: str, rewards: list[int]) -> None:
+        """All at once, so that learners have something to do."""
+        self.people_talk(len(rewards))
+        self.claims_turns(name, 100)
+        self.settles(name, rewards[0])
+
     @rule(seconds=st.sampled_from([1.0, RENEW_SECONDS, CLAIM_SECONDS + 1]), asleep=st.booleans())
     def time_goes_by(self, seconds: float, asleep: bool) -> None:
         """Who is at work renews all the while, unless all of them are paused."""
@@ -117,10 +125,9 @@ class Protocol(RuleBasedStateMachine):
             self.policies.rollback()
             self.live = self.policies.parents()[self.live]
 
-    @rule(data=st.data())
+    @precondition(lambda self: self.states)
+    @rule(data=choice)
     def somebody_promotes(self, data: Any) -> None:
-        if not self.states:
-            return
         number = data.draw(st.sampled_from(sorted(self.states)))
         if self.states[number] == "candidate":
             with pytest.raises(UserError):
@@ -144,10 +151,11 @@ class Protocol(RuleBasedStateMachine):
             assert self.holder() != name
 
     @precondition(lambda self: self.at_work)
-    @rule(name=who_learns)
-    def takes_turns(self, name: str) -> None:
-        waiting = self.policies.candidates()
-        if name not in self.at_work or waiting:
+    @rule(data=choice)
+    def takes_turns(self, data: Any) -> None:
+        name = data.draw(st.sampled_from(sorted(self.at_work)))
+        if self.policies.candidates():
+            self.exam[name] = self.policies.candidates()[0].number
             return
         turns = [one.id for one in self.learning.oldest({"ann": 2}, 2)]
         if turns:
@@ -155,10 +163,9 @@ class Protocol(RuleBasedStateMachine):
             self.batch[name] = (None if live is None else live.number, turns)
 
     @precondition(lambda self: self.batch)
-    @rule(name=who_learns, learned=st.booleans())
-    def commits(self, name: str, learned: bool) -> None:
-        if name not in self.batch:
-            return
+    @rule(data=choice, learned=st.sampled_from([True, True, False]))
+    def commits(self, data: Any, learned: bool) -> None:
+        name = data.draw(st.sampled_from(sorted(self.batch)))
         parent, turns = self.batch.pop(name)
         number = self.policies.last_number() + 1
         made = NewVersion(number, parent, EVERYBODY, f"/v/{number}") if learned else None
@@ -173,18 +180,11 @@ class Protocol(RuleBasedStateMachine):
         if made is not None:
             self.states[number] = "candidate"
 
-    @precondition(lambda self: self.at_work)
-    @rule(name=who_learns)
-    def begins_an_exam(self, name: str) -> None:
-        if name in self.at_work and (waiting := self.policies.candidates()):
-            self.exam[name] = waiting[0].number
-
     @precondition(lambda self: self.exam)
-    @rule(name=who_learns, bad=st.booleans())
-    def decides(self, name: str, bad: bool) -> None:
+    @rule(data=choice, bad=st.booleans())
+    def decides(self, data: Any, bad: bool) -> None:
         """However late, and whoever has decided meanwhile."""
-        if name not in self.exam:
-            return
+        name = data.draw(st.sampled_from(sorted(self.exam)))
         number = self.exam.pop(name)
         parent = self.policies.parents()[number]
         if self.states[number] == "candidate":
@@ -209,6 +209,7 @@ class Protocol(RuleBasedStateMachine):
     @precondition(lambda self: any(self.claims.values()))
     @rule(name=who_judges, reward=st.sampled_from([-1, 0, 1]))
     def settles(self, name: str, reward: int) -> None:
+        """However late."""
         for turn in list(self.claims[name]):
             del self.claims[name][turn]
             vote = Verdict((Vote(reward, judge="j"),), float(reward))
@@ -259,7 +260,7 @@ def check(store: Store, runs: int) -> None:
     machine = type("ProtocolOf", (Protocol,), {"store": store})
     run_state_machine_as_test(
         machine,
-        settings=settings(max_examples=runs, stateful_step_count=30, deadline=None, derandomize=runs < 100),
+        settings=settings(max_examples=runs, stateful_step_count=60, deadline=None, derandomize=runs < 100),
     )
 
 

@@ -34,7 +34,7 @@ from talktune.serve.responses.events import ResponsesForm
 from talktune.serve.responses.items import may_be_named
 from talktune.serve.responses.request import chat_of, references
 from talktune.serve.responses.response import stored_response
-from talktune.serve.upstream import RETRY, EngineError
+from talktune.serve.upstream import RETRY, STORE_DOWN, EngineError
 from talktune.serve.watching import Watching
 from talktune.serve.wire import BadRequest, Fields, read_json
 from talktune.store.journal import entry
@@ -377,7 +377,7 @@ async def _engine_failed(request: Request, error: Exception) -> Response:
 
 async def _store_down(request: Request, error: Exception) -> Response:
     log.error("%s", error)
-    failed = EngineError("The server cannot reach its database right now; try again in a moment.")
+    failed = EngineError(STORE_DOWN)
     return _error(request, failed.status, failed.body, failed.headers)
 
 
