@@ -139,28 +139,29 @@ class Protocol(RuleBasedStateMachine):
     # A learner: lease, turns, commit, decision.
 
     @rule(name=who_learns)
-    def takes_the_lease(self, name: str) -> None:
+    def begins(self, name: str) -> None:
+        """With a candidate that somebody left, or with the next turns."""
         others = [one for one in self.at_work if one != name and self.now < self.at_work[one] + CLAIM_SECONDS]
         got = lease(self.store, LEASE, name)
         if others:
             assert not got, "two learners at once"
-        if got:
-            self.at_work[name] = self.now
-        else:
+        if not got:
             self.at_work.pop(name, None)
             assert self.holder() != name
-
-    @precondition(lambda self: self.at_work)
-    @rule(data=choice)
-    def takes_turns(self, data: Any) -> None:
-        name = data.draw(st.sampled_from(sorted(self.at_work)))
-        if self.policies.candidates():
-            self.exam[name] = self.policies.candidates()[0].number
             return
-        turns = [one.id for one in self.learning.oldest({"ann": 2}, 2)]
-        if turns:
-            live = self.policies.live()
+        self.at_work[name] = self.now
+        live, waiting = self.policies.live(), self.policies.candidates()
+        if waiting:
+            self.exam[name] = waiting[0].number
+        elif turns := [one.id for one in self.learning.oldest({"ann": 2}, 2)]:
             self.batch[name] = (None if live is None else live.number, turns)
+
+    @rule(name=who_learns)
+    def overtakes(self, name: str) -> None:
+        """All machines were asleep, and this one wakes up first."""
+        self.now += CLAIM_SECONDS + 1
+        self.begins(name)
+        assert self.holder() == name
 
     @precondition(lambda self: self.batch)
     @rule(data=choice, learned=st.sampled_from([True, True, False]))
