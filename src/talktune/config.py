@@ -175,6 +175,8 @@ class TrainConfig:
     """Gradient norm is clipped to this."""
     microbatch_tokens: Count = 2048
     """Tokens of one forward pass; changes memory, never the result."""
+    checkpoint_layers: bool = False
+    """Keep only what enters each layer and compute the rest again on the way back: less memory for a third more time."""
     no_packing: bool = False
     """One sample a forward pass, for architectures whose samples cannot share what they have in common."""
     max_tokens: Count = 2048

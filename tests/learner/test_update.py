@@ -88,6 +88,29 @@ def test_any_cut_into_micro_batches_gives_the_same_gradient(
         torch.testing.assert_close(cut[name], expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("no_packing", [False, True])
+@pytest.mark.parametrize("lora_rank", [4, 0])
+def test_layers_that_are_computed_again_give_the_same_gradient(
+    tiny_model: Path, no_packing: bool, lora_rank: int
+) -> None:
+    """LoRA with a teacher and a reference, and all weights."""
+    found: list[dict[str, torch.Tensor]] = []
+    for again in (False, True):
+        model = load_policy(ModelConfig(model=str(tiny_model), device="cpu")).model
+        if lora_rank:
+            model = attach_adapter(model, ModelConfig(lora_rank=lora_rank), seed=1)
+        else:
+            model.requires_grad_(True)
+        algorithm = AlgorithmConfig(beta=0.1 if lora_rank else 0.0, distill=0.5 if lora_rank else "off")
+        train = TrainConfig(microbatch_tokens=60, no_packing=no_packing, checkpoint_layers=again)
+        it = Learner(model, Config(algorithm=algorithm, train=train), total_updates=10)
+        it.gradient(taught(3))
+        found.append({name: p.grad.clone() for name, p in it.trained.items() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, expected in found[0].items():
+        torch.testing.assert_close(found[1][name], expected, rtol=1e-5, atol=1e-7)
+
+
 @given(seed=st.integers(0, 10_000), budget=st.integers(1, 120))
 @settings(max_examples=25, deadline=None)
 def test_packed_logprobs_are_those_of_each_sample_alone(tiny_model: Path, seed: int, budget: int) -> None:

@@ -17,6 +17,7 @@ from talktune.errors import UserError
 from talktune.learner.logprobs import Forward, make_reader
 from talktune.learner.probe import WEIGHT
 from talktune.learner.ranks import ALONE, Ranks, shard, whole_tensor
+from talktune.learner.recompute import recompute_layers
 from talktune.policy.adapter import adapter_off
 from talktune.policy.linear import fast_frozen_linears, frozen_linears
 from talktune.policy.turnstile import Lane
@@ -62,6 +63,8 @@ class Learner:
         self.model = model
         self.config = config
         self.ranks = ranks
+        if config.train.checkpoint_layers:
+            recompute_layers(model)
         here = next(model.parameters()).device
         whole = shard(model, ranks, device or here) if ranks.count > 1 else None
         self.reader = make_reader(
