@@ -54,6 +54,8 @@ class Protocol(RuleBasedStateMachine):
         self.exam: dict[str, int] = {}
         self.claims: dict[str, dict[str, float]] = {name: {} for name in JUDGES}
         """Of each judge, the turns that it claimed, with the last renewal."""
+        self.whose: dict[str, str] = {}
+        """The judge that has each turn, or had it last."""
         self.learned: list[str] = []
         self.rewards: dict[str, float] = {}
         self.states: dict[int, str] = {}
@@ -230,18 +232,22 @@ class Protocol(RuleBasedStateMachine):
         assert not taken.intersection(got), "two judges for one turn"
         assert not mine.intersection(got)
         self.claims[name] |= dict.fromkeys(got, self.now)
+        self.whose |= dict.fromkeys(got, name)
 
     def settles(self, name: str, reward: int) -> None:
         """However late."""
         for turn in list(self.claims[name]):
             del self.claims[name][turn]
             vote = Verdict((Vote(reward, judge="j"),), float(reward))
-            if self.judging[name].settle(turn, vote, 0.1, self.clock(name)):
+            assert self.judging[name].settle(turn, vote, 0.1, self.clock(name)) == (self.whose.get(turn) == name)
+            if self.whose.get(turn) == name:
+                del self.whose[turn]
                 assert turn not in self.rewards, "judged twice"
                 self.rewards[turn] = float(reward)
 
     def has_no_verdict(self, name: str, down: bool) -> None:
         turns = list(self.claims[name])
+        self.whose = {turn: judge for turn, judge in self.whose.items() if judge != name or turn not in turns}
         self.claims[name] = {}
         if down:
             self.judging[name].give_back(turns)

@@ -9,7 +9,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from talktune.errors import UserError
-from talktune.learner.attention import Trees, over_trees
+from talktune.learner.attention import Trees, attention_is
 from talktune.rl.head import CHUNK, chosen_logprobs, several_logprobs
 from talktune.rl.packing import Pack, pack
 from talktune.types import Sample
@@ -53,8 +53,17 @@ class Reader:
             logits = run(self.model, input_ids=pack.ids[None], logits_to_keep=pack.source).logits[0]
             return Forward(torch.log_softmax(logits.float() / temperature[:, None], dim=-1), pack.target, temperature)
         hidden = run(self.model.get_decoder(), input_ids=pack.ids[None]).last_hidden_state[0, pack.source]
+        return self.head(hidden, pack.target, temperature)
+
+    def head(self, hidden: Tensor, target: Tensor, temperature: Tensor) -> "Forward":
+        """What can be asked of hidden states (K, H), where the head is plain."""
         chunk = SHORT_CHUNK if self.pass_by is not None and not hidden.is_cuda else CHUNK
-        return Forward(hidden, pack.target, temperature, self.model.get_output_embeddings(), chunk, self.pass_by)
+        return Forward(hidden, target, temperature, self.model.get_output_embeddings(), chunk, self.pass_by)
+
+    def states(self, ids: Tensor, positions: Tensor, at: Tensor, **more: Any) -> Tensor:
+        """Hidden states (k, H) at some of the tokens (n,); `more` goes to the attention of every layer."""
+        done = self.model.get_decoder()(input_ids=ids[None], position_ids=positions[None], use_cache=False, **more)
+        return done.last_hidden_state[0, at]
 
     def _runner(self, pack: Pack) -> Callable[..., Any]:
         """How to call the model, or its decoder, on a pack."""
@@ -63,7 +72,7 @@ class Reader:
         trees = Trees(pack)
 
         def run(module: Any, **more: Any) -> Any:
-            with over_trees(self.model):
+            with attention_is(self.model):
                 return module(position_ids=pack.positions[None], trees=trees, use_cache=False, **more)
 
         return run

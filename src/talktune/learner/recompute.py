@@ -13,7 +13,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from talktune.errors import UserError
-from talktune.learner.attention import NAME, over_trees
+from talktune.learner.attention import attention_is
 from talktune.policy.view import decoder_layers
 
 
@@ -25,8 +25,7 @@ def recompute_layers(model: Any) -> None:
     config = model.config.get_text_config()
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        packed = config._attn_implementation == NAME
-        return nullcontext(), over_trees(model) if packed else nullcontext()
+        return nullcontext(), attention_is(model, config._attn_implementation)
 
     for layer in layers:
         layer.forward = partial(_kept_small, layer.forward, contexts)

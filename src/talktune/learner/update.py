@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from talktune.config import AlgorithmConfig, Config
 from talktune.errors import UserError
 from talktune.learner.logprobs import Forward, make_reader
+from talktune.learner.pieces import Pieces
 from talktune.learner.probe import WEIGHT
 from talktune.learner.ranks import ALONE, Ranks, shard, whole_tensor
 from talktune.learner.recompute import recompute_layers
@@ -63,6 +64,9 @@ class Learner:
         self.model = model
         self.config = config
         self.ranks = ranks
+        if config.train.piece_tokens is not None and (config.train.no_packing or ranks.count > 1):
+            other = "--no-packing" if config.train.no_packing else "several ranks"
+            raise UserError(f"--piece-tokens: not with {other}; leave one of them out.")
         if config.train.checkpoint_layers:
             recompute_layers(model)
         here = next(model.parameters()).device
@@ -221,15 +225,21 @@ class Learner:
                 if a.beta != 0:
                     with adapter_off(self.model), torch.no_grad():
                         ref, _ = self._chosen(packed, samples)
-                new, entropy, *likely = self.reader.inside(partial(self._student, packed, samples))
+                pieces = self._pieces(packed, samples)
+                if pieces is None:
+                    new, entropy, *likely = self.reader.inside(partial(self._student, packed, samples))
+                else:
+                    new, entropy, *likely = self._student_in_pieces(pieces, packed, samples)
                 loss, metrics = self._loss(packed, samples, new, entropy, ref, advantages, eps_high, total, counted)
                 lesson, found = self._lesson(packed, samples, likely, eps_high, taught, lessons)
                 if lesson is not None:
                     loss = loss + self.distill_weight * lesson
                     metrics |= found | {"loss": loss.item()}
                 loss.backward()
+                if pieces is not None:
+                    self._pieces_back(pieces, packed, samples, new, likely)
                 parts.append((number, metrics))
-                del new, likely, lesson, loss  # before the next pack needs the memory
+                del new, likely, lesson, loss, pieces  # before the next pack needs the memory
         return [metrics for _, metrics in sorted(self.ranks.gather(parts), key=lambda part: part[0])]
 
     def _keep_step(self, lessons: int) -> None:
@@ -250,17 +260,55 @@ class Learner:
 
     def _chosen(self, packed: Pack, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         """Log-probs (K,) of a pack's answer tokens, and the entropy (K,)."""
+        pieces = None if torch.is_grad_enabled() else self._pieces(packed, samples)
+        if pieces is not None:
+            logprobs, entropy = pieces.forward(lambda done, _: done.chosen())
+            return logprobs, entropy
         return self.reader.inside(lambda: self._read(packed, samples).chosen())
 
     def _student(self, packed: Pack, samples: Sequence[Sample]) -> tuple[Tensor, ...]:
         """The same with a gradient; then, where some have a teacher, (N, K) of what is likely there, and its ids."""
         done = self._read(packed, samples)
-        taught = [i for i in packed.samples if self._is_taught(samples[i])]
-        if not taught:
+        rows = self._taught_rows(packed, samples)
+        if rows is None:
             return done.chosen()
-        places = torch.arange(len(packed.target)).split(list(packed.lengths))
-        rows = torch.cat([places[packed.samples.index(i)] for i in taught])
         return *done.chosen(), *done.several(CANDIDATES, rows.to(done.target.device))
+
+    def _pieces(self, packed: Pack, samples: Sequence[Sample]) -> Pieces | None:
+        """The pieces of a pack that is too long for one pass."""
+        tokens = self.config.train.piece_tokens
+        if tokens is None or len(packed.ids) <= tokens:
+            return None
+        packed = packed.to(next(self.model.parameters()).device)
+        return Pieces(self.reader, packed, _temperatures(packed, samples), tokens)
+
+    def _student_in_pieces(self, pieces: Pieces, packed: Pack, samples: Sequence[Sample]) -> tuple[Tensor, ...]:
+        """As `_student`, but whose gradient stops there: `_pieces_back` takes it on."""
+        new, entropy = pieces.forward(lambda done, _: done.chosen())
+        rows = self._taught_rows(packed, samples)
+        if rows is None:
+            return new.requires_grad_(), entropy
+        likely, ids = pieces.forward(lambda done, _: done.several(CANDIDATES))
+        return new.requires_grad_(), entropy, likely[rows].requires_grad_(), ids[rows]
+
+    def _pieces_back(
+        self, pieces: Pieces, packed: Pack, samples: Sequence[Sample], new: Tensor, likely: Sequence[Tensor]
+    ) -> None:
+        """The rest of the way back from the gradient for what `_student_in_pieces` gave."""
+        slopes = [torch.zeros_like(new) if new.grad is None else new.grad]
+        rows = self._taught_rows(packed, samples)
+        if rows is None:
+            pieces.backward(lambda done, _: (done.chosen()[0],), slopes)
+            return
+        slope, ids = (torch.zeros(len(new), one.shape[1], dtype=one.dtype, device=new.device) for one in likely)
+        slope[rows], ids[rows] = likely[0].grad if likely[0].grad is not None else 0.0, likely[1]
+        pieces.backward(lambda done, at: (done.chosen()[0], done.several(ids[at])[0]), [*slopes, slope])
+
+    def _taught_rows(self, packed: Pack, samples: Sequence[Sample]) -> Tensor | None:
+        """Which of a pack's answer tokens belong to samples that have a teacher; None where none has."""
+        taught = [i for i in packed.samples if self._is_taught(samples[i])]
+        places = torch.arange(len(packed.target)).split(list(packed.lengths))
+        return torch.cat([places[packed.samples.index(i)] for i in taught]) if taught else None
 
     def _is_taught(self, sample: Sample) -> bool:
         return self.distill_weight > 0 and sample.teacher_prompt_ids is not None
