@@ -2,8 +2,8 @@
 
     there:  piece by piece without gradients: log-probs ℓ, and of each layer the keys and values k, v
     loss:   of all ℓ at once, and with it ∂loss/∂ℓ
-    back:   the last piece first, again and with gradients: from ∂loss/∂ℓ of its own answers, and from ∂loss/∂k, ∂loss/∂v,
-            to which all later pieces have added by now
+    back:   the last piece first, again and with gradients: from ∂loss/∂ℓ of its own answers, and from ∂loss/∂k and
+            ∂loss/∂v, to which all later pieces have added by now
 
 The chain rule in another order: the gradient is that of one pass, up to rounding, for one more pass forward. In memory
 are the activations of one piece, and of every token its keys and values and their gradients.
@@ -120,7 +120,9 @@ def piece_attention(
     sliding_window: int | None = None,
     **other: Any,
 ) -> tuple[Tensor, None]:
-    """One layer's attention for one piece: query (1, heads, n, D), key and value (1, kv heads, n, D) -> (1, n, heads, D).
+    """One layer's attention for one piece: queries (1, heads, n, D), keys and values (1, kv heads, n, D).
+
+    Returns (1, n, heads, D).
 
     Raises TypeError when the layer asks for what is not known here.
     """

@@ -74,6 +74,8 @@ class Learner:
         self.reader = make_reader(
             model, packing=not config.train.no_packing, pass_by=None if lane is None else lane.pass_by, whole=whole
         )
+        if config.train.piece_tokens is not None and not self.reader.fused_head:
+            raise UserError("--piece-tokens: not with a head that is more than one matrix; leave it out.")
         self.total_updates = total_updates
         self.distill_weight = 0.0 if isinstance(config.algorithm.distill, str) else config.algorithm.distill
         """λ; with `auto` it is 0 until a probe is heard."""
@@ -284,11 +286,11 @@ class Learner:
 
     def _student_in_pieces(self, pieces: Pieces, packed: Pack, samples: Sequence[Sample]) -> tuple[Tensor, ...]:
         """As `_student`, but whose gradient stops there: `_pieces_back` takes it on."""
-        new, entropy = pieces.forward(lambda done, _: done.chosen())
         rows = self._taught_rows(packed, samples)
         if rows is None:
+            new, entropy = pieces.forward(lambda done, _: done.chosen())
             return new.requires_grad_(), entropy
-        likely, ids = pieces.forward(lambda done, _: done.several(CANDIDATES))
+        new, entropy, likely, ids = pieces.forward(lambda done, _: (*done.chosen(), *done.several(CANDIDATES)))
         return new.requires_grad_(), entropy, likely[rows].requires_grad_(), ids[rows]
 
     def _pieces_back(
