@@ -37,12 +37,14 @@ class Policy:
 def load_policy(config: ModelConfig, *, spread: bool = False) -> Policy:
     """Load the bare model of `config` (adapters: `talktune.policy.adapter`), in eval mode.
 
-    fp32 on a CPU, bf16 on a GPU; one that is to be `spread` over several waits in the CPU's memory. Weights come from
-    safetensors or GGUF only, and no code from a model's repository is run. Raises UserError when the model cannot be
-    found or read.
+    fp32 on a CPU and where all weights are trained, else bf16; one that is to be `spread` over several waits in the
+    CPU's memory. Weights come from safetensors or GGUF only, and no code from a model's repository is run. Raises
+    UserError when the model cannot be found or read.
     """
     device = pick_device(config.device)
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    # All weights in training: what an update adds is mostly less than bf16 can tell.
+    exact = device.type == "cpu" or config.lora_rank == 0
+    dtype = torch.float32 if exact else torch.bfloat16
     if device.type == "cpu":
         keep_freed_memory()
     source = str(shipped_model()) if config.model == SHIPPED else config.model
