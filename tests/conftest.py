@@ -1,9 +1,12 @@
-"""What all tests may use: a tiny random model with a real tokenizer's shape, and commands as a shell would run them."""
+"""What all tests may use: a tiny random model, PostgreSQL, and commands as a shell would run them."""
 
 import functools
 import gc
 import io
 import os
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -120,3 +123,71 @@ def talktune() -> Run:
         return Said(int(end.value.code or 0), out.getvalue(), err.getvalue())
 
     return run
+
+
+NAMED = os.environ.get("TALKTUNE_TEST_DATABASE")
+DEBIAN = Path("/usr/lib/postgresql")
+
+
+def _binaries() -> Path | None:
+    """The folder of PostgreSQL's programs, the newest of several: Debian's are not on the PATH."""
+    found = sorted(DEBIAN.glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    on_path = shutil.which("initdb")
+    return found[-1].parent if found else Path(on_path).parent if on_path else None
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """PostgreSQL with one database, for one run of the tests."""
+
+    binaries: Path
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://talktune@/postgres?host={self.folder}"
+
+    def make(self) -> None:
+        self._run("initdb", "-D", f"{self.folder}/data", "-U", "talktune", "-A", "trust", "-E", "UTF8", "--no-sync")
+
+    def start(self) -> None:
+        options = f"-c listen_addresses='' -c unix_socket_directories={self.folder} -c fsync=off"
+        self._run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-l", f"{self.folder}/log", "-o", options, "start")
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-m", "immediate", "stop")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        root = os.geteuid() == 0  # which PostgreSQL refuses to run as
+        command = [*(["runuser", "-u", "postgres", "--"] if root else []), str(self.binaries / program), *arguments]
+        # Into a file: the server inherits it, and would keep a pipe open.
+        with (self.folder / f"{program}.out").open("w+") as out:
+            done = subprocess.run(command, cwd=self.folder, stdout=out, stderr=out, check=False)
+            out.seek(0)
+            assert done.returncode == 0, out.read()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A running PostgreSQL of the tests' own; skipped where it is not installed."""
+    binaries = _binaries()
+    if binaries is None:
+        pytest.skip("PostgreSQL is not installed")
+    pytest.importorskip("psycopg")
+    # Not pytest's folder: only its owner may enter it, and a socket's path must be short.
+    with tempfile.TemporaryDirectory(prefix="talktune-pg-") as folder:
+        if os.geteuid() == 0:
+            shutil.chown(folder, "postgres")
+        made = Cluster(binaries, Path(folder))
+        made.make()
+        made.start()
+        try:
+            yield made
+        finally:
+            made.stop()
+
+
+@pytest.fixture(scope="session")
+def postgresql(request: pytest.FixtureRequest) -> str:
+    """The URL of a database: the one that a variable names, or a cluster's; skipped where there is none."""
+    return NAMED or request.getfixturevalue("cluster").url

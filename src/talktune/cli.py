@@ -35,7 +35,7 @@ from talktune.commands.turns import fix, list_turns
 from talktune.commands.waiting import wait_as_needed
 from talktune.errors import UserError
 from talktune.files import OUTSIDE
-from talktune.terminal import complain, log_to_stderr
+from talktune.terminal import complain, log_to_stderr, rank_of_torchrun
 
 INTERRUPTED = 130
 BROKEN_BY_USER = 2
@@ -100,6 +100,8 @@ def launch(
     """
     app.config = () if config is None else (_from_toml(config),)
     command, given, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    if command is not train and rank_of_torchrun() is not None:
+        raise UserError("torchrun starts several processes, which only `talktune train` shares out; run it without.")
     knobs.check_values(given.arguments, command.__annotations__)
     return command(*given.args, **given.kwargs) or 0
 

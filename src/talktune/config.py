@@ -180,6 +180,11 @@ class TrainConfig:
     """Gradient norm is clipped to this."""
     microbatch_tokens: Count = 2048
     """Tokens of one forward pass; changes memory, never the result."""
+    checkpoint_layers: bool = False
+    """Keep only what enters each layer and compute the rest again on the way back: less memory, a third more time."""
+    piece_tokens: Count | None = None
+    """Cut a sample that is longer into passes of so many tokens, whose keys and values are kept: less memory, the same
+    gradient, for one more pass forward. Off by default."""
     no_packing: bool = False
     """One sample a forward pass, for architectures whose samples cannot share what they have in common."""
     max_tokens: Count = 2048

@@ -1,5 +1,9 @@
-"""The one exception that stands for a user's mistake: the command line prints it as a sentence."""
+"""Exceptions that stand for what the user can mend: the command line prints them as a sentence."""
 
 
 class UserError(Exception):
     """Something the user can mend: the message names the file, line or field and says what to do."""
+
+
+class StoreDownError(UserError):
+    """The database cannot be reached right now; nothing was written, and the same is worth another try."""

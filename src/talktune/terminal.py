@@ -6,6 +6,7 @@ the commands (`talktune.commands.console`); ruff forbids a bare `print`.
 """
 
 import logging
+import os
 import sys
 
 _C0 = [c for c in (*range(0x20), 0x7F) if c not in (0x09, 0x0A)]
@@ -20,6 +21,18 @@ def printable(text: str) -> str:
     return text.translate(_SIGNS)
 
 
+def rank_of_torchrun() -> int | None:
+    """Which of several processes that torchrun started this is; None where it did not, or started but one."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
+        return None
+    return int(os.environ["RANK"])
+
+
+def speaks() -> bool:
+    """Whether this process is the one that tells people how it goes: of several ranks only the first does."""
+    return not rank_of_torchrun()
+
+
 def say(text: object) -> None:
     """A line on stdout, at once."""
     print(printable(str(text)), flush=True)  # noqa: T201
@@ -27,14 +40,15 @@ def say(text: object) -> None:
 
 def complain(text: object) -> None:
     """A line on stderr: what is wrong, in a sentence."""
-    print(f"talktune: {printable(str(text))}", file=sys.stderr)  # noqa: T201
+    if speaks():
+        print(f"talktune: {printable(str(text))}", file=sys.stderr)  # noqa: T201
 
 
 def log_to_stderr() -> None:
     """Let warnings and errors that are logged be lines on stderr."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter("%(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.basicConfig(level=logging.WARNING if speaks() else logging.ERROR, handlers=[handler])
 
 
 class _Formatter(logging.Formatter):

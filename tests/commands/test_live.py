@@ -42,7 +42,7 @@ def path(tmp_path: Path) -> Path:
         store.add_turns([turn])
         store.add_feedback("ann", turn.id, 1.0 if i % 2 else -1.0, float(i))
     learning, found = Learning(store), Policies(store)
-    assert lease(store, LEASE, "me:0", 0.0)
+    assert lease(store, LEASE, "me:0")
     for number, reasons in ((1, []), (2, ["facts: 3 of 20 that the base model knows, wanted 80%"])):
         made = NewVersion(number, number - 1 or None, "", f"/policies/policy-{number:06d}")
         turns = [f"t{2 * number - 2}", f"t{2 * number - 1}"]
@@ -107,7 +107,7 @@ def test_an_update_that_taught_nothing_is_named(path: Path, capsys: pytest.Captu
     store = Store(path)
     store.add_turns([_turn(9, 9.0)])
     store.add_feedback("ann", "t9", 1.0, 9.0)
-    assert lease(store, LEASE, "me:0", 11.0)
+    assert lease(store, LEASE, "me:0")
     Learning(store).commit("me:0", None, {"reward_mean": 1.0}, ["t9"], 1, 11.0)
     store.close()
     status.status(store=str(path))
@@ -138,7 +138,7 @@ def test_a_persons_word_is_what_counts(path: Path) -> None:
             replace(_turn(8, 9.0), id="b", parent="a", hash=b"b", messages=(Message("user", "no!"),)),
         ]
     )
-    [claimed] = queue.claim(1, 10.0)
+    [claimed] = queue.claim(1)
     assert queue.settle(claimed.id, Verdict((Vote(-1),), -1.0), 0.0, 10.0)
     assert overview(store)["judged"] == {"-1": 1}
     assert store.add_feedback("ann", "a", 1.0, 11.0)

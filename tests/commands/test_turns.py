@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> Path:
     opened = Store(tmp_path / "store.db")
     opened.add_turns([FIRST, SECOND])
     queue = Judging(opened, "me:0")
-    assert [one.id for one in queue.claim(1, 1002.0)] == ["first"]
+    assert [one.id for one in queue.claim(1)] == ["first"]
     assert queue.settle("first", Verdict((Vote(-1), Vote(0)), -1.0), 0.1, 1002.0)
     opened.close()
     return tmp_path / "store.db"

@@ -61,6 +61,7 @@ def judged(store: Store) -> list[str]:
 
 
 def worker(store: Store, judge: Callable[[Turn], Any], clock: Clock, votes: int = 5) -> JudgeWorker:
+    store.now = lambda _: clock()  # type: ignore[method-assign]
     return JudgeWorker(store, CallJudge(judge), votes, clock=clock)
 
 
@@ -132,9 +133,16 @@ def test_a_claim_runs_out_and_a_late_verdict_counts_for_nothing(store: Store) ->
 
     talk(store, 1)
     slow, fast = Judging(store, "elsewhere:1"), Judging(store, "elsewhere:2")
-    [mine] = slow.claim(4, now=0.0, seconds=10.0)
-    assert fast.claim(4, now=5.0) == []
-    [theirs] = fast.claim(4, now=11.0)
+    clock = Clock()
+    store.now = lambda _: clock()  # type: ignore[method-assign]
+    [mine] = slow.claim(4)
+    clock.now += 20.0
+    assert slow.renew([mine.id])
+    clock.now += 20.0
+    assert fast.claim(4) == []
+    clock.now += 5.0
+    [theirs] = fast.claim(4)
+    assert not slow.renew([mine.id])
     good = Verdict((Vote(1, judge="j"),), 1.0)
     assert fast.settle(theirs.id, good, 0.1, 12.0)
     assert not slow.settle(mine.id, Verdict((Vote(-1, judge="j"),), -1.0), 0.1, 13.0)
@@ -151,16 +159,16 @@ def test_without_a_next_state_nothing_waits(store: Store) -> None:
     # A retry says nothing: it waits until the judge looks, and is dropped.
     store.add_turns([turn("x", said="same"), turn("x+", "x", said="same")])
     assert queue.waiting() == 1
-    assert queue.claim(4, 0.0) == []
+    assert queue.claim(4) == []
     assert queue.waiting() == 0
     store.add_turns([turn("x++", "x", said="thanks", conversation="c-x")])
-    assert [one.id for one in queue.claim(4, 0.0)] == ["x"]
+    assert [one.id for one in queue.claim(4)] == ["x"]
 
 
 def test_what_arrives_while_a_turn_is_claimed_makes_it_wait_anew(store: Store) -> None:
     talk(store, 1)
     queue = Judging(store, "elsewhere:1")
-    [claimed] = queue.claim(1, 0.0)
+    [claimed] = queue.claim(1)
     store.add_turns([turn("fork", claimed.id, said="another reply", conversation="c-t0000", created=9.0)])
     queue._drop([claimed.id])
     assert queue.waiting() == 1
@@ -185,7 +193,7 @@ def test_what_is_forgotten_while_it_is_judged_leaves_nothing(store: Store) -> No
 
     talk(store, 1)
     queue = Judging(store)
-    [claimed] = queue.claim(1, 0.0)
+    [claimed] = queue.claim(1)
     store.forget(user="ann")
     assert not queue.settle(claimed.id, Verdict((Vote(1, judge="j"),), 1.0), 0.1, 1.0)
     assert judged(store) == []

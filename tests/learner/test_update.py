@@ -8,10 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import MistralConfig, MistralForCausalLM
 
 from talktune.config import AlgorithmConfig, Config, ModelConfig, TrainConfig
+from talktune.errors import UserError
 from talktune.learner.logprobs import make_reader
 from talktune.learner.probe import WEIGHT
+from talktune.learner.recompute import recompute_layers
 from talktune.learner.update import Learner, NotFiniteError
 from talktune.policy.adapter import attach_adapter
 from talktune.policy.load import load_policy
@@ -86,6 +89,72 @@ def test_any_cut_into_micro_batches_gives_the_same_gradient(
     cut = gradients(tiny_model, batch, aggregation=aggregation, microbatch_tokens=budget)
     for name, expected in whole.items():
         torch.testing.assert_close(cut[name], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("no_packing", [False, True])
+@pytest.mark.parametrize("lora_rank", [4, 0])
+def test_layers_that_are_computed_again_give_the_same_gradient(
+    tiny_model: Path, no_packing: bool, lora_rank: int
+) -> None:
+    """LoRA with a teacher and a reference, and all weights."""
+    found: list[dict[str, torch.Tensor]] = []
+    for again in (False, True):
+        model = load_policy(ModelConfig(model=str(tiny_model), device="cpu")).model
+        if lora_rank:
+            model = attach_adapter(model, ModelConfig(lora_rank=lora_rank), seed=1)
+        else:
+            model.requires_grad_(True)
+        algorithm = AlgorithmConfig(beta=0.1 if lora_rank else 0.0, distill=0.5 if lora_rank else "off")
+        train = TrainConfig(microbatch_tokens=60, no_packing=no_packing, checkpoint_layers=again)
+        it = Learner(model, Config(algorithm=algorithm, train=train), total_updates=10)
+        it.gradient(taught(3))
+        found.append({name: p.grad.clone() for name, p in it.trained.items() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, expected in found[0].items():
+        torch.testing.assert_close(found[1][name], expected, rtol=1e-5, atol=1e-7)
+
+
+@given(seed=st.integers(0, 10_000), tokens=st.integers(1, 24), again=st.booleans())
+@settings(max_examples=12, deadline=None)
+def test_a_sample_in_pieces_gives_the_same_gradient(tiny_model: Path, seed: int, tokens: int, again: bool) -> None:
+    """Trees as well as chains, with a reference and teachers, and together with --checkpoint-layers."""
+    whole, cut = learner(tiny_model, distill=0.5), learner(tiny_model, distill=0.5)
+    cut.config = replace(cut.config, train=replace(cut.config.train, piece_tokens=tokens))
+    if again:
+        recompute_layers(cut.model)
+    was, now = whole.gradient(taught(seed)), cut.gradient(taught(seed))
+    assert now == pytest.approx(was, rel=1e-5, abs=1e-6)
+    for name, p in cut.trained.items():
+        assert p.grad is not None
+        expected = whole.trained[name].grad
+        assert (p.grad - expected).norm() <= 1e-5 * expected.norm() + 1e-9
+    for row, one in zip(*(it.answer_logprobs(taught(seed)[:2]) for it in (cut, whole)), strict=True):
+        assert row == pytest.approx(one, abs=1e-5)
+
+
+def test_pieces_of_all_weights_and_of_a_sliding_window() -> None:
+    config = MistralConfig(
+        vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=5, tie_word_embeddings=True, bos_token_id=None, eos_token_id=0,
+    )  # fmt: skip
+    found: list[dict[str, torch.Tensor]] = []
+    for tokens in (None, 7):
+        torch.manual_seed(0)
+        model = MistralForCausalLM(config).eval()
+        train = TrainConfig(piece_tokens=tokens)
+        it = Learner(model, Config(algorithm=AlgorithmConfig(beta=0.0), train=train), total_updates=10)
+        it.gradient(samples(3))
+        found.append({name: p.grad.clone() for name, p in it.trained.items() if p.grad is not None})
+    assert len(found[0]) == len(it.trained)
+    for name, expected in found[0].items():
+        assert (found[1][name] - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_pieces_are_refused_where_they_cannot_be(tiny_model: Path) -> None:
+    model = load_policy(ModelConfig(model=str(tiny_model), device="cpu")).model
+    config = Config(train=TrainConfig(piece_tokens=8, no_packing=True))
+    with pytest.raises(UserError, match="--piece-tokens: not with --no-packing"):
+        Learner(model, config, total_updates=1)
 
 
 @given(seed=st.integers(0, 10_000), budget=st.integers(1, 120))

@@ -104,7 +104,7 @@ def decide(store: Store, number: int, *reasons: str) -> None:
     )
     store.add_turns([turn])
     store.add_feedback("ann", turn.id, 1.0, 1.0)
-    assert lease(store, LEASE, "me:0", 0.0)
+    assert lease(store, LEASE, "me:0")
     made = NewVersion(number, None if live is None else live.number, "", f"/policies/{number}")
     Learning(store).commit("me:0", made, {}, [turn.id], 1, 2.0)
     policies.decide(number, reasons, {})

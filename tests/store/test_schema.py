@@ -47,7 +47,7 @@ def test_an_older_store_is_brought_up_to_date(tmp_path: Path) -> None:
             )
     store.close()
     opened = Store(file)
-    assert [claimed.id for claimed in Judging(opened).claim(4, 0.0)] == ["a"]
+    assert [claimed.id for claimed in Judging(opened).claim(4)] == ["a"]
     assert Policies(opened).versions() == []
     opened.close()
 

@@ -1,6 +1,7 @@
 """Training: scored or raw conversations in, a run with an adapter out."""
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from talktune.errors import UserError
 from talktune.files import whole_file
 from talktune.judge.make import make_judge
 from talktune.learner.asking import Logged, make_asker
+from talktune.learner.ranks import ALONE, Ranks
 from talktune.learner.run import open_run, run_updates
 from talktune.learner.samples import Intake, batches, samples_from
 from talktune.learner.update import Learner
@@ -20,6 +22,8 @@ from talktune.policy.load import Policy, load_policy
 from talktune.report.page import make_report
 from talktune.report.run import Run, read_run
 from talktune.types import Conversation, Sample, Turn
+
+log = logging.getLogger(__name__)
 
 
 def train(
@@ -33,11 +37,13 @@ def train(
     fresh: FreshConfig = FreshConfig(),
     resume: bool = False,
     on_progress: Progress | None = None,
+    ranks: Ranks = ALONE,
 ) -> Run:
     """Train a policy on how its answers were received: a run directory comes out, with adapter, metrics and report.
 
     What `score` returned is taken as it is, corrections included; turns of conversations that have no verdict yet are
-    judged first. With `resume` a run that was killed goes on and ends with the weights of one that was not.
+    judged first. With `resume` a run that was killed goes on and ends with the weights of one that was not. `ranks`
+    share the work where torchrun started several processes; all of them give the same conversations and options.
 
     Raises UserError when `output` is a run already, when the model or a judge cannot be had, and when no turn can be
     trained on.
@@ -51,22 +57,28 @@ def train(
     output = Path(output)
     model = ModelConfig(model=model) if isinstance(model, str) else model
     config = check_config(Config(model, judge, algorithm, train, fresh=fresh))
-    open_run(output, config, resume=resume)
-    policy = load_policy(config.model)
+    ranks.of_first(lambda: open_run(output, config, resume=resume))
+    policy = load_policy(config.model, spread=ranks.count > 1)
     policy.model = trainable(policy, config)
-    scored = conversations
-    if not isinstance(scored, ScoredTurns):
-        scored = _judged(scored, config, policy, output / "scored.jsonl", on_progress)
+    if isinstance(conversations, ScoredTurns):
+        scored = conversations
+    else:
+        given, own = conversations, policy if ranks.count == 1 else None  # too large for one of several GPUs, perhaps
+        scored = ranks.of_first(lambda: _judged(given, config, own, output / "scored.jsonl", on_progress))
     intake = samples_from(
         scored, policy.tokenizer, config.algorithm.group, config.train, teach=config.algorithm.distills
     )
-    _write_summary(output, intake, None)
+    ranks.of_first(lambda: _write_summary(output, intake, None))
     if not intake.samples:
         raise UserError(f"no turn can be trained on ({_reasons(intake)}); nothing was learned.")
-    updates = _learn(intake, scored, policy, config, output, on_progress)
-    _write_summary(output, intake, updates)
-    make_report(output)
-    return read_run(output)
+    updates = _learn(intake, scored, policy, config, output, ranks, on_progress)
+
+    def ended() -> Run:
+        _write_summary(output, intake, updates)
+        make_report(output)
+        return read_run(output)
+
+    return ranks.of_first(ended)
 
 
 def trainable(policy: Policy, config: Config) -> Any:
@@ -88,9 +100,13 @@ def trainable(policy: Policy, config: Config) -> Any:
 
 
 def _judged(
-    conversations: Sequence[Conversation], config: Config, policy: Policy, file: Path, on_progress: Progress | None
+    conversations: Sequence[Conversation],
+    config: Config,
+    policy: Policy | None,
+    file: Path,
+    on_progress: Progress | None,
 ) -> ScoredTurns:
-    """Judged by the model in training, its adapter off, where that is the judge's: one copy in memory."""
+    """Judged by the `policy` in training, its adapter off, where that is the judge's model: one copy in memory."""
 
     def make() -> Any:
         return make_judge(config.judge, policy=policy, truth=truth_of(conversations), seed=config.train.seed)
@@ -104,12 +120,15 @@ def _learn(
     policy: Policy,
     config: Config,
     output: Path,
+    ranks: Ranks,
     on_progress: Progress | None,
 ) -> int:
     """Take the updates; how many there are by now."""
     plan = batches(intake.samples, config.train)
-    learner = Learner(policy.model, config, total_updates=len(plan))
-    asker = make_asker(policy.model, policy.tokenizer, policy.end_ids, config)
+    learner = Learner(policy.model, config, total_updates=len(plan), ranks=ranks, device=policy.device)
+    asker = None if ranks.count > 1 else make_asker(policy.model, policy.tokenizer, policy.end_ids, config)
+    if ranks.count > 1 and ranks.first and config.fresh is not None and config.fresh.fresh_answers:
+        log.warning("--fresh-answers is off: several ranks sample no answers.")
     logged = None if asker is None else Logged(asker, plan, {turn.id: turn for turn in turns}, config.train.seed)
 
     def source(update: int) -> tuple[Sequence[Sample], dict[str, float]]:

@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 
-from talktune.terminal import printable
+from talktune.terminal import printable, speaks
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -23,8 +23,8 @@ class _Plain(Console):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 
 
-out = _Plain()
-err = _Plain(stderr=True)
+out = _Plain(quiet=not speaks())
+err = _Plain(stderr=True, quiet=not speaks())
 
 
 def progress() -> "Progress":

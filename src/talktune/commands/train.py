@@ -33,9 +33,10 @@ def train(
     """
     from talktune.api.conversations import load_conversations
     from talktune.api.train import train as run
+    from talktune.learner.ranks import joined
 
-    conversations = load_conversations(files, strict=strict, say=warn)
-    with progress_shown() as show:
+    with joined() as ranks, progress_shown() as show:
+        conversations = ranks.of_first(lambda: load_conversations(files, strict=strict, say=warn))
         made = run(
             conversations,
             output,
@@ -46,8 +47,10 @@ def train(
             fresh=fresh,
             resume=resume,
             on_progress=show,
+            ranks=ranks,
         )
-    _show(made)
+        if ranks.first:
+            _show(made)
     return 0
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from talktune.judge.panel import Judge, judge_turns
 from talktune.store.queues import Judging
+from talktune.store.renewal import renewed
 from talktune.store.store import Store
 
 AT_ONCE = 16
@@ -47,13 +48,14 @@ class JudgeWorker:
             return False
         if not self.queue.waiting():
             return False
-        claimed = self.queue.claim(limit, self._clock())
+        claimed = self.queue.claim(limit)
         if self.trouble:  # is the judge down, or are just these turns beyond it? the newest one tells
-            claimed += self.queue.claim(1, self._clock(), newest=True)
+            claimed += self.queue.claim(1, newest=True)
         if not claimed:
             return False
         began = time.perf_counter()
-        verdicts = judge_turns(self.judge, [c.turn for c in claimed], self.votes, exact=self.exact)
+        with renewed("judge", lambda: self.queue.renew([c.id for c in claimed])):
+            verdicts = judge_turns(self.judge, [c.turn for c in claimed], self.votes, exact=self.exact)
         cost = (time.perf_counter() - began) / len(claimed)
         good = [(c, v) for c, v in zip(claimed, verdicts, strict=True) if v.reward is not None]
         failed = [(c, v) for c, v in zip(claimed, verdicts, strict=True) if v.reward is None]
@@ -66,6 +68,6 @@ class JudgeWorker:
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
             return False
         for one, _ in failed:
-            self.queue.postpone(one.id, self._clock())
+            self.queue.postpone(one.id)
         self.trouble, self._pause = "", FIRST_PAUSE
         return True

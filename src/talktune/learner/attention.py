@@ -5,7 +5,7 @@ kernel does it (FlexAttention, pytorch.org/docs/stable/nn.attention.flex_attenti
 scaled-dot-product attention a block (`rl.blocks`).
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -19,7 +19,16 @@ from talktune.rl.blocks import Block, block_mask, cut_blocks
 from talktune.rl.packing import Pack
 
 NAME = "talktune_trees"
-KNOWN = {"sliding_window", "trees", "position_ids", "use_cache", "cache_position", "is_causal", "output_attentions"}
+KNOWN = {
+    "sliding_window",
+    "trees",
+    "pieces",
+    "position_ids",
+    "use_cache",
+    "cache_position",
+    "is_causal",
+    "output_attentions",
+}
 """What a layer may ask of its attention. Anything else (a soft cap, sinks) changes the arithmetic: not packed."""
 
 
@@ -73,9 +82,8 @@ def tree_attention(
 
     Raises TypeError when the layer asks for what is not known here, or for a pack that was not given.
     """
-    strange = sorted(name for name, given in other.items() if given is not None and name not in KNOWN)
-    if trees is None or strange or attention_mask is not None or (dropout and module.training):
-        raise TypeError(f"attention over trees cannot do {', '.join(strange) or 'without the trees'}")
+    check_asked(other, trees is not None and attention_mask is None and not (dropout and module.training))
+    assert trees is not None
     window = None if sliding_window is None or sliding_window >= trees.depth else sliding_window
     if query.is_cuda:
         out = _flex()(query, key, value, block_mask=trees.sparse(window), scale=scaling, enable_gqa=True)
@@ -87,6 +95,13 @@ def tree_attention(
     parts = (query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2))
     out = [_attend(i, trees, parts, window, scaling) for i in range(len(sizes))]
     return torch.cat(out, 2).transpose(1, 2), None
+
+
+def check_asked(other: Mapping[str, Any], complete: bool) -> None:
+    """Raise TypeError when a layer asks its attention for what is not known here, or where something is missing."""
+    strange = sorted(name for name, given in other.items() if given is not None and name not in KNOWN)
+    if strange or not complete:
+        raise TypeError(f"attention over trees cannot do {', '.join(strange) or 'without the trees'}")
 
 
 def _attend(
@@ -116,11 +131,11 @@ def _flex() -> Any:
 
 
 @contextmanager
-def over_trees(model: Any) -> Generator[None]:
-    """Inside, the model's layers call `tree_attention`."""
+def attention_is(model: Any, name: str = NAME) -> Generator[None]:
+    """Inside, the model's layers call the attention of that name, `tree_attention` by default."""
     config = model.config.get_text_config()
     before = config._attn_implementation
-    config._attn_implementation = NAME
+    config._attn_implementation = name
     try:
         yield
     finally:

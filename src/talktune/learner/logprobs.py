@@ -1,19 +1,20 @@
 """Log-probs of given answer tokens under a policy: one forward pass over a pack of samples, and no (K, V) logits."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
 from talktune.errors import UserError
-from talktune.learner.attention import Trees, over_trees
+from talktune.learner.attention import Trees, attention_is
 from talktune.rl.head import CHUNK, chosen_logprobs, several_logprobs
 from talktune.rl.packing import Pack, pack
 from talktune.types import Sample
 
+T = TypeVar("T")
 SHORT_CHUNK = 2**21
 """Logits of one chunk of the loss head on a CPU where others may wait: as much work as a few layers."""
 
@@ -30,6 +31,12 @@ class Reader:
     """The logits are hidden·weightᵀ + bias and nothing else, so that they need not exist."""
     pass_by: Callable[[], None] | None = None
     """Called, where given, before each chunk of the loss head: others may compute first."""
+    whole: Callable[[Callable[[], Any]], Any] | None = None
+    """Where the weights are spread over ranks: calls what computes with them, which has them at hand meanwhile."""
+
+    def inside(self, work: Callable[[], T]) -> T:
+        """What `work` computes with the model: tensors, or tuples of them. All ranks have to be there."""
+        return work() if self.whole is None else self.whole(work)
 
     def token_logprobs(self, pack: Pack, temperature: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probs (K,) of a pack's answer tokens under softmax(logits / temperature), and the entropy (K,).
@@ -37,17 +44,26 @@ class Reader:
         `temperature` is (K,). The head runs on the scored positions only. Units: nats. The entropy is a metric
         and carries no gradient.
         """
-        return self.read(pack, temperature).chosen()
+        return self.inside(lambda: self.read(pack, temperature).chosen())
 
     def read(self, pack: Pack, temperature: Tensor) -> "Forward":
-        """One forward pass over a pack, of which several things can be asked; `temperature` is (K,)."""
+        """One forward pass over a pack, of which several things can be asked, `inside`; `temperature` is (K,)."""
         run = self._runner(pack)
         if not self.fused_head:
             logits = run(self.model, input_ids=pack.ids[None], logits_to_keep=pack.source).logits[0]
             return Forward(torch.log_softmax(logits.float() / temperature[:, None], dim=-1), pack.target, temperature)
         hidden = run(self.model.get_decoder(), input_ids=pack.ids[None]).last_hidden_state[0, pack.source]
+        return self.head(hidden, pack.target, temperature)
+
+    def head(self, hidden: Tensor, target: Tensor, temperature: Tensor) -> "Forward":
+        """What can be asked of hidden states (K, H), where the head is plain."""
         chunk = SHORT_CHUNK if self.pass_by is not None and not hidden.is_cuda else CHUNK
-        return Forward(hidden, pack.target, temperature, self.model.get_output_embeddings(), chunk, self.pass_by)
+        return Forward(hidden, target, temperature, self.model.get_output_embeddings(), chunk, self.pass_by)
+
+    def states(self, ids: Tensor, positions: Tensor, at: Tensor, **more: Any) -> Tensor:
+        """Hidden states (k, H) at some of the tokens (n,); `more` goes to the attention of every layer."""
+        done = self.model.get_decoder()(input_ids=ids[None], position_ids=positions[None], use_cache=False, **more)
+        return done.last_hidden_state[0, at]
 
     def _runner(self, pack: Pack) -> Callable[..., Any]:
         """How to call the model, or its decoder, on a pack."""
@@ -56,7 +72,7 @@ class Reader:
         trees = Trees(pack)
 
         def run(module: Any, **more: Any) -> Any:
-            with over_trees(self.model):
+            with attention_is(self.model):
                 return module(position_ids=pack.positions[None], trees=trees, use_cache=False, **more)
 
         return run
@@ -100,7 +116,13 @@ class Forward:
         )
 
 
-def make_reader(model: Any, *, packing: bool = True, pass_by: Callable[[], None] | None = None) -> Reader:
+def make_reader(
+    model: Any,
+    *,
+    packing: bool = True,
+    pass_by: Callable[[], None] | None = None,
+    whole: Callable[[Callable[[], Any]], Any] | None = None,
+) -> Reader:
     """Find out, with a few tokens, what is valid for this model; a UserError when packing is wanted and is not.
 
     Packing holds where a token depends on the tokens that it attends to and on its position alone: not for a
@@ -108,8 +130,8 @@ def make_reader(model: Any, *, packing: bool = True, pass_by: Callable[[], None]
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     with torch.no_grad():
-        fused_head = _has_plain_head(base)
-        reader = Reader(base, packing, fused_head, pass_by)
+        fused_head = Reader(base, packing, False, whole=whole).inside(lambda: _has_plain_head(base))
+        reader = Reader(base, packing, fused_head, pass_by, whole)
         if packing and not _packs_rightly(reader):
             raise UserError(
                 f"{type(base).__name__}: samples cannot share a forward pass under this architecture "
@@ -131,7 +153,7 @@ def _tolerance(model: Any) -> float:
 
 
 def _packs_rightly(reader: Reader) -> bool:
-    alone = Reader(reader.model, packed=False, fused_head=reader.fused_head)
+    alone = replace(reader, packed=False)
     device = next(reader.model.parameters()).device
 
     def logprobs(how: Reader, samples: tuple[Sample, ...]) -> Tensor:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+from torch import Tensor
 
 from talktune.config import Config
 from talktune.errors import UserError
 from talktune.files import unwritable, whole_file, whole_folder
 from talktune.learner.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from talktune.learner.ranks import whole_tensor
 from talktune.learner.track import Track
 from talktune.learner.update import Learner
 from talktune.policy.adapter import save_adapter
@@ -68,19 +70,17 @@ def run_updates(
     """
     resume_from(learner, run)
     log = run / "metrics.jsonl"
-    with closing(Track(learner.config.train.track, run, learner.config, learner.update + 1)) as track:
+    track = learner.config.train.track if learner.ranks.first else None
+    with closing(Track(track, run, learner.config, learner.update + 1)) as told:
         while learner.update < learner.total_updates:
             samples, extra = source(learner.update + 1)
             beside, more = ((), {}) if fresh is None else fresh(learner.update + 1)
             learner.hear_probe(more)
             metrics = {"update": learner.update + 1} | learner.step(samples, beside) | extra | more
             save_checkpoint(learner, run / "checkpoints", metrics, learner.config.train.keep_checkpoints)
-            try:
-                with log.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(metrics) + "\n")
-            except OSError as error:
-                raise unwritable(log, error) from error
-            track.log(learner.update, metrics)
+            if learner.ranks.first:
+                _add_line(log, metrics)
+            told.log(learner.update, metrics)
             if on_update is not None:
                 on_update(metrics)
     write_adapter(learner, run / "adapter")
@@ -88,24 +88,45 @@ def run_updates(
 
 def resume_from(learner: Learner, run: Path) -> None:
     """Load the newest checkpoint, if there is one, and make `metrics.jsonl` end exactly there."""
-    found = checkpoints(run / "checkpoints")
-    last = load_checkpoint(learner, found[-1]) if found else None
-    log = run / "metrics.jsonl"
+    newest = learner.ranks.of_first(lambda: checkpoints(run / "checkpoints")[-1:])
+    last = load_checkpoint(learner, newest[0]) if newest else None
+    learner.ranks.of_first(lambda: _end_log(run / "metrics.jsonl", learner.update, last))
+
+
+def _end_log(log: Path, update: int, last: dict[str, Any] | None) -> None:
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    kept = [line for line in lines if _update_of(line) < learner.update]
+    kept = [line for line in lines if _update_of(line) < update]
     if last is not None:
         kept.append(json.dumps(last))
     with whole_file(log) as file:
         file.writelines(f"{line}\n".encode() for line in kept)
 
 
+def _add_line(log: Path, metrics: dict[str, Any]) -> None:
+    try:
+        with log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+    except OSError as error:
+        raise unwritable(log, error) from error
+
+
 def write_adapter(learner: Learner, path: Path) -> None:
     """Write the trained adapter (or, at rank 0, the whole model) as `path`, all of it or nothing."""
+    weights: dict[str, Tensor] = {}
+    if learner.ranks.count > 1:
+        for name, parameter in learner.trained.items():
+            tensor = whole_tensor(parameter.detach())  # one at a time: a GPU may not hold them all
+            if learner.ranks.first:
+                weights[name] = tensor.cpu()
+    learner.ranks.of_first(lambda: _write_weights(learner, weights or None, path))
+
+
+def _write_weights(learner: Learner, weights: dict[str, Tensor] | None, path: Path) -> None:
     with whole_folder(path) as partial:
         if learner.config.model.lora_rank:
-            save_adapter(learner.model, partial)
+            save_adapter(learner.model, partial, weights)
         else:
-            learner.model.save_pretrained(str(partial))
+            learner.model.save_pretrained(str(partial), state_dict=weights)
 
 
 def config_to_toml(config: Config) -> str:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -14,11 +15,15 @@ from torch.nn.utils.rnn import pad_sequence
 from talktune.config import AlgorithmConfig, Config
 from talktune.errors import UserError
 from talktune.learner.logprobs import Forward, make_reader
+from talktune.learner.pieces import Pieces
 from talktune.learner.probe import WEIGHT
+from talktune.learner.ranks import ALONE, Ranks, shard, whole_tensor
+from talktune.learner.recompute import recompute_layers
 from talktune.policy.adapter import adapter_off
 from talktune.policy.linear import fast_frozen_linears, frozen_linears
 from talktune.policy.turnstile import Lane
 from talktune.rl.advantage import RunningBaseline, advantages_for, zero_variance
+from talktune.rl.dealing import deal
 from talktune.rl.demonstration import demonstration_loss
 from talktune.rl.distill import CANDIDATES, distill_loss
 from talktune.rl.loss import grpo_tcr_loss, importance_weights
@@ -28,6 +33,9 @@ from talktune.rl.reward import overlong_reward
 from talktune.rl.schedule import eps_high_at
 from talktune.types import Sample
 
+_NOBODY = (Sample("", (0,), (0,), 0.0, ""),)
+_IDLE = pack(_NOBODY)[0]
+"""What a rank computes for the others' sake; every vocabulary has a token 0."""
 SHOWN = 20
 """So many turns are named where an update cannot be taken."""
 
@@ -44,16 +52,36 @@ def learned(metrics: Mapping[str, float]) -> bool:
 class Learner:
     """The policy in training: its weights, the optimizer's state, the running baseline, the update count."""
 
-    def __init__(self, model: Any, config: Config, total_updates: int, *, lane: Lane | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        config: Config,
+        total_updates: int,
+        *,
+        lane: Lane | None = None,
+        ranks: Ranks = ALONE,
+        device: torch.device | None = None,
+    ) -> None:
         """Train every parameter of `model` that requires a gradient; `total_updates` is for schedules.
 
-        With a `lane` it computes in its turn only, and lets others compute first between two layers.
+        With a `lane` it computes in its turn only, and lets others compute first between two layers. Several `ranks`
+        share the work and, on `device` of each, the weights; each of them has to be given the same samples.
         """
         self.model = model
         self.config = config
+        self.ranks = ranks
+        if config.train.piece_tokens is not None and (config.train.no_packing or ranks.count > 1):
+            other = "--no-packing" if config.train.no_packing else "several ranks"
+            raise UserError(f"--piece-tokens: not with {other}; leave one of them out.")
+        if config.train.checkpoint_layers:
+            recompute_layers(model)
+        here = next(model.parameters()).device
+        whole = shard(model, ranks, device or here) if ranks.count > 1 else None
         self.reader = make_reader(
-            model, packing=not config.train.no_packing, pass_by=None if lane is None else lane.pass_by
+            model, packing=not config.train.no_packing, pass_by=None if lane is None else lane.pass_by, whole=whole
         )
+        if config.train.piece_tokens is not None and not self.reader.fused_head:
+            raise UserError("--piece-tokens: not with a head that is more than one matrix; leave it out.")
         self.total_updates = total_updates
         self.distill_weight = 0.0 if isinstance(config.algorithm.distill, str) else config.algorithm.distill
         """λ; with `auto` it is 0 until a probe is heard."""
@@ -65,7 +93,7 @@ class Learner:
         """Of the last update's samples, by their ids."""
         self.running = RunningBaseline()
         self.trained: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self._frozen = frozen_linears(model)
+        self._frozen = frozen_linears(model) if whole is None else []
         self.optimizer = torch.optim.AdamW(
             self.trained.values(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay
         )
@@ -102,7 +130,8 @@ class Learner:
                 parts = self._gradients(fresh, torch.tensor([s.reward for s in fresh]), metrics["eps_high"])
                 metrics |= {f"fresh_{name}": value for name, value in merge(parts).items()}
             if learned(metrics):
-                norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.config.train.max_grad_norm).item()
+                clipped = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.config.train.max_grad_norm)
+                norm = whole_tensor(clipped).item()
                 if not isfinite(norm):
                     self.optimizer.zero_grad(set_to_none=True)
                     self.running = running
@@ -149,7 +178,7 @@ class Learner:
         rows: list[list[float]] = [[] for _ in samples]
         with self._lane, adapter_off(self.model) if bare else nullcontext(), fast_frozen_linears(self._frozen):
             for packed in self.packs(samples) if samples else ():
-                logprobs, _ = self._read(packed, samples).chosen()
+                logprobs, _ = self._chosen(packed, samples)
                 for i, row in zip(packed.samples, packed.rows(logprobs.cpu()), strict=True):
                     rows[i] = row.tolist()
         return rows
@@ -196,25 +225,50 @@ class Learner:
         lengths = torch.tensor([len(s.answer_ids) for s in samples])
         total = int(lengths[counted].sum() if a.aggregation == "token" else counted.sum())
         taught = sum(len(s.answer_ids) for s in samples if self._is_taught(s))
-        parts: list[dict[str, float]] = []
+        packs = self.packs(samples)
+        parts: list[tuple[int, dict[str, float]]] = []
         with fast_frozen_linears(self._frozen):
-            for packed in self.packs(samples):
+            for dealt in deal([len(packed.ids) for packed in packs], self.ranks.count):
+                lessons = max(len(self.packs(self._pupils(packs[i], samples))) for i in dealt if i is not None)
+                number = dealt[self.ranks.number]
+                if number is None:
+                    self._keep_step(lessons + (a.beta != 0))
+                    continue
+                packed = packs[number]
                 ref = None
                 if a.beta != 0:
                     with adapter_off(self.model), torch.no_grad():
-                        ref, _ = self._read(packed, samples).chosen()
-                done = self._read(packed, samples)
-                new, entropy = done.chosen()
+                        ref, _ = self._chosen(packed, samples)
+                pieces = self._pieces(packed, samples)
+                if pieces is None:
+                    new, entropy, *likely = self.reader.inside(partial(self._student, packed, samples))
+                else:
+                    new, entropy, *likely = self._student_in_pieces(pieces, packed, samples)
                 loss, metrics = self._loss(packed, samples, new, entropy, ref, advantages, eps_high, total, counted)
-                if any(self._is_taught(samples[i]) for i in packed.samples):
-                    lesson, found = self._lesson(packed, samples, done, eps_high, taught)
+                lesson, found = self._lesson(packed, samples, likely, eps_high, taught, lessons)
+                if lesson is not None:
                     loss = loss + self.distill_weight * lesson
                     metrics |= found | {"loss": loss.item()}
-                    del lesson
                 loss.backward()
-                parts.append(metrics)
-                del done, new, loss  # before the next pack needs the memory
-        return parts
+                if pieces is not None:
+                    self._pieces_back(pieces, packed, samples, new, likely)
+                parts.append((number, metrics))
+                del new, likely, lesson, loss, pieces  # before the next pack needs the memory
+        return [metrics for _, metrics in sorted(self.ranks.gather(parts), key=lambda part: part[0])]
+
+    def _keep_step(self, silent: int = 0) -> None:
+        """The passes of a rank that has no pack, `silent` ones without gradient, then one with.
+
+        The others gather every layer's weights from all ranks.
+        """
+
+        def idle() -> Tensor:
+            return self._chosen(_IDLE, _NOBODY)[0]
+
+        with adapter_off(self.model), torch.no_grad():
+            for _ in range(silent):
+                idle()
+        (0 * idle().sum()).backward()
 
     def _demonstrate(self, samples: Sequence[Sample]) -> dict[str, float]:
         """Add the gradient of the answers that were wanted in place of these; returns its metrics, none without one.
@@ -223,15 +277,21 @@ class Learner:
         """
         shown = [replace(s, answer_ids=s.wanted_ids, rollout_logprobs=None) for s in samples if s.wanted_ids]
         weight = self.config.algorithm.wanted * len(shown) / len(samples)
-        parts: list[dict[str, float]] = []
+        packs = self.packs(shown) if weight else []
+        total = sum(len(s.answer_ids) for s in shown)
+        mine: list[tuple[int, dict[str, float]]] = []
         with fast_frozen_linears(self._frozen):
-            for packed in self.packs(shown) if weight else ():
-                new, _ = self._read(packed, shown).chosen()
-                total = sum(len(s.answer_ids) for s in shown)
+            for dealt in deal([len(packed.ids) for packed in packs], self.ranks.count):
+                number = dealt[self.ranks.number]
+                if number is None:
+                    self._keep_step()
+                    continue
+                new, _ = self._chosen(packs[number], shown)
                 loss, metrics = demonstration_loss(new[None], torch.ones_like(new[None]), total=total)
                 (weight * loss).backward()
-                parts.append(metrics)
+                mine.append((number, metrics))
                 del new, loss  # before the next pack needs the memory
+        parts = [metrics for _, metrics in sorted(self.ranks.gather(mine), key=lambda part: part[0])]
         return merge(parts) | ({"wanted_answers": float(len(shown))} if parts else {})
 
     def _read(self, packed: Pack, samples: Sequence[Sample]) -> Forward:
@@ -239,28 +299,96 @@ class Learner:
         packed = packed.to(next(self.model.parameters()).device)
         return self.reader.read(packed, _temperatures(packed, samples))
 
+    def _chosen(self, packed: Pack, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+        """Log-probs (K,) of a pack's answer tokens, and the entropy (K,)."""
+        pieces = None if torch.is_grad_enabled() else self._pieces(packed, samples)
+        if pieces is not None:
+            logprobs, entropy = pieces.forward(lambda done, _: done.chosen())
+            return logprobs, entropy
+        return self.reader.inside(lambda: self._read(packed, samples).chosen())
+
+    def _student(self, packed: Pack, samples: Sequence[Sample]) -> tuple[Tensor, ...]:
+        """The same with a gradient; then, where some have a teacher, (N, K) of what is likely there, and its ids."""
+        done = self._read(packed, samples)
+        rows = self._taught_rows(packed, samples)
+        if rows is None:
+            return done.chosen()
+        return *done.chosen(), *done.several(CANDIDATES, rows.to(done.target.device))
+
+    def _pieces(self, packed: Pack, samples: Sequence[Sample]) -> Pieces | None:
+        """The pieces of a pack that is too long for one pass."""
+        tokens = self.config.train.piece_tokens
+        if tokens is None or len(packed.ids) <= tokens:
+            return None
+        packed = packed.to(next(self.model.parameters()).device)
+        return Pieces(self.reader, packed, _temperatures(packed, samples), tokens)
+
+    def _student_in_pieces(self, pieces: Pieces, packed: Pack, samples: Sequence[Sample]) -> tuple[Tensor, ...]:
+        """As `_student`, but whose gradient stops there: `_pieces_back` takes it on."""
+        rows = self._taught_rows(packed, samples)
+        if rows is None:
+            new, entropy = pieces.forward(lambda done, _: done.chosen())
+            return new.requires_grad_(), entropy
+        new, entropy, likely, ids = pieces.forward(lambda done, _: (*done.chosen(), *done.several(CANDIDATES)))
+        return new.requires_grad_(), entropy, likely[rows].requires_grad_(), ids[rows]
+
+    def _pieces_back(
+        self, pieces: Pieces, packed: Pack, samples: Sequence[Sample], new: Tensor, likely: Sequence[Tensor]
+    ) -> None:
+        """The rest of the way back from the gradient for what `_student_in_pieces` gave."""
+        slopes = [torch.zeros_like(new) if new.grad is None else new.grad]
+        rows = self._taught_rows(packed, samples)
+        if rows is None:
+            pieces.backward(lambda done, _: (done.chosen()[0],), slopes)
+            return
+        slope, ids = (torch.zeros(len(new), one.shape[1], dtype=one.dtype, device=new.device) for one in likely)
+        slope[rows], ids[rows] = likely[0].grad if likely[0].grad is not None else 0.0, likely[1]
+        pieces.backward(lambda done, at: (done.chosen()[0], done.several(ids[at])[0]), [*slopes, slope])
+
+    def _taught_rows(self, packed: Pack, samples: Sequence[Sample]) -> Tensor | None:
+        """Which of a pack's answer tokens belong to samples that have a teacher; None where none has."""
+        taught = [i for i in packed.samples if self._is_taught(samples[i])]
+        places = torch.arange(len(packed.target)).split(list(packed.lengths))
+        return torch.cat([places[packed.samples.index(i)] for i in taught]) if taught else None
+
     def _is_taught(self, sample: Sample) -> bool:
         return self.distill_weight > 0 and sample.teacher_prompt_ids is not None
 
+    def _pupils(self, packed: Pack, samples: Sequence[Sample]) -> list[Sample]:
+        """The samples of a pack that have a teacher, as it reads them."""
+        taught = (samples[i] for i in packed.samples if self._is_taught(samples[i]))
+        return [replace(s, prompt_ids=s.teacher_prompt_ids or ()) for s in taught]
+
     def _lesson(
-        self, packed: Pack, samples: Sequence[Sample], done: Forward, eps_high: float, total: int
-    ) -> tuple[Tensor, dict[str, float]]:
+        self,
+        packed: Pack,
+        samples: Sequence[Sample],
+        likely: Sequence[Tensor],
+        eps_high: float,
+        total: int,
+        lessons: int,
+    ) -> tuple[Tensor | None, dict[str, float]]:
         """The loss of a pack's answers that have a teacher, which is the bare model on a prompt that tells more.
 
         Old log-probs are those of this pass, as with `old="recomputed"`: nobody captured those of tokens that were
-        not sampled. Only the log-probs of the candidates outlive a chunk of the loss head.
+        not sampled. Only the log-probs of the candidates outlive a chunk of the loss head. Some rank needs `lessons`
+        passes of the teacher: who needs fewer keeps step.
         """
-        told = [i for i in packed.samples if self._is_taught(samples[i])]
-        pupils = [replace(samples[i], prompt_ids=samples[i].teacher_prompt_ids or ()) for i in told]
-        places = torch.arange(len(packed.target)).split(list(packed.lengths))
-        rows = torch.cat([places[packed.samples.index(i)] for i in told])
-        mine = torch.arange(len(rows)).split([len(s.answer_ids) for s in pupils])
-        new, ids = done.several(CANDIDATES, rows.to(done.target.device))  # (N, K)
-        teacher = torch.empty_like(new)
+        pupils = self._pupils(packed, samples)
+        pieces = self.packs(pupils)
+        mine = torch.arange(sum(len(s.answer_ids) for s in pupils)).split([len(s.answer_ids) for s in pupils])
+        new, ids = likely or (None, None)
+        teacher: Tensor | None = None if new is None else torch.empty_like(new)
         with adapter_off(self.model), torch.no_grad():
-            for piece in self.packs(pupils):
+            for piece in pieces:
+                assert teacher is not None
+                assert ids is not None
                 at = torch.cat([mine[i] for i in piece.samples]).to(ids.device)
-                teacher[at], _ = self._read(piece, pupils).several(ids[at])
+                teacher[at], _ = self.reader.inside(lambda p=piece, at=at: self._read(p, pupils).several(ids[at]))
+            for _ in range(lessons - len(pieces)):
+                self._chosen(_IDLE, _NOBODY)
+        if new is None or teacher is None:
+            return None, {}
         a = self.config.algorithm
         return distill_loss(
             new[None],
@@ -275,9 +403,14 @@ class Learner:
     def packs(self, samples: Sequence[Sample]) -> list[Pack]:
         """Cut samples into packs of one pass each; without packing every sample is one."""
         train = self.config.train
+        if not samples:
+            return []
         if train.no_packing:
             return [replace(pack([s])[0], samples=(i,)) for i, s in enumerate(samples)]
-        return pack(samples, train.microbatch_tokens)
+        packs = pack(samples, train.microbatch_tokens)
+        if len(packs) < self.ranks.count:  # smaller ones, so that nobody is idle
+            packs = pack(samples, -(-sum(len(one.ids) for one in packs) // self.ranks.count))
+        return packs
 
     def _loss(
         self,

@@ -75,6 +75,7 @@ class Candidates:
         metrics |= fresh.metrics
         made = None
         if learned(metrics):
+            self._learning.hold(owner)  # else another process may have made, and published, a version of this number
             new = self._policies.last_number() + 1
             made = NewVersion(new, number, batch.lineage, str(self._weights.write(new, metrics)))
         else:

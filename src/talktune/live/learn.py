@@ -21,13 +21,13 @@ from talktune.live.batches import Batches
 from talktune.live.candidates import Candidates
 from talktune.live.exam import Examiner
 from talktune.live.fresh import Fresh
-from talktune.live.renewal import renewed
 from talktune.live.weights import Weights
 from talktune.policy.load import Policy
 from talktune.policy.turnstile import ClosedError, Role
 from talktune.store.learning import LEASE, Learning, LostLeaseError
 from talktune.store.policies import Policies, Version
 from talktune.store.queues import BUCKETS, lease, owner_name
+from talktune.store.renewal import renewed
 from talktune.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -95,11 +95,10 @@ class LiveLearner:
         lineage = None if waiting else self.batches.due(self._clock())
         if not waiting and lineage is None:
             return False
-        if not lease(self.store, LEASE, self._owner, self._clock()):
+        if not self._at_work():
             raise LostLeaseError
         self.batches.trouble = ""
-        self.store.tell(ROLE, "", time.time())  # it takes minutes, in which nothing is missing
-        with renewed(self.store, LEASE, self._owner, self._clock):
+        with renewed(ROLE, self._at_work):
             if lineage is None:
                 candidate = waiting[0]
             else:
@@ -109,6 +108,13 @@ class LiveLearner:
                 candidate = self.candidates.make(batch, self._owner, self._clock())
             if candidate is not None:
                 self._gate(candidate)
+        return True
+
+    def _at_work(self) -> bool:
+        """Take or renew the lease, and say so: an update takes minutes, in which nothing is missing."""
+        if not lease(self.store, LEASE, self._owner):
+            return False
+        self.store.tell(ROLE, "", time.time())
         return True
 
     def _gate(self, candidate: Version) -> None:

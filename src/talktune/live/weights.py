@@ -6,7 +6,7 @@ from pathlib import Path
 
 from talktune.config import Config
 from talktune.files import whole_folder
-from talktune.learner.checkpoint import load_checkpoint, write_checkpoint
+from talktune.learner.checkpoint import is_ours, load_checkpoint, write_checkpoint
 from talktune.learner.update import Learner
 from talktune.policy.adapter import attach_adapter, copy_adapter, save_adapter
 from talktune.policy.load import Policy
@@ -41,7 +41,7 @@ class Weights:
         self.learner.reset(self._start)
         if version is not None:
             path = self._checkpoint(version.number)
-            if path.exists():
+            if is_ours(path):
                 load_checkpoint(self.learner, path)
             else:
                 copy_adapter(self._model, version.path)

@@ -150,9 +150,12 @@ def check_layers(model: nn.Module, names: Iterable[str]) -> None:
             raise ValueError(f"it changes {name}, whose weights are also those of {min(others)}; train it without")
 
 
-def save_adapter(model: PeftModel, path: Path) -> None:
-    """Write the adapter as PEFT does: `adapter_config.json` and `adapter_model.safetensors`."""
-    model.save_pretrained(str(path), safe_serialization=True)
+def save_adapter(model: PeftModel, path: Path, weights: dict[str, Tensor] | None = None) -> None:
+    """Write the adapter as PEFT does: `adapter_config.json` and `adapter_model.safetensors`.
+
+    `weights` by the model's names for its parameters, where the model itself holds but a share of each.
+    """
+    model.save_pretrained(str(path), safe_serialization=True, state_dict=weights)
     (path / "README.md").unlink(missing_ok=True)  # PEFT's unfilled model card
 
 

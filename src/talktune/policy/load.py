@@ -95,14 +95,17 @@ class Policy:
             self.tokenizer.save_pretrained(partial)
 
 
-def load_policy(config: ModelConfig) -> Policy:
+def load_policy(config: ModelConfig, *, spread: bool = False) -> Policy:
     """Load the bare model of `config` (adapters: `talktune.policy.adapter`), in eval mode.
 
-    fp32 on a CPU, bf16 on a GPU. Weights come from safetensors or GGUF only, and no code from a model's
-    repository is run. Raises UserError when the model cannot be found or read.
+    fp32 on a CPU and where all weights are trained, else bf16; one that is to be `spread` over several waits in the
+    CPU's memory. Weights come from safetensors or GGUF only, and no code from a model's repository is run. Raises
+    UserError when the model cannot be found or read.
     """
     device = pick_device(config.device)
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    # All weights in training: what an update adds is mostly less than bf16 can tell.
+    exact = device.type == "cpu" or config.lora_rank == 0
+    dtype = torch.float32 if exact else torch.bfloat16
     if device.type == "cpu":
         keep_freed_memory()
     source = _source(config.model)
@@ -126,7 +129,9 @@ def load_policy(config: ModelConfig) -> Policy:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.name_or_path = config.model  # what messages call it
-    model.to(device).eval()
+    if not spread:
+        model.to(device)
+    model.eval()
     return Policy(model=model, tokenizer=tokenizer, device=device, name=config.model)
 
 

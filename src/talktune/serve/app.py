@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from starlette.routing import Route
 
 from talktune.config import Config
 from talktune.conversations.records import conversation_to_dict
+from talktune.errors import StoreDownError
 from talktune.serve import anthropic
 from talktune.serve.body import CLOSE, expected, page_size, read_body
 from talktune.serve.chat import ChatAnswer, Receive, Scope, Send, Service
@@ -32,13 +34,14 @@ from talktune.serve.responses.events import ResponsesForm
 from talktune.serve.responses.items import may_be_named
 from talktune.serve.responses.request import chat_of, references
 from talktune.serve.responses.response import stored_response
-from talktune.serve.upstream import RETRY, EngineError
+from talktune.serve.upstream import RETRY, STORE_DOWN, EngineError
 from talktune.serve.watching import Watching
 from talktune.serve.wire import BadRequest, Fields, read_json
 from talktune.store.journal import entry
 from talktune.store.lookup import Answered, answers
 from talktune.types import Conversation
 
+log = logging.getLogger("talktune.serve")
 BODY_SECONDS = 30.0
 LARGE = 1 << 18
 """Bytes from which a body is parsed in a thread, so that others need not wait."""
@@ -304,6 +307,7 @@ class Server:
         handlers: dict[Any, Any] = {
             BadRequest: _refused,
             EngineError: _engine_failed,
+            StoreDownError: _store_down,
             HTTPException: no_route,
             ClientDisconnect: _gone,
             500: _broken,
@@ -370,6 +374,12 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _engine_failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, EngineError)
     return _error(request, error.status, error.body, error.headers)
+
+
+async def _store_down(request: Request, error: Exception) -> Response:
+    log.error("%s", error)
+    failed = EngineError(STORE_DOWN)
+    return _error(request, failed.status, failed.body, failed.headers)
 
 
 def _no_route(request: Request, error: Exception, there: str) -> Response:

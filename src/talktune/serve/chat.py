@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from talktune.config import ServeConfig
-from talktune.errors import UserError
+from talktune.errors import StoreDownError, UserError
 from talktune.serve.dialects import Dialect
 from talktune.serve.exchange import VERSION, Exchange
 from talktune.serve.form import Form
@@ -25,7 +25,7 @@ from talktune.serve.placing import place
 from talktune.serve.reading import read_stream, read_whole
 from talktune.serve.request import ChatRequest
 from talktune.serve.too_long import explained, with_room
-from talktune.serve.upstream import EngineError, Reply, Upstream
+from talktune.serve.upstream import STORE_DOWN, EngineError, Reply, Upstream
 from talktune.serve.versions import BASE, Versions, with_slot, with_version
 from talktune.serve.wire import BadRequest, write_json
 from talktune.serve.writer import Writer
@@ -92,6 +92,9 @@ class ChatAnswer:
             await self._fail(send, explained(error))
         except EngineError as error:
             await self._fail(send, error)
+        except StoreDownError as error:
+            log.error("%s", error)
+            await self._fail(send, EngineError(STORE_DOWN))
         except UserError as error:  # the answer is not sent to its end: its turn could not be stored
             log.error("%s", error)
             await self._fail(send, EngineError("The answer could not be stored; the server's log says why."))

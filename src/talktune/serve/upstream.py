@@ -24,6 +24,7 @@ COLDEST = 0.01
 HEALTH_AGE = 1.0
 """Seconds for which one look at the engine's health is good."""
 RETRY = {"Retry-After": "2"}
+STORE_DOWN = "The server cannot reach its database right now; try again in a moment."
 
 
 class EngineError(Exception):

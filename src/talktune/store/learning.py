@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import case, delete, func, insert, select, update
 
 from talktune.store import schema
-from talktune.store.queues import CLAIM_SECONDS
+from talktune.store.queues import CLAIM_SECONDS, lease
 from talktune.store.readings import NewReadings, add_readings
 from talktune.types import Turn
 
@@ -102,6 +102,11 @@ class Learning:
         with self._store.engine.begin() as c:
             c.execute(delete(schema.learning).where(schema.learning.c.turn.in_(turns)))
 
+    def hold(self, owner: str) -> None:
+        """Take or renew the learner's lease; raises LostLeaseError while another process has it."""
+        if not lease(self._store, LEASE, owner):
+            raise LostLeaseError
+
     def commit(
         self,
         owner: str,
@@ -122,10 +127,10 @@ class Learning:
         """
         q, held = schema.learning, schema.leases
         with self._store.engine.begin() as c:
-            lease = c.execute(select(held).where(held.c.name == LEASE).with_for_update()).first()
-            if lease is None or lease.owner != owner:
+            holder = c.execute(select(held.c.owner).where(held.c.name == LEASE).with_for_update()).scalar()
+            if holder != owner:
                 raise LostLeaseError
-            c.execute(update(held).where(held.c.name == LEASE).values(until=now + CLAIM_SECONDS))
+            c.execute(update(held).where(held.c.name == LEASE).values(until=self._store.now(c) + CLAIM_SECONDS))
             left = {row.turn: row.uses for row in c.execute(select(q.c.turn, q.c.uses).where(q.c.turn.in_(used)))}
             if len(left) != len(used):
                 raise LostLeaseError

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, false, func, insert, select, update
 
 from talktune.errors import UserError
 from talktune.store import schema
@@ -113,26 +113,31 @@ class Policies:
     def decide(self, number: int, reasons: Sequence[str], measures: Mapping[str, Any]) -> bool:
         """The gate's word on a candidate: published and live where there is no reason against it, else rejected.
 
-        A candidate whose parent is not live any more (somebody rolled back meanwhile) is rejected, too. Returns
-        whether it is live.
+        A candidate whose parent is not live any more (somebody rolled back meanwhile) is rejected, too. What is no
+        candidate any more stays as it is: somebody else has decided. Returns whether the version is live.
         """
         v = schema.versions
         with self._store.engine.begin() as c:
-            row = c.execute(select(v).where(v.c.number == number).with_for_update()).one()
+            lineage = c.execute(select(v.c.lineage).where(v.c.number == number)).scalar_one()
+            live = self._lock(c, lineage)
+            row = c.execute(select(v).where(v.c.number == number)).one()
+            if row.state != "candidate":
+                return live == number
             reasons = list(reasons)
-            if _live(c, row.lineage) != row.parent:
+            if live != row.parent:
                 reasons.append("it was made from a version that is not live any more")
             state = "rejected" if reasons else "published"
             values = {"state": state, "reason": "; ".join(reasons), "measures": json.dumps(dict(measures))}
             c.execute(update(v).where(v.c.number == number).values(**values))
             if not reasons:
-                _set(c, row.lineage, live=number)
+                _set(c, lineage, live=number)
         return not reasons
 
     def adopt(self, number: int, path: Path, reason: str, now: float) -> None:
         """A version that no update made is published and live for everybody."""
         new = {"number": number, "parent": None, "lineage": EVERYBODY, "path": str(path), "state": "published"}
         with self._store.engine.begin() as c:
+            self._lock(c, EVERYBODY)
             c.execute(insert(schema.versions).values(**new, reason=reason, measures="{}", created=now))
             _set(c, EVERYBODY, live=number)
 
@@ -141,12 +146,14 @@ class Policies:
 
         `note` says why.
         """
-        wanted = self.version(number)
-        if wanted.state == "candidate":
-            raise UserError(f"Version {number} is at the gate right now; wait until it is published or rejected.")
+        lineage = self.version(number).lineage
         with self._store.engine.begin() as c:
-            _set(c, wanted.lineage, live=number, stopped="")
-            add_note(c, wanted.lineage, number, note)
+            self._lock(c, lineage)
+            wanted = _version(c.execute(_select().where(schema.versions.c.number == number)).one())
+            if wanted.state == "candidate":
+                raise UserError(f"Version {number} is at the gate right now; wait until it is published or rejected.")
+            _set(c, lineage, live=number, stopped="")
+            add_note(c, lineage, number, note)
         return wanted
 
     def rollback(self, lineage: str = EVERYBODY, note: Note | None = None) -> Version | None:
@@ -154,14 +161,16 @@ class Policies:
 
         `note` says why.
         """
-        live = self.live(lineage)
-        if live is None:
-            whose = f" of {lineage}" if lineage else ""
-            raise UserError(f"The model{whose} serves as it was: there is nothing to go back from.")
+        v = schema.versions.c
         with self._store.engine.begin() as c:
-            _set(c, lineage, live=live.parent, stopped="")
-            add_note(c, lineage, live.parent, note)
-        return None if live.parent is None else self.version(live.parent)
+            live = self._lock(c, lineage)
+            if live is None:
+                whose = f" of {lineage}" if lineage else ""
+                raise UserError(f"The model{whose} serves as it was: there is nothing to go back from.")
+            parent = c.execute(select(v.parent).where(v.number == live)).scalar_one()
+            _set(c, lineage, live=parent, stopped="")
+            add_note(c, lineage, parent, note)
+        return None if parent is None else self.version(parent)
 
     def notes(self, lineage: str, limit: int = 20) -> list[Note]:
         """What was written of promotions and roll-backs in a lineage, newest first."""
@@ -170,7 +179,14 @@ class Policies:
     def stop(self, lineage: str, reason: str) -> None:
         """Learning of this lineage stops, until a version is promoted or rolled back by hand."""
         with self._store.engine.begin() as c:
+            self._lock(c, lineage)
             _set(c, lineage, stopped=reason)
+
+    def _lock(self, c: Connection, lineage: str) -> int | None:
+        """The live version of a lineage, which is this transaction's alone to change until it ends."""
+        s = schema.lineages
+        self._store.put(c, s, {"name": lineage, "live": None, "stopped": ""}, where=false())
+        return c.execute(select(s.c.live).where(s.c.name == lineage).with_for_update()).scalar()
 
 
 def _select() -> Any:
@@ -192,12 +208,5 @@ def _version(row: Any) -> Version:
     )
 
 
-def _live(c: Connection, lineage: str) -> int | None:
-    s = schema.lineages.c
-    return c.execute(select(s.live).where(s.name == lineage)).scalar()
-
-
 def _set(c: Connection, lineage: str, **values: Any) -> None:
-    s = schema.lineages
-    if c.execute(update(s).where(s.c.name == lineage).values(**values)).rowcount == 0:
-        c.execute(insert(s).values(**({"name": lineage, "live": None, "stopped": ""} | values)))
+    c.execute(update(schema.lineages).where(schema.lineages.c.name == lineage).values(**values))

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 BUCKETS = 100
 """Conversations are spread over this many buckets, of which the first ones are held out from training."""
-CLAIM_SECONDS = 120.0
-"""A claim runs out after so long: whoever had it is taken for dead."""
+CLAIM_SECONDS = 24.0
+"""A claim runs out after so long: whoever had it, and renewed it all the time while at work, is taken for dead."""
+RENEW_SECONDS = CLAIM_SECONDS / 4
 
 
 def bucket(conversation: str) -> int:
@@ -58,19 +59,18 @@ def owner_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def lease(store: "Store", name: str, owner: str, now: float, seconds: float = CLAIM_SECONDS) -> bool:
+def lease(store: "Store", name: str, owner: str, seconds: float = CLAIM_SECONDS) -> bool:
     """Take or renew the sole right to do something; False while somebody else has it.
 
-    A holder on this machine whose process is gone has it no more.
+    A holder on this machine whose process is gone has it no more. The database's time counts.
     """
-    q = schema.leases
+    q = schema.leases.c
     with store.engine.begin() as c:
-        held = c.execute(select(q).where(q.c.name == name).with_for_update()).first()
-        if held is not None and held.owner != owner and held.until > now and not _gone(held.owner):
-            return False
-        c.execute(delete(q).where(q.c.name == name))
-        c.execute(insert(q).values(name=name, owner=owner, until=now + seconds))
-    return True
+        now = store.now(c)
+        held = c.execute(select(q.owner).where(q.name == name)).scalar()
+        free = [owner] if held is None or not _gone(held) else [owner, held]
+        values = {"name": name, "owner": owner, "until": now + seconds}
+        return store.put(c, schema.leases, values, where=or_(q.owner.in_(free), q.until <= now))
 
 
 def _gone(owner: str) -> bool:
@@ -107,10 +107,11 @@ class Judging:
         with self._store.reading() as c:
             return c.execute(select(func.count()).select_from(schema.judging)).scalar() or 0
 
-    def claim(self, limit: int, now: float, seconds: float = CLAIM_SECONDS, *, newest: bool = False) -> list[Claimed]:
+    def claim(self, limit: int, seconds: float = CLAIM_SECONDS, *, newest: bool = False) -> list[Claimed]:
         """Take up to `limit` turns, the oldest or newest; one that has no next state after all leaves the queue."""
         j = schema.judging
         with self._store.engine.begin() as c:
+            now = self._store.now(c)
             owners = c.execute(select(j.c.owner).where(j.c.owner.is_not(None)).distinct()).scalars()
             gone = [owner for owner in owners if owner is not None and _gone(owner)]
             free: list[ColumnElement[bool]] = [j.c.owner.is_(None), j.c.until <= now, j.c.owner.in_(gone)]
@@ -123,6 +124,13 @@ class Judging:
         known = {claimed.id for claimed in ready}
         self._drop([id for id in ids if id not in known])
         return ready
+
+    def renew(self, ids: Sequence[str], seconds: float = CLAIM_SECONDS) -> bool:
+        """Keep claims that are at work; False where none is this process's any more."""
+        j = schema.judging
+        with self._store.engine.begin() as c:
+            mine = update(j).where(j.c.turn.in_(ids), j.c.owner == self._owner)
+            return c.execute(mine.values(until=self._store.now(c) + seconds)).rowcount > 0
 
     def settle(self, id: str, verdict: Verdict, cost: float, now: float) -> bool:
         """Write the votes and the reward of a claimed turn; False when it is no longer this process's, or forgotten.
@@ -161,12 +169,13 @@ class Judging:
         with self._store.engine.begin() as c:
             c.execute(update(j).where(j.c.turn.in_(ids), j.c.owner == self._owner).values(owner=None, until=0.0))
 
-    def postpone(self, id: str, now: float) -> None:
+    def postpone(self, id: str) -> None:
         """The judge is up but has no verdict on this one: it waits, twice as long each time, and lets others pass."""
         j = schema.judging
         with self._store.engine.begin() as c:
             tries = c.execute(select(j.c.tries).where(j.c.turn == id)).scalar() or 0
-            later = {"owner": None, "until": 0.0, "tries": tries + 1, "after": now + 2.0 ** min(tries, 12)}
+            after = self._store.now(c) + 2.0 ** min(tries, 12)
+            later = {"owner": None, "until": 0.0, "tries": tries + 1, "after": after}
             c.execute(update(j).where(j.c.turn == id, j.c.owner == self._owner).values(**later))
 
     def _drop(self, ids: Sequence[str]) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 from sqlalchemy import (
     Connection,
     Engine,
+    ExceptionContext,
     Executable,
+    Table,
     and_,
     bindparam,
     create_engine,
@@ -26,12 +28,12 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 
 from talktune.conversations.marks import answer_mark, asked_mark
 from talktune.conversations.messages import message_from_dict, message_to_dict
 from talktune.conversations.turns import turns_of
-from talktune.errors import UserError
+from talktune.errors import StoreDownError, UserError
 from talktune.store import schema
 from talktune.store.blobs import floats_from_bytes, floats_to_bytes, ids_from_bytes, ids_to_bytes
 from talktune.store.queues import queue_for_judging, queue_for_learning
@@ -39,6 +41,10 @@ from talktune.store.rows import ConversationRow, Forgotten, Found, NewTurn
 from talktune.store.trees import StoredTurn, conversations_of
 from talktune.types import Conversation, Message, Sampled, Turn, Verdict, Vote
 
+MIGRATION = 0x74616C6B
+"""Name of the lock under which a database is migrated."""
+UNIX_EPOCH = 2440587.5
+"""1970 as SQLite counts days."""
 BUSY_MS = 10_000
 """How long a writer waits for another process's transaction."""
 _NUL = "\0"
@@ -60,19 +66,39 @@ class Store:
         try:
             if url.startswith("sqlite:///") and (name := make_url(url).database) not in (None, "", ":memory:"):
                 _make_private(Path(name))
-            self.engine: Engine = create_engine(url)
+            # A connection that died while nobody used it is opened again, before anything is asked over it.
+            self.engine: Engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
             self._reading = self.engine.execution_options(talktune_reads=True)
             self._conversation, self._text, self._sent = _upserts(self.engine.dialect.name)
             if self.engine.dialect.name == "sqlite":
                 event.listen(self.engine, "connect", _sqlite_options)
                 event.listen(self.engine, "begin", _sqlite_begin)
             with self.engine.begin() as connection:
+                if self.engine.dialect.name == "postgresql":  # one process at a time; SQLite has one writer anyway
+                    connection.execute(select(func.pg_advisory_xact_lock(MIGRATION)))
                 schema.migrate(connection)
         except (DatabaseError, OSError, ModuleNotFoundError) as error:
             reason = str(getattr(error, "orig", None) or error).splitlines()[0]
             raise UserError(
                 f"The store {shown(where)} cannot be opened ({reason}); name a file or a database URL."
             ) from error
+
+        if self.engine.dialect.name == "postgresql":
+            event.listen(self.engine, "handle_error", _down)
+
+    def now(self, c: Connection) -> float:
+        """The database's own time in seconds since 1970: claims of several machines, whose clocks differ, go by it."""
+        if self.engine.dialect.name == "postgresql":
+            return float(c.execute(select(func.extract("epoch", func.clock_timestamp()))).scalar_one())
+        return float(c.execute(select((func.julianday("now") - UNIX_EPOCH) * 86400.0)).scalar_one())
+
+    def put(self, c: Connection, table: Table, values: Mapping[str, Any], *, where: Any = None) -> bool:
+        """Insert a row, or update the one that is there where it fits `where`; whether the row is as given now."""
+        of = postgresql.insert if self.engine.dialect.name == "postgresql" else sqlite.insert
+        keys = [column.name for column in table.primary_key]
+        new = of(table).values(**values)
+        rest = {name: value for name, value in values.items() if name not in keys}
+        return c.execute(new.on_conflict_do_update(index_elements=keys, set_=rest, where=where)).rowcount == 1
 
     def close(self) -> None:
         """Close every connection."""
@@ -210,10 +236,8 @@ class Store:
 
     def tell(self, role: str, trouble: str, at: float) -> None:
         """A role says that it is at work, and why it does nothing right now (empty where it does)."""
-        r = schema.roles
         with self.engine.begin() as c:
-            c.execute(delete(r).where(r.c.name == role))
-            c.execute(insert(r).values(name=role, trouble=trouble, told=at))
+            self.put(c, schema.roles, {"name": role, "trouble": trouble, "told": at})
 
     def users(self) -> set[str]:
         """Everybody who ever said something that is still here."""
@@ -325,12 +349,21 @@ def _upserts(dialect: str) -> tuple[Executable, Executable, Executable]:
     return conversation, text, of(schema.sent).on_conflict_do_nothing(index_elements=["conversation", "hash"])
 
 
+def _down(context: ExceptionContext) -> None:
+    """Say in a sentence that the database cannot be reached."""
+    if context.is_pre_ping:
+        return  # it is tried again with a new connection
+    if context.is_disconnect or (context.connection is None and isinstance(context.sqlalchemy_exception, DBAPIError)):
+        reason = str(context.original_exception).strip().splitlines()[0]
+        raise StoreDownError(f"the database cannot be reached ({reason}).") from context.original_exception
+
+
 def _sqlite_options(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # sqlite3 would begin transactions in its own way
     for option in (
+        f"busy_timeout = {BUSY_MS}",  # first: the next one may have to wait for another process that does the same
         "journal_mode = WAL",
         "synchronous = FULL",  # a commit that was acknowledged survives a loss of power
-        f"busy_timeout = {BUSY_MS}",
         "foreign_keys = ON",
         "secure_delete = ON",  # what is forgotten is overwritten
     ):

@@ -1,0 +1,124 @@
+"""Several processes that train one model: which of them this is, and how they agree (torchrun, torch.distributed).
+
+Every rank reads the same samples and cuts the same packs, computes those that are dealt to it, and holds its share of
+the weights and of the optimizer's state (FSDP2, `fully_shard`): gradients are summed on the way back. Rank 0 alone
+reads what people wrote, asks the judge and writes files.
+"""
+
+import os
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+
+from talktune.errors import UserError
+from talktune.policy.view import decoder_layers
+from talktune.terminal import rank_of_torchrun
+
+PATIENCE = timedelta(days=7)
+"""How long ranks wait for each other: the first may have to judge everything; torchrun ends them when one dies."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many processes this one is."""
+
+    number: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes."""
+        return self.number == 0
+
+    def of_first(self, work: Callable[[], T]) -> T:
+        """What `work` gives on the first rank, on all of them; so is the UserError that it raises."""
+        if self.count == 1:
+            return work()
+        said: list[Any] = [None, None]
+        if self.first:
+            try:
+                said[0] = work()
+            except UserError as error:
+                said[1] = error
+        dist.broadcast_object_list(said, src=0, device=torch.device("cpu"))
+        if said[1] is not None:
+            raise said[1]
+        return said[0]
+
+    def gather(self, mine: Sequence[T]) -> list[T]:
+        """What all ranks have, one after the other, on each of them."""
+        if self.count == 1:
+            return list(mine)
+        found: list[Any] = [None] * self.count
+        dist.all_gather_object(found, list(mine))
+        return [one for part in found for one in part]
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def joined() -> Generator[Ranks]:
+    """The ranks that torchrun started, which can speak to each other inside; alone where it started none."""
+    if rank_of_torchrun() is None:
+        yield ALONE
+        return
+    gpus = torch.cuda.is_available()
+    if gpus:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # what `cuda` and `auto` mean from now on
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
+    yield Ranks(dist.get_rank(), dist.get_world_size())
+    dist.destroy_process_group()  # not after an error: the others may be in the middle of something
+
+
+class Whole(nn.Module):
+    """A model whose weights are spread over ranks; what is computed inside of a call of this has them at hand.
+
+    FSDP2 gathers each layer's weights as the layer is called, and those around the layers (embedding, last norm, head)
+    as this is.
+    """
+
+    def __init__(self, model: Any) -> None:
+        """Around `model`, adapter and all."""
+        super().__init__()
+        self.model = model
+
+    def forward(self, work: Callable[[], Any]) -> Any:
+        """What `work` gives: tensors, or tuples of them, with whatever gradient they have."""
+        return work()
+
+
+def shard(model: Any, ranks: Ranks, device: torch.device) -> Whole:
+    """Spread the weights of `model` over `ranks`, in place, layer by layer, from wherever they are to `device`.
+
+    Gradients are summed over ranks, not averaged. UserError for a model that has no list of its layers.
+    """
+    layers = decoder_layers(model)
+    if layers is None:
+        raise UserError(f"{type(model).__name__}: it has no list of layers to spread; train it in one process.")
+    mesh = init_device_mesh(device.type, (ranks.count,))
+    for layer in layers:
+        fully_shard(layer, mesh=mesh)
+    whole = Whole(model)
+    fully_shard(whole, mesh=mesh)
+    for part in whole.modules():
+        if isinstance(part, FSDPModule):
+            part.set_gradient_divide_factor(1.0)
+            part.set_force_sum_reduction_for_comms(True)  # gloo has no mean
+    return whole
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """All of a tensor of which this rank may hold a share; all ranks have to ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
