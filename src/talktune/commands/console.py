@@ -55,19 +55,25 @@ def progress() -> "Progress":
 @contextmanager
 def progress_shown() -> "Generator[Callable[[str, int, int], None]]":
     """A progress bar that is told what is being done, how many are done, and of how many; none before it is told."""
-    with progress() as bar:
-        task: TaskID | None = None
-        last = 0
+    bar = progress()
+    task: TaskID | None = None
+    last = 0
 
-        def show(what: str, done: int, total: int) -> None:
-            nonlocal task, last
-            if task is not None and done < last:  # something else began
-                bar.reset(task)
-            last = done
-            task = bar.add_task(what, total=total) if task is None else task
-            bar.update(task, description=what, completed=done, total=total)
+    def show(what: str, done: int, total: int) -> None:
+        nonlocal task, last
+        if task is None:
+            bar.start()
+            task = bar.add_task(what, total=total)
+        elif done < last:  # something else began
+            bar.reset(task)
+        last = done
+        bar.update(task, description=what, completed=done, total=total)
 
+    try:
         yield show
+    finally:
+        if task is not None:  # one that never started would end with an empty line
+            bar.stop()
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

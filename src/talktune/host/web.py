@@ -6,6 +6,7 @@ softmax(logits / temperature) before any cut, where vLLM's default is of softmax
 
 import asyncio
 import contextlib
+import importlib.metadata
 import json
 import time
 import uuid
@@ -25,7 +26,6 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from talktune import __version__
 from talktune.errors import UserError
 from talktune.host.answer import AnswerParser, TextStream
 from talktune.host.change import Change
@@ -156,7 +156,7 @@ def make_app(host: Host, keys: Keys) -> Starlette:
         return JSONResponse(found)
 
     async def version(_request: Request) -> Response:
-        return JSONResponse({"version": __version__, "engine": "talktune"})
+        return JSONResponse({"version": importlib.metadata.version("talktune"), "engine": "talktune"})
 
     return Starlette(
         routes=[
