@@ -97,7 +97,8 @@ def test_how_likely_given_tokens_are_without_and_with_an_adapter(running: str, t
     policy = load_policy(ModelConfig(model=str(tiny_model), device="cpu"))
     ids = torch.tensor([asked["prompt_ids"] + asked["answer_ids"]])  # type: ignore[operator]
     forced: list[torch.Tensor] = []
-    for model in (policy.model, load_adapter(policy.model, adapter)):
+    for adapted in (False, True):  # an adapter is put into the model itself
+        model = load_adapter(policy.model, adapter) if adapted else policy.model
         with torch.no_grad():
             scores = (model(input_ids=ids).logits[0, 4:-1] / 0.7).log_softmax(-1)
         forced.append(scores.gather(1, ids[0, 5:, None])[:, 0])

@@ -61,8 +61,8 @@ def wanting(make: Make, rounds: int, **live: Any) -> World:
     w = make(asked, **live)
     w.worker.judge = type(w.worker.judge)(short)
     ids = talk(w, rounds)
-    say_what_was_wanted(w, ids[3::4])
     w.judge()
+    say_what_was_wanted(w, ids[3::4])
     return w
 
 
@@ -167,8 +167,9 @@ def test_without_trust_the_update_is_what_it_was(world: Make) -> None:
 def undisturbed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("undisturbed")
     w = World(asked(tiny_config(tiny_model, folder / "policies")), folder / "store.db", short)
-    say_what_was_wanted(w, talk(w, 3)[3::4])
+    ids = talk(w, 3)
     w.judge()
+    say_what_was_wanted(w, ids[3::4])
     learn_all(w)
     found = used(w), readings(w), metrics(w), [adapter(w, number) for number in (1, 2, 3)]
     w.close()
