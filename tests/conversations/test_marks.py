@@ -3,7 +3,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from talktune.conversations.marks import answer_mark, asked_mark, bare, skeleton
+from talktune.conversations.marks import answer_mark, asked_mark, bare, lines_of, skeleton
 from talktune.types import Message
 
 TEXT = "# Plan\n\n1. **Buy** [tea](https://a.example/b), “quoted” café\n2. `run` it…\n\n```python\nprint(1)\n```"
@@ -45,3 +45,11 @@ def test_nothing_said_has_no_mark_and_side_turns_have_their_own() -> None:
     assert asked_mark([Message("system", "x")]) is None
     said = [Message("user", "old"), Message("assistant", "y"), Message("user", "[10:00] Hi"), Message("user", "host")]
     assert asked_mark(said) == asked_mark([Message("user", "hi")])
+
+
+def test_lines_are_those_of_the_text_and_of_what_tools_are_handed_without_drafts() -> None:
+    text = "<think>hm</think><analysis>\nFirst\n</analysis>\n<summary>\n1. **One** thing\n\n- two\n</summary>"
+    assert lines_of(Message("assistant", text)) == ["onething", "two"]
+    assert lines_of(call('{"context": "One\\nTwo", "n": 3}')) == ["one", "two"]
+    assert lines_of(call("broken {")) == lines_of(Message("assistant", " ")) == []
+    assert lines_of(Message("assistant", "Only <analysis>a draft</analysis>")) == ["onlyadraft"]

@@ -55,6 +55,15 @@ VALUES = st.recursive(
 OBJECT = {"type": "object", "properties": {"mood": {"enum": ["good", "bad"]}}, "required": ["mood"]}
 
 
+TOKENIZERS = Path(__file__).parents[2] / ".cache" / "tokenizers"
+CALL = {
+    "type": "object",
+    "properties": {"name": {"enum": ["f"]}, "arguments": {"type": "object"}},
+    "required": ["name", "arguments"],
+    "additionalProperties": False,
+}
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tiny_model: Path) -> Any:
     return AutoTokenizer.from_pretrained(tiny_model)
@@ -204,3 +213,33 @@ def test_a_form_that_breaks_fails_its_own_request_only(model: Any, tokenizer: An
     run(model, [broken, fine])
     assert "make its schema simpler" in broken.failure
     assert (broken.tokens, fine.failure, len(fine.ids(0))) == ({}, "", 5)
+
+
+def test_tool_calls_may_come_in_the_place_of_a_form() -> None:
+    """Where the tags are tokens of their own (Qwen), and where they are text."""
+    call = '{"name": "f", "arguments": {"x": [1]}}'
+    marked = f"<tool_call>\n{call}\n</tool_call>"
+    for name in ("qwen3", "llama3_1"):
+        if not (TOKENIZERS / name).is_dir():
+            pytest.skip("`make tokenizers` fetches it")
+        own: Any = AutoTokenizer.from_pretrained(TOKENIZERS / name)
+        grammars = Grammars(own, end_ids(own))
+
+        def fits(text: str, marked: bool, own: Any = own, grammars: Grammars = grammars) -> bool:
+            (guide,) = grammars.guides(OBJECT, 1, CALL, marked=marked)
+            size = len(own)
+            for token in own.encode(text, add_special_tokens=False):
+                if not guide.allowed(size)[token]:
+                    return False
+                guide.take(token)
+            return bool(guide.allowed(size)[min(end_ids(own))])
+
+        assert fits('{"mood": "good"}', True)
+        assert fits(marked, True)
+        assert fits(f"{marked}\n{marked}", True)
+        assert fits(call, False)
+        assert not fits(call, True)
+        assert not fits(marked, False)
+        assert not fits(marked.replace("f", "g", 1), True)
+        assert not fits(marked.replace('"f"', '"g"'), True)
+        assert not fits("Hello", True)

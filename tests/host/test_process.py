@@ -221,6 +221,12 @@ def test_an_answer_keeps_to_the_form_that_is_asked_for(client: openai.OpenAI, ad
             assert set(found) == {"mood", "count"}
             assert found["mood"] in ("good", "bad")
             assert found["count"] in range(100)
+    tool: Any = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    for choice in client.chat.completions.create(**asked | {"tools": [tool], "max_tokens": 200}).choices:
+        if choice.message.tool_calls:
+            assert choice.finish_reason in ("tool_calls", "length")
+        elif choice.finish_reason == "stop":
+            assert set(json.loads(choice.message.content or "")) == {"mood", "count"}
     cut = client.chat.completions.create(**asked | {"max_tokens": 3, "response_format": {"type": "json_object"}})
     assert {choice.finish_reason for choice in cut.choices} <= {"length", "stop"}  # `{}` is an object, too
     assert all((choice.message.content or "").startswith("{") for choice in cut.choices)

@@ -207,6 +207,19 @@ def test_a_form_is_read_and_leaves_no_place_to_think(tiny_model: Path) -> None:
         assert own.decode(prompt.ids).endswith("<think>\n\n</think>\n\n")
 
 
+def test_a_form_beside_tools_leaves_them_to_be_called(tiny_model: Path) -> None:
+    own = AutoTokenizer.from_pretrained(tiny_model)
+    asked = HI | {"response_format": {"type": "json_object"}, "tools": [TOOL]}
+    prompt = render(own, parse_request(asked))
+    assert prompt.schema == {"type": "object"}
+    assert prompt.call is not None
+    name = parse_request(asked).tool_names[0]
+    assert prompt.call["properties"]["name"] == {"enum": [name]}
+    for choice in ("required", {"type": "function", "function": {"name": name}}):
+        assert render(own, parse_request(asked | {"tool_choice": choice})).schema is None
+    assert render(own, parse_request(asked | {"tool_choice": "none"})).call is None
+
+
 def test_an_opened_thinking_block_is_seen(tiny_model: Path) -> None:
     own = AutoTokenizer.from_pretrained(tiny_model)
     assert not render(own, parse_request(HI)).thinking
@@ -236,7 +249,6 @@ BEGUN = [*HI["messages"], {"role": "assistant", "content": "{"}]
         ({"guided_json": {}}, "guided_json"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"modalities": ["text", "audio"]}, "modalities"),
-        ({"response_format": {"type": "json_object"}, "tools": [TOOL]}, "response_format"),
         ({"response_format": {"type": "json_schema"}}, "response_format"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "response_format"),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": True}}}, "response_format"),

@@ -69,6 +69,9 @@ class Codex:
             shown = item["text"] if item.get("type") == "agent_message" else shown
         return shown
 
+    def close(self) -> None:
+        """Nothing of it runs on."""
+
 
 class OpenClaw:
     """One conversation with OpenClaw's embedded agent: a process for each turn."""

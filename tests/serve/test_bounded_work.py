@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from talktune.conversations import marks, passing, words
-from talktune.serve import placing, side
+from talktune.serve import placing, side, telling
 from talktune.serve.matching import history_hash
 from talktune.types import Message
 
@@ -51,7 +51,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
             return tuple(map(counted, value))
         return value
 
-    for module in (words, passing, marks, side, placing):
+    for module in (words, passing, marks, side, telling, placing):
         for name, value in list(vars(module).items()):
             monkeypatch.setattr(module, name, counted(value))
     yield counts
@@ -69,6 +69,7 @@ def test_of_a_long_text_little_is_looked_at(seen: list[int], piece: str) -> None
         lambda: words.spoken(Message("tool", text)),
         lambda: marks.skeleton(text),
         lambda: marks.bare(text),
+        lambda: marks.lines_of(Message("user", text)),
         lambda: history_hash([Message("user", text), Message("assistant", text)]),
         lambda: side.kind_of([Message("system", text), Message("user", text), Message("user", framed)]),
         lambda: habits.applied([Message("user", framed), Message("user", text)]),

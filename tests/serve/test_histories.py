@@ -414,6 +414,19 @@ def test_an_aside_between_an_answer_and_its_reaction(talk: Any) -> None:
         ]
 
 
+def test_who_reacts_to_an_alert_does_not_react_to_the_answer_before_it(talk: Any) -> None:
+    t = talk(context_at_the_end)
+    t.ask(f"Here it is, {t.tag}.", f"Do it, {t.tag}")
+    t.headers = {"X-Turn-Type": "side"}
+    t.ask(f"The disk of {t.tag} is full!", f"Poll: read the list of {t.tag} and see whether anything is to do.")
+    t.headers = {}
+    t.ask(f"Fine, {t.tag}.", f"Thanks for telling me, {t.tag}")
+    t.ask(f"Bye, {t.tag}.", f"See you, {t.tag}")
+    states = dict(t.reactions())
+    assert states[f"Here it is, {t.tag}."] == []
+    assert states[f"Fine, {t.tag}."] == [f"See you, {t.tag}"]
+
+
 SUMMARY = """<analysis>
 What was said so far, in the order in which it was said, and what of it matters for what comes next.
 </analysis>

@@ -1,6 +1,7 @@
 from pathlib import Path
 
-from talktune.conversations.marks import answer_mark
+from talktune.conversations.marks import answer_mark, line_mark, skeleton
+from talktune.store import schema
 from talktune.store.candidates import FEW, Candidates
 from talktune.store.overview import overview
 from talktune.store.rows import NewTurn
@@ -36,6 +37,31 @@ def test_an_answer_that_many_turns_gave_tells_nothing_by_itself(tmp_path: Path) 
         (z,) = candidates.children(["y"])
         assert set(candidates.with_ancestors([z], 1)) == {"z", "y"}
         assert set(candidates.with_ancestors([z, y], 8)) == {"x", "y", "z"}
+    store.close()
+
+
+def test_a_side_turn_is_found_by_its_longest_line_in_older_stores_as_well(tmp_path: Path) -> None:
+    line = "All commands were run; their results are known and nothing is open any more."
+    told = f"<analysis>{'Let me think. ' * 9}</analysis>\n<summary>\n1. {line}\n2. So much for that.\n</summary>"
+    store = Store(tmp_path / "s.db")
+    store.add_turns([turn("a", "c", "Done."), turn("b", "c", "Hm", parent="a", kind="side")])
+    store.add_turns([turn("s", "c", told, parent="b", kind="side"), turn("x", "d", told, kind="side", created=2.0)])
+    mark = line_mark(skeleton(line))
+    for _ in range(2):
+        with store.reading() as c:
+            candidates = Candidates(c, "ann")
+            assert [one.id for one in candidates.sides([mark])] == ["x", "s"]
+            (s,) = Candidates(c, "ann", "c").sides([mark])
+            above = candidates.main_above(s)
+            assert above is not None
+            assert above.id == "a"
+            assert candidates.main_above(candidates.sides([mark])[0]) is None
+            assert Candidates(c, "bob").sides([mark]) == candidates.sides([]) == []
+        with store.engine.begin() as c:
+            c.exec_driver_sql("UPDATE turns SET mark = NULL WHERE kind = 'side'")
+            c.execute(schema.steps.delete().where(schema.steps.c.number >= schema.STEPS.index(schema._side_marks)))
+        store.close()
+        store = Store(tmp_path / "s.db")
     store.close()
 
 

@@ -108,7 +108,7 @@ def lines_of(message: Message) -> list[str]:
         kept = bare(whole)
         if (drafted := _DRAFT.split(kept)[-1]).strip():
             kept = drafted
-        found += [line for one in kept.splitlines() if (line := skeleton(one))]
+        found += [line for one in _TAG.sub("", kept).splitlines() if (line := skeleton(one))]
     return found
 
 

@@ -62,9 +62,12 @@ class Grammars:
         self._made: LLTokenizer | None = None
         self._making = threading.Lock()
 
-    def guides(self, schema: Mapping[str, Any], copies: int) -> list[Guide]:
+    def guides(
+        self, schema: Mapping[str, Any], copies: int, call: Mapping[str, Any] | None = None, *, marked: bool = True
+    ) -> list[Guide]:
         """A guide for each of `copies` answers; raises BadRequest for a schema that cannot be followed.
 
+        With `call` tool calls may come in its place, each of that schema; `marked` ones stand in tags (Hermes' form).
         The first call reads the vocabulary, which takes a second or two.
         """
         from llguidance import LLMatcher, LLParserLimits
@@ -75,7 +78,11 @@ class Grammars:
             text = json.dumps(schema)
             if len(text) > MAX_SCHEMA:
                 raise _refused(f"it has {len(text)} characters, and at most {MAX_SCHEMA} are taken")
-            grammar = LLMatcher.grammar_from_json_schema(text, overrides=style)
+            if call is None:
+                grammar = LLMatcher.grammar_from_json_schema(text, overrides=style)
+            else:
+                own = {"x-guidance": style}
+                grammar = LLMatcher.grammar_from_lark(self._either(dict(schema) | own, dict(call) | own, marked))
         except (ValueError, RecursionError) as error:
             raise _refused(str(error)) from error
         if math.lcm(*_multiples(schema)) > MAX_MULTIPLE:
@@ -85,6 +92,20 @@ class Grammars:
         if matcher.is_error():
             raise _refused(matcher.get_error().removesuffix("<non-verbose/>"))
         return [Guide(matcher.deep_copy(), self._end_ids) for _ in range(copies)]
+
+    def _either(self, schema: Mapping[str, Any], call: Mapping[str, Any], marked: bool) -> str:
+        """The grammar of one form or the other, in llguidance's language."""
+        bodies = f"form: %json {json.dumps(schema)}\nbody: %json {json.dumps(call)}\n"
+        if not marked:
+            return f"start: form | body\n{bodies}"
+        opened, closed = self._mark("<tool_call>"), self._mark("</tool_call>")
+        calls = f'start: form | call ("\\n" call)*\ncall: {opened} "\\n" body "\\n" {closed}\n'
+        return calls + bodies
+
+    def _mark(self, text: str) -> str:
+        """A mark as the tokenizer has it: one token of its own, or text."""
+        ids = self._tokenizer.encode(text, add_special_tokens=False)
+        return f"<[{ids[0]}]>" if len(ids) == 1 else json.dumps(text)
 
     def _vocabulary(self) -> LLTokenizer:
         from llguidance.hf import from_tokenizer

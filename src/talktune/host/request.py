@@ -69,7 +69,7 @@ class ChatRequest:
     any_tool: bool
     """True when one of several tools must be called."""
     schema: Mapping[str, Any] | None
-    """The JSON schema of the answer, where it must have one."""
+    """The JSON schema of the answer, where it must have one and is no tool call."""
     model: str | None
     sample: SampleConfig
     """`max_new_tokens` as asked for; 0 when the request sets no limit."""
@@ -102,9 +102,9 @@ def parse_request(raw: object) -> ChatRequest:
     if choice not in (None, "none", "auto") and begun is not None:
         raise BadRequest("An answer that is continued cannot be made to call a tool.", param="tool_choice")
     schema = _schema(body.raw.get("response_format"))
-    if schema is not None and (begun is not None or (tools and choice != "none")):
-        beside = "tools" if begun is None else "an answer that is continued"
-        raise BadRequest(f"A response_format cannot be kept beside {beside}; leave one out.", param="response_format")
+    if schema is not None and begun is not None:
+        message = "A response_format cannot be kept beside an answer that is continued; leave one out."
+        raise BadRequest(message, param="response_format")
     options = body.get("stream_options", dict) or {}
     limit = body.number("max_completion_tokens", int, 1, None)
     limit = limit if limit is not None else body.number("max_tokens", int, 1, None)
@@ -150,6 +150,10 @@ class Prompt:
     """True when it ends inside an open `<tool_call>`, of any tool."""
     schema: Mapping[str, Any] | None = None
     """The JSON schema of what is to come, where it must have one."""
+    call: Mapping[str, Any] | None = None
+    """That of a tool call, which may come in its place."""
+    marked: bool = True
+    """Whether such a call stands in tags."""
 
 
 def render(tokenizer: PreTrainedTokenizerBase, request: ChatRequest, context: int) -> Prompt:
@@ -181,16 +185,18 @@ def render(tokenizer: PreTrainedTokenizerBase, request: ChatRequest, context: in
     bare = "tools" in template and "<tool_call>" not in template
     if request.any_tool:
         ids += [] if bare else encode_text(tokenizer, "<tool_call>\n")
-        return Prompt(tuple(ids), False, not bare, _any_call(request.tool_names, "parameters" if bare else "arguments"))
+        return Prompt(tuple(ids), False, not bare, _any_call(request.tool_names, bare))
     if request.forced_tool is not None:
         call = f'{{"name": {json.dumps(request.forced_tool)}, "{"parameters" if bare else "arguments"}": {{'
         ids += encode_text(tokenizer, call if bare else f"<tool_call>\n{call}")
+        return Prompt(tuple(ids), False)
     ending = str(tokenizer.decode(ids[-8:], skip_special_tokens=False)).rstrip()
     thinking = ending.endswith("<think>")
     if thinking and request.schema is not None:  # the form leaves no place for it
         ids += encode_text(tokenizer, "\n</think>\n\n")
         thinking = False
-    return Prompt(tuple(ids), thinking, schema=request.schema)
+    call = _any_call(request.tool_names, bare) if request.tools and request.schema is not None else None
+    return Prompt(tuple(ids), thinking, schema=request.schema, call=call, marked=not bare)
 
 
 def _refuse_unable(body: Fields) -> None:
@@ -217,8 +223,9 @@ def _schema(form: Any) -> Mapping[str, Any] | None:
     return cast(Mapping[str, Any], schema)
 
 
-def _any_call(names: Sequence[str], arguments: str) -> Mapping[str, Any]:
+def _any_call(names: Sequence[str], bare: bool) -> Mapping[str, Any]:
     """The JSON schema of a call of one of these tools. Its arguments are any object, as in every other call."""
+    arguments = "parameters" if bare else "arguments"
     return {
         "type": "object",
         "properties": {"name": {"enum": [*names]}, arguments: {"type": "object"}},

@@ -92,7 +92,9 @@ def make_app(host: Host, keys: Keys) -> Starlette:
         prompt = await run_in_threadpool(render, host.policy.tokenizer, asked, host.engine.context)
         guides: Sequence[Guide] = ()
         if prompt.schema is not None:
-            guides = await run_in_threadpool(host.grammars.guides, prompt.schema, asked.copies)
+            guides = await run_in_threadpool(
+                host.grammars.guides, prompt.schema, asked.copies, prompt.call, marked=prompt.marked
+            )
         return await _answer(host, request, asked, prompt, lora, guides)
 
     async def tokenize(request: Request) -> Response:

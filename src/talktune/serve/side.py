@@ -131,12 +131,14 @@ _CLIENT = tuple(
     re.compile(pattern)
     for pattern in (
         # OpenClaw's heartbeat, by its poll or its file; its memory flush; its events.
-        r"(?i)\A\[(?:openclaw )?heartbeat[^\]\n]{0,30}\]",
+        r"(?i)\A\[(?:openclaw )?(?:heartbeat|exec completion|cron wake|session event)[^\]\n]{0,30}\]",
+        r"(?i)\AFollow the heartbeat monitor scratch\b",
+        r"\AA scheduled (?:reminder has been|cron event was) triggered\b",
         r"(?s)\A(?:Read|Check|Open|Follow|Review) (?:the )?(?:file )?`?HEARTBEAT\.md\b"
         r"(?=.{0,600}\b(?:HEARTBEAT_OK|if it exists|[Ff]ollow it strictly)\b)",
         r"(?is)\Apre-compaction memory flush\b.{0,600}\b(?:durable memor|no_reply)",
         r"(?is)\A(?:the )?session (?:is )?near(?:ing)? (?:auto-?)?compaction\b.{0,400}\bmemor",
-        r"\AAn async command you ran earlier has completed\.",
+        r"\AAn async command (?:you ran earlier|the user already approved|completion event|did not run)\b",
         # Claude Code's quick calls, and those of others like it.
         r"\A\[SUGGESTION MODE:",
         r"\A<policy_spec>",
@@ -213,7 +215,7 @@ _PROGRAM = re.compile(rf"(?i){_MADE}")
 _SENTENCE = re.compile(r"[.!?。!?\n]+(?=\s|\Z)|[。\n]")
 _HEARTBEAT = re.compile(
     r"(?is)\b(?:nothing|otherwise|if not|if there|if no|unless|all good|all clear)\b[^\n]{0,80}"
-    r"\b(?:reply|respond|answer|say|return)\b[^.\n]{0,30}\bHEARTBEAT_OK\b"
+    r"\b(?:reply|respond|answer|say|return)\b[^.\n]{0,30}\b(?:HEARTBEAT_OK|NO_REPLY)\b"
 )
 _ABOUT = re.compile(
     r"(?i)\A(?:why|how|what|when|where|who|which|is|are|does|do|did|can|could|should|would|will|explain"
@@ -246,7 +248,20 @@ _QUICK = ("Warmup", "quota", "count", "test connection")
 _WORDS = (
     *TRIGGERS,
     *("titl", "titr", "títul", "titol", "tag", "headline", "label", "slug", "phrase", "name", "tagline"),
-    *("标题", "主题", "タイトル", "这句话", "summar", "memor", "heartbeat", "compaction", "async command"),
+    *(
+        "标题",
+        "主题",
+        "タイトル",
+        "这句话",
+        "summar",
+        "memor",
+        "heartbeat",
+        "no_reply",
+        "scheduled",
+        "openclaw",
+        "compaction",
+        "async command",
+    ),
     *("suggestion mode", "<policy_spec>", "web page content", "web search", "stepped away", "most recent action"),
     *("task", "facial expression", "standalone", "bash commands", "file paths", "correct tool"),
     "information organizer",

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from heapq import nlargest
 from typing import Any, Literal, cast
 
-from talktune.conversations.marks import LEAST_LINE, line_mark, lines_of
+from talktune.conversations.marks import LEAST_LINE, MOST, line_mark, lines_of
 from talktune.store.candidates import Candidates
 from talktune.store.rows import Candidate
 from talktune.types import Message
 
-MESSAGES = 64
-"""Messages of a request that are looked at, from the end."""
+LOOKED_AT = 200_000
+"""Characters of a request's messages that are looked at, from the end."""
 LINES = 256
 """Lines of them that are looked up, the longest."""
 SHARE = 0.6
@@ -40,9 +40,11 @@ def summed(candidates: Candidates, messages: Sequence[Message], raw: Sequence[An
     Unknown, too, where the same summary was made of two conversations.
     """
     lines: dict[str, int] = {}
-    for at in range(max(0, len(messages) - MESSAGES), len(messages)):
-        if messages[at].role in ("user", "assistant"):
-            lines |= dict.fromkeys(lines_of(messages[at]), at)
+    left = LOOKED_AT
+    for at in reversed(range(len(messages))):
+        if messages[at].role in ("user", "assistant") and left > 0:
+            left -= min(len(messages[at].content), MOST)
+            lines = dict.fromkeys(lines_of(messages[at]), at) | lines
     longest = nlargest(LINES, (line for line in lines if len(line) >= LEAST_LINE), key=len)
     found: list[tuple[int, float, Candidate]] = []
     for side in candidates.sides([line_mark(line) for line in longest]):

@@ -1,5 +1,6 @@
 """A tree of stored turns as conversations: one line for each path, and each turn trainable in one of them only."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,8 @@ from talktune.conversations.passing import Habits, compared
 from talktune.store.rows import TurnState
 from talktune.types import Conversation, Message, Sampled, TurnKind, Verdict
 
+_SILENT = re.compile(r"|\W{0,9}[A-Z][A-Z_]{3,40}\W{0,9}")
+"""What a client shows to nobody: HEARTBEAT_OK, NO_REPLY, or nothing at all."""
 SHOWN = 6
 """So many of the last turns in a history are compared with what had been said."""
 
@@ -177,14 +180,17 @@ def _blocks(history: Sequence[Message], path: Sequence[StoredTurn]) -> Iterator[
 
 
 def _without_asides(messages: Sequence[Message], asides: frozenset[str]) -> tuple[Message, ...]:
-    """Side turns that the client kept in its history are passed over: their requests and their answers."""
+    """Side turns that the client kept in its history are passed over: their requests, and answers for it alone.
+
+    One that a person could read (an alert, a reminder) stands between the answer before it and what was said then.
+    """
     found = list(messages)
     start = 0
     for i, message in enumerate(messages):
         if message.role != "assistant":
             continue
         if answer_text(message) in asides:
-            for j in range(start, i + 1):
+            for j in range(start, i + bool(_SILENT.fullmatch(message.content.strip()))):
                 found[j] = replace(messages[j], words="")
         start = i + 1
     return tuple(found)
