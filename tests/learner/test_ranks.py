@@ -93,7 +93,9 @@ def make_learner(model: str, lora: bool, ranks: Any) -> Any:
         tuned.requires_grad_(True)
     algorithm = AlgorithmConfig(group="prompt", beta=0.1 if lora else 0.0, distill=0.5 if lora else "off")
     config = Config(model=ModelConfig(lora_rank=4 if lora else 0), algorithm=algorithm)
-    return Learner(tuned, config, total_updates=10, ranks=ranks)
+    made = Learner(tuned, config, total_updates=10, ranks=ranks)
+    made.fewest_packs = RANKS  # the same packs, whoever has them
+    return made
 
 
 def update_of(learner: Any, seed: int, budget: int, aggregation: str, owners: list[int] | None) -> tuple[Any, Any]:

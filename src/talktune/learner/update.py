@@ -64,6 +64,8 @@ class Learner:
         self.model = model
         self.config = config
         self.ranks = ranks
+        self.fewest_packs = ranks.count
+        """What would fill fewer packs is cut into smaller ones, so that no rank is idle."""
         if config.train.piece_tokens is not None and (config.train.no_packing or ranks.count > 1):
             other = "--no-packing" if config.train.no_packing else "several ranks"
             raise UserError(f"--piece-tokens: not with {other}; leave one of them out.")
@@ -369,8 +371,8 @@ class Learner:
         if train.no_packing:
             return [replace(pack([s])[0], samples=(i,)) for i, s in enumerate(samples)]
         packs = pack(samples, train.microbatch_tokens)
-        if len(packs) < self.ranks.count:  # smaller ones, so that nobody is idle
-            packs = pack(samples, -(-sum(len(one.ids) for one in packs) // self.ranks.count))
+        if len(packs) < self.fewest_packs:
+            packs = pack(samples, -(-sum(len(one.ids) for one in packs) // self.fewest_packs))
         return packs
 
     def _loss(
