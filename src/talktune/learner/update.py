@@ -73,6 +73,7 @@ class Learner:
             recompute_layers(model)
         here = next(model.parameters()).device
         whole = shard(model, ranks, device or here) if ranks.count > 1 else None
+        self.trained: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.reader = make_reader(
             model, packing=not config.train.no_packing, pass_by=None if lane is None else lane.pass_by, whole=whole
         )
@@ -86,7 +87,6 @@ class Learner:
             lane.stop_between_layers(model)
         self.update = 0
         self.running = RunningBaseline()
-        self.trained: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._frozen = frozen_linears(model) if whole is None else []
         self.optimizer = torch.optim.AdamW(
             self.trained.values(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay
