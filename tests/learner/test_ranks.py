@@ -294,7 +294,9 @@ def driver(model: str, folder: Path) -> None:
             shutil.copytree(folder / f"{kind}-killed", folder / name)
             results[name] = run(name, ranks, *options, "--resume")
     results["there"] = run("lora-whole", RANKS, *LORA)
-    results["score"] = command(RANKS, ["score", str(file), "--judge", "oracle"], folder / "score.log")
+    results["score"] = command(
+        RANKS, ["score", str(file), "--judge", "oracle", "--output", str(folder / "scored")], folder / "score.log"
+    )
     (folder / "results.json").write_text(json.dumps(results))
 
 
