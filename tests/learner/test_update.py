@@ -115,7 +115,7 @@ def test_layers_that_are_computed_again_give_the_same_gradient(
 
 
 @given(seed=st.integers(0, 10_000), tokens=st.integers(1, 24), again=st.booleans())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_a_sample_in_pieces_gives_the_same_gradient(tiny_model: Path, seed: int, tokens: int, again: bool) -> None:
     """Trees as well as chains, with a reference and teachers, and together with --checkpoint-layers."""
     whole, cut = learner(tiny_model, distill=0.5), learner(tiny_model, distill=0.5)

@@ -18,7 +18,7 @@ def test_requests_are_told_to_come_again(cluster: Any, engine: Any, start_server
         cluster.stop()
         try:
             refused = [client.post("/v1/chat/completions", json=asked), client.get("/v1/conversations")]
-            refused += [client.post("/v1/feedback", json={"completion_id": "x", "rating": "up"})]
+            refused += [client.post("/v1/feedback", json={"completion_id": "x", "thumbs": "up"})]
             assert client.get("/healthz").status_code == 200
         finally:
             cluster.start()

@@ -82,12 +82,8 @@ def joined() -> Generator[Ranks]:
     dist.destroy_process_group()  # not after an error: the others may be in the middle of something
 
 
-class Whole(nn.Module):
-    """A model whose weights are spread over ranks; what is computed inside of a call of this has them at hand.
-
-    FSDP2 gathers each layer's weights as the layer is called, and those around the layers (embedding, last norm, head)
-    as this is.
-    """
+class _Whole(nn.Module):
+    """FSDP2 gathers a layer's weights as the layer is called; those around the layers (embedding, head) as this is."""
 
     def __init__(self, model: Any) -> None:
         """Around `model`, adapter and all."""
@@ -99,10 +95,11 @@ class Whole(nn.Module):
         return work()
 
 
-def shard(model: Any, ranks: Ranks, device: torch.device) -> Whole:
+def shard(model: Any, ranks: Ranks, device: torch.device) -> Callable[[Callable[[], Any]], Any]:
     """Spread the weights of `model` over `ranks`, in place, layer by layer, from wherever they are to `device`.
 
-    Gradients are summed over ranks, not averaged. UserError for a model that has no list of its layers.
+    Returns what calls a function that has the weights at hand meanwhile, on all ranks. Gradients are summed over ranks,
+    not averaged. UserError for a model that has no list of its layers.
     """
     layers = decoder_layers(model)
     if layers is None:
@@ -110,13 +107,19 @@ def shard(model: Any, ranks: Ranks, device: torch.device) -> Whole:
     mesh = init_device_mesh(device.type, (ranks.count,))
     for layer in layers:
         fully_shard(layer, mesh=mesh)
-    whole = Whole(model)
-    fully_shard(whole, mesh=mesh)
+    whole: Any = fully_shard(_Whole(model), mesh=mesh)
     for part in whole.modules():
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)
             part.set_force_sum_reduction_for_comms(True)  # gloo has no mean
-    return whole
+
+    def inside(work: Callable[[], Any]) -> Any:
+        done = whole(work)
+        if not torch.is_grad_enabled():  # no backward pass will do it, and what is at hand outlives an optimizer's step
+            whole.reshard()
+        return done
+
+    return inside
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:

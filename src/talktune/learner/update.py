@@ -70,6 +70,8 @@ class Learner:
         self.model = model
         self.config = config
         self.ranks = ranks
+        self.fewest_packs = ranks.count
+        """What would fill fewer packs is cut into smaller ones, so that no rank is idle."""
         if config.train.piece_tokens is not None and (config.train.no_packing or ranks.count > 1):
             other = "--no-packing" if config.train.no_packing else "several ranks"
             raise UserError(f"--piece-tokens: not with {other}; leave one of them out.")
@@ -77,6 +79,7 @@ class Learner:
             recompute_layers(model)
         here = next(model.parameters()).device
         whole = shard(model, ranks, device or here) if ranks.count > 1 else None
+        self.trained: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.reader = make_reader(
             model, packing=not config.train.no_packing, pass_by=None if lane is None else lane.pass_by, whole=whole
         )
@@ -92,7 +95,6 @@ class Learner:
         self.advantages: dict[str, float] = {}
         """Of the last update's samples, by their ids."""
         self.running = RunningBaseline()
-        self.trained: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._frozen = frozen_linears(model) if whole is None else []
         self.optimizer = torch.optim.AdamW(
             self.trained.values(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay
@@ -408,8 +410,8 @@ class Learner:
         if train.no_packing:
             return [replace(pack([s])[0], samples=(i,)) for i, s in enumerate(samples)]
         packs = pack(samples, train.microbatch_tokens)
-        if len(packs) < self.ranks.count:  # smaller ones, so that nobody is idle
-            packs = pack(samples, -(-sum(len(one.ids) for one in packs) // self.ranks.count))
+        if len(packs) < self.fewest_packs:
+            packs = pack(samples, -(-sum(len(one.ids) for one in packs) // self.fewest_packs))
         return packs
 
     def _loss(

@@ -13,6 +13,8 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds before work that failed is tried again; doubled each time."""
+LEASE_PAUSE = 2.0
+"""Seconds before a lease that another process has is asked for again, which may be dead by then."""
 TELL_SECONDS = 30.0
 """How often a role at work says so, though nothing changed."""
 
@@ -57,6 +59,9 @@ class Worker:
                 self._failure, pause = "", FIRST_PAUSE
             except ClosedError:
                 return
+            except LostLeaseError as error:
+                self._failure, pause = self._sentence(error, pause), FIRST_PAUSE
+                wait = LEASE_PAUSE
             except Exception as error:
                 self._failure = self._sentence(error, pause)
                 wait, pause = pause, min(2 * pause, LONGEST_PAUSE)

@@ -98,7 +98,8 @@ class Store:
         keys = [column.name for column in table.primary_key]
         new = of(table).values(**values)
         rest = {name: value for name, value in values.items() if name not in keys}
-        return c.execute(new.on_conflict_do_update(index_elements=keys, set_=rest, where=where)).rowcount == 1
+        put = new.on_conflict_do_update(index_elements=keys, set_=rest, where=where)
+        return c.execute(put.returning(*table.primary_key)).first() is not None
 
     def close(self) -> None:
         """Close every connection."""
