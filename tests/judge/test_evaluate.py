@@ -107,4 +107,4 @@ def test_the_shipped_halves_share_nothing() -> None:
     assert not words[0] & words[1]
     for half in (train, test):
         counts = [sum(line.label == label for line in half) for label in (-1, 0, 1)]
-        assert min(counts) > len(half) / 4
+        assert min(counts) > len(half) / 5

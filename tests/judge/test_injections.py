@@ -34,6 +34,7 @@ def test_the_kinds_are_unseen() -> None:
     assert all(clean in line.exchange.next_state for line, clean in zip(LINES, CLEAN, strict=True))
 
 
+@pytest.mark.slow
 def test_a_sample_turns_no_verdict() -> None:
     assert turned(LINES[::16]) == []
 
