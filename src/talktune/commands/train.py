@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 def trainable(policy: "Policy", config: Config) -> Any:
     """The policy's model ready for training: with a fresh adapter, a given one, or all weights at rank 0."""
     from talktune.policy.adapter import attach_adapter, load_adapter
+    from talktune.policy.quantise import quantise_base
 
     model = config.model
     if model.lora_rank == 0:
@@ -32,10 +33,16 @@ def trainable(policy: "Policy", config: Config) -> Any:
             )
         if model.adapter is not None:
             raise UserError("--adapter: rank 0 trains all weights; leave the adapter out or set --lora-rank.")
+        if config.train.base_4bit:
+            raise UserError("--base-4bit: rank 0 trains all weights; leave it out.")
         return policy.model.train(False).requires_grad_(True)
     if model.adapter is not None:
-        return load_adapter(policy.model, model.adapter, trainable=True)
-    return attach_adapter(policy.model, model, config.train.seed)
+        tuned = load_adapter(policy.model, model.adapter, trainable=True)
+    else:
+        tuned = attach_adapter(policy.model, model, config.train.seed)
+    if config.train.base_4bit:
+        quantise_base(tuned)
+    return tuned
 
 
 def train(
@@ -83,6 +90,8 @@ def _train(files: Sequence[Path], output: Path, config: Config, ranks: "Ranks", 
         open_run(output, config, resume=resume)
         return conversations
 
+    if ranks.count > 1 and config.train.base_4bit:
+        raise UserError("--base-4bit: not on several ranks; leave it out, or train in one process.")
     conversations = ranks.of_first(opened)
     policy = load_policy(config.model, spread=ranks.count > 1)
     policy.model = trainable(policy, config)
