@@ -51,16 +51,21 @@ def slope(xs: list[int], ys: list[float]) -> float:
     return sum((x - mx) * (y - my) for x, y in zip(xs, ys, strict=True)) / sum((x - mx) ** 2 for x in xs)
 
 
+def command(shape: str, variant: str, tokens: int) -> list[str]:
+    """The process of one measurement; a variant begins with dashes as options do, so that it stands behind a sign."""
+    return [sys.executable, "-W", "ignore", __file__, "--shape", shape, f"--work={variant}", "--tokens", str(tokens)]
+
+
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, nargs="+", default=[512, 1024, 2048, 4096])
     parser.add_argument("--shape", choices=list(SHAPES), default="small")
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--work", choices=list(VARIANTS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
-        print(json.dumps(work(args.shape, args.work[0], int(args.work[1]))))
+        print(json.dumps(work(args.shape, args.work, args.tokens[0])))
         return
     columns = [f"MiB at {n}" for n in args.tokens]
     table = Table("variant", *columns, "MiB / 1000 tokens", f"seconds at {args.tokens[-1]}")
@@ -68,8 +73,7 @@ def main() -> None:
     for variant in VARIANTS:
         rows: list[dict[str, float]] = []
         for tokens in args.tokens:
-            command = [sys.executable, "-W", "ignore", __file__, "--shape", args.shape, "--work", variant, str(tokens)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run(command(args.shape, variant, tokens), capture_output=True, text=True, check=False)
             if done.returncode:
                 raise SystemExit(f"{variant}, {tokens}: {done.stderr[-2000:]}")
             rows.append(json.loads(done.stdout.splitlines()[-1]))
