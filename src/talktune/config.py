@@ -274,8 +274,9 @@ class ServeConfig:
     """Address to listen on; any but this machine's own needs a key (TALKTUNE_API_KEY or --keys)."""
     port: Annotated[int, Range(0, 2**16 - 1)] = 30000
     """Port to listen on; 0 takes a free one."""
-    upstream: str | None = None
-    """Base URL of an OpenAI-compatible engine (vLLM, SGLang, llama.cpp, …); without it a host is started here."""
+    upstream: tuple[str, ...] = ()
+    """Base URL of an OpenAI-compatible engine (vLLM, SGLang, llama.cpp, …), repeatable: requests are shared out among
+    several; without it a host is started here."""
     upstream_key_env: str = "TALKTUNE_UPSTREAM_KEY"
     """Name of the environment variable that holds the engine's key; never the key itself."""
     store: str = "talktune.db"
@@ -332,6 +333,9 @@ class LiveConfig:
 
     policies: Path = Path("policies")
     """Where versions of the policy and checkpoints are kept."""
+    keep_versions: Annotated[int, Range(2)] = 16
+    """Versions of each lineage whose files stay on disk, with as many ancestors of the live one; none goes that an
+    engine has."""
     no_judge: bool = False
     """Do not judge here (another process does, or nobody)."""
     no_learn: bool = False

@@ -35,7 +35,7 @@ def serve(
     """
     if live.no_judge or live.no_learn:
         wait_briefly()
-    if server.upstream is not None and live.notify is not None:
+    if server.upstream and live.notify is not None:
         raise UserError("--notify: with --upstream nobody learns here; give it to `talktune learn`.")
     from talktune.serve.run import serve as run
 

@@ -20,6 +20,7 @@ from talktune.live.batches import Batches
 from talktune.live.candidates import Candidates
 from talktune.live.exam import Examiner
 from talktune.live.fresh import Fresh
+from talktune.live.pruning import prune_versions
 from talktune.live.renewal import renewed
 from talktune.live.weights import Weights
 from talktune.policy.load import Policy
@@ -132,6 +133,7 @@ class LiveLearner:
         serving = self.policies.live(candidate.lineage)
         for number in [n for n in self._loras if serving is None or n != serving.number]:
             self._engine.forget(self._loras.pop(number))
+        prune_versions(self.store, self.weights.folder, self.live.keep_versions, self._clock())
 
     def lora(self, version: Version) -> Lora:
         """A version as the engine takes it."""

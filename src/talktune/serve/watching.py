@@ -59,7 +59,7 @@ class Watching:
         if found is None:
             raise BadRequest(f"There is no turn {id[:100]}.", status=404, type="not_found_error")
         ids, logprobs = await self._read(lambda: sampled(store, id))
-        pieces = await self._service.upstream.pieces(ids)
+        pieces = await self._service.engines.all[0].upstream.pieces(ids)  # those of several are nobody's host
         tokens = [
             {"id": ids[i], "text": pieces[i] if pieces else None, "logprob": logprobs[i] if logprobs else None}
             for i in range(len(ids))

@@ -31,15 +31,17 @@ class Version:
     measures: Mapping[str, Any]
     metrics: Mapping[str, float]
     created: float
+    pruned: bool = False
+    """Whether its files are gone."""
 
     @property
     def name(self) -> str:
-        """What engines load it under."""
+        """What people call it; engines have another name for it (`Policies.engine_name`)."""
         return version_name(self.number)
 
 
 def version_name(number: int) -> str:
-    """policy-000017: the name of its directory and in engines; each version has its own."""
+    """policy-000017: the name of its directory, and what clients call it."""
     return f"policy-{number:06d}"
 
 
@@ -59,6 +61,15 @@ class Policies:
         """Of this store."""
         self._store = store
 
+    def engine_name(self, number: int) -> str:
+        """tt-3f9a-000017: what engines load a version under; the store's own name is in it."""
+        return f"{self.engine_prefix}{number:06d}"
+
+    @property
+    def engine_prefix(self) -> str:
+        """What the names of this store's versions begin with in engines."""
+        return f"tt-{self._store.name}-"
+
     def live(self, lineage: str = EVERYBODY) -> Version | None:
         """The version that serves this lineage; None for the model as it was."""
         v, s = schema.versions, schema.lineages.c
@@ -66,6 +77,13 @@ class Policies:
         with self._store.reading() as c:
             row = c.execute(query).first()
         return None if row is None else _version(row)
+
+    def lives(self) -> dict[str, Version]:
+        """The version that serves each lineage which has one."""
+        s = schema.lineages.c
+        query = _select().add_columns(s.name.label("serves")).join(schema.lineages, s.live == schema.versions.c.number)
+        with self._store.reading() as c:
+            return {row.serves: _version(row) for row in c.execute(query)}
 
     def versions(self, lineage: str | None = None) -> list[Version]:
         """All of them, or a lineage's, oldest first."""
@@ -141,6 +159,7 @@ class Policies:
         if wanted.state == "candidate":
             raise UserError(f"Version {number} is at the gate right now; wait until it is published or rejected.")
         with self._store.engine.begin() as c:
+            _refuse_pruned(c, number)
             _set(c, wanted.lineage, live=number, stopped="")
         return wanted
 
@@ -151,6 +170,8 @@ class Policies:
             whose = f" of {lineage}" if lineage else ""
             raise UserError(f"The model{whose} serves as it was: there is nothing to go back from.")
         with self._store.engine.begin() as c:
+            if live.parent is not None:
+                _refuse_pruned(c, live.parent)
             _set(c, lineage, live=live.parent, stopped="")
         return None if live.parent is None else self.version(live.parent)
 
@@ -158,6 +179,12 @@ class Policies:
         """Learning of this lineage stops, until a version is promoted or rolled back by hand."""
         with self._store.engine.begin() as c:
             _set(c, lineage, stopped=reason)
+
+
+def _refuse_pruned(c: Connection, number: int) -> None:
+    v = schema.versions.c
+    if c.execute(select(v.pruned).where(v.number == number).with_for_update()).scalar() is not None:
+        raise UserError(f"The files of version {number} were removed as old; --keep-versions keeps more of them.")
 
 
 def _select() -> Any:
@@ -176,6 +203,7 @@ def _version(row: Any) -> Version:
         json.loads(row.measures),
         json.loads(row.metrics or "{}"),
         row.created,
+        row.pruned is not None,
     )
 
 

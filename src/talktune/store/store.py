@@ -68,6 +68,8 @@ class Store:
                 event.listen(self.engine, "begin", _sqlite_begin)
             with self.engine.begin() as connection:
                 schema.migrate(connection)
+                self.name = str(connection.execute(select(schema.identity.c.name)).scalar_one())
+                """Of its own, made once: versions of several stores may be in one engine."""
         except (DatabaseError, OSError, ModuleNotFoundError) as error:
             reason = str(getattr(error, "orig", None) or error).splitlines()[0]
             raise UserError(
