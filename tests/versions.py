@@ -3,12 +3,21 @@
 from pathlib import Path
 
 import torch
+from sqlalchemy import Connection, insert
 
 from talktune.config import ModelConfig
 from talktune.policy.adapter import attach_adapter, save_adapter
 from talktune.policy.load import load_policy
+from talktune.store import schema
 from talktune.store.policies import version_name
 from talktune.store.store import Store
+
+
+def name_versions(store: Store, folder: Path, count: int) -> None:
+    """Published versions without anything in them, for engines that do not look."""
+    with store.engine.begin() as c:
+        for number in range(1, count + 1):
+            _publish(c, number, folder / version_name(number))
 
 
 def make_versions(model: Path, store: Store, folder: Path, count: int) -> None:
@@ -22,8 +31,9 @@ def make_versions(model: Path, store: Store, folder: Path, count: int) -> None:
                     parameter.data.normal_(std=0.3, generator=generator)
             path = folder / version_name(number)
             save_adapter(tuned, path)
-            c.exec_driver_sql(
-                "INSERT INTO versions (number, parent, lineage, path, state, reason, measures, created) "
-                "VALUES (?, ?, '', ?, 'published', '', '{}', 0)",
-                (number, number - 1 or None, str(path)),
-            )
+            _publish(c, number, path)
+
+
+def _publish(c: Connection, number: int, path: Path) -> None:
+    new = {"number": number, "parent": number - 1 or None, "lineage": "", "path": str(path), "state": "published"}
+    c.execute(insert(schema.versions).values(**new, reason="", created=0.0))

@@ -240,7 +240,7 @@ def test_a_user_who_is_alone_by_now_is_everybody(world: Make) -> None:
     w.talk(1, "ann")
     w.talk(1, "eve")
     w.judge()
-    w.learner.learning.drop(["t00001", "t00002"])
+    w.learner.learning.drop(dict.fromkeys(["t00001", "t00002"], "old"))
     w.talk(9, "ann")
     w.judge()
     assert w.learn(), "a user who said something long ago must not keep another from being learned from"

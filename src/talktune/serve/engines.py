@@ -133,8 +133,8 @@ class Engines:
         version = await self._follow(wish.lineage, there) if wish.follows else wish.version
         if version is None:
             return self._pick(there, version, conversation)
-        takes = {one: dialect for one, dialect in there.items() if takes_adapters(dialect)}
-        ready = {one: dialect for one, dialect in takes.items() if one.adapters.has(version)}
+        takes: dict[Engine, Dialect] = {one: dialect for one, dialect in there.items() if takes_adapters(dialect)}
+        ready: dict[Engine, Dialect] = {one: dialect for one, dialect in takes.items() if one.adapters.has(version)}
         if not ready and not wish.follows and takes:
             first = self._pick(takes, version, conversation)
             serving = [v.number for v in self._serving.values() if v is not None]
@@ -176,7 +176,7 @@ class Engines:
 
     async def _follow(self, lineage: str, there: dict[Engine, Dialect]) -> Version | None:
         """The version that answers a lineage: the live one as soon as an engine has it, else the one before."""
-        takes = {one: dialect for one, dialect in there.items() if takes_adapters(dialect)}
+        takes: dict[Engine, Dialect] = {one: dialect for one, dialect in there.items() if takes_adapters(dialect)}
         while takes:
             live = await self._versions.live(lineage)
             if live is not None and not any(one.adapters.has(live) for one in takes):
