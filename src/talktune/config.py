@@ -277,6 +277,9 @@ class ServeConfig:
     upstream: tuple[str, ...] = ()
     """Base URL of an OpenAI-compatible engine (vLLM, SGLang, llama.cpp, …), repeatable: requests are shared out among
     several; without it a host is started here."""
+    engine: Literal["host", "llama.cpp"] = "host"
+    """What answers here without --upstream: `host`, which judges and learns beside it, or `llama.cpp` (pip install
+    'talktune[llama]'; --model a GGUF file), started again between two requests for each new version."""
     upstream_key_env: str = "TALKTUNE_UPSTREAM_KEY"
     """Name of the environment variable that holds the engine's key; never the key itself."""
     store: str = "talktune.db"

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from talktune.policy.load import shipped_gguf
+from talktune.policy.shipped import shipped_gguf
 
 # ChatML with tools in Hermes' form: the template in the file knows none.
 TEMPLATE = """{% if tools %}<|im_start|>system

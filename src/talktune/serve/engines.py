@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +25,9 @@ log = logging.getLogger("talktune.serve")
 LOOK_SECONDS = 1.0
 MOST_CONVERSATIONS = 1 << 16
 """Of so many it is remembered which engine answered last."""
+PATIENCE_SECONDS = 10.0
+"""So long an engine that must be started again is left to its requests; then new ones wait until they have ended."""
+POLL_SECONDS = 0.02
 HOLD_EVERY = 20.0
 """Seconds after which it is said again which versions' files are needed."""
 
@@ -37,12 +40,32 @@ class Engine:
     adapters: Adapters
     running: int = 0
     """Requests of this server that it answers."""
+    asked: int = 0
+    """Requests that it was given so far."""
     left_out: bool = False
     """Whether it failed, and has not been seen well since."""
     seen: bool = False
     """Whether it was looked at since it was left out, or at all."""
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while it may be asked: not while it is started again."""
     models: list[str] = field(default_factory=list[str])
     """Its own models, first the one to name; without adapters."""
+
+    def __post_init__(self) -> None:
+        self.open.set()
+
+    async def between_requests(self, work: Callable[[], Awaitable[bool]]) -> bool:
+        """Do something while nothing is asked of it: when it next has no request, or soon after new ones wait."""
+        give_up = time.monotonic() + PATIENCE_SECONDS
+        while self.running and time.monotonic() < give_up:
+            await asyncio.sleep(POLL_SECONDS)
+        self.open.clear()
+        try:
+            while self.running:
+                await asyncio.sleep(POLL_SECONDS)
+            return await work()
+        finally:
+            self.open.set()
 
 
 @dataclass(frozen=True)
@@ -57,6 +80,7 @@ class Route:
     def taken(self) -> Generator[None]:
         """Within, the engine answers."""
         self.engine.running += 1
+        self.engine.asked += 1
         try:
             with self.engine.adapters.use(self.version):
                 yield
@@ -129,6 +153,13 @@ class Engines:
 
         Raises EngineError when there is none, or when none takes the version that the client named.
         """
+        while True:
+            found = await self._route(wish, conversation, without)
+            if found.engine.open.is_set():
+                return found
+            await found.engine.open.wait()
+
+    async def _route(self, wish: Wish, conversation: str | None, without: Collection[Engine]) -> Route:
         there = await self._reached([one for one in self.up if one not in without] or self._rest(without))
         version = await self._follow(wish.lineage, there) if wish.follows else wish.version
         if version is None:
@@ -161,7 +192,10 @@ class Engines:
         last = EngineError("No engine could be reached.")
         for engine in engines:
             try:
-                found[engine] = await engine.upstream.dialect()
+                await engine.open.wait()
+                dialect = found[engine] = await engine.upstream.dialect()
+                if dialect == "llama.cpp" and not engine.adapters.looked:
+                    await engine.adapters.look_again(dialect)  # else all of its adapters would answer
             except EngineError as error:
                 last = error
                 self.failed(engine, error)
@@ -171,7 +205,7 @@ class Engines:
 
     def _pick(self, among: dict[Engine, Dialect], version: Version | None, conversation: str | None) -> Route:
         own = None if conversation is None else self._of.get(conversation)
-        engine = own if own in among else min(among, key=lambda one: one.running)
+        engine = own if own in among else min(among, key=lambda one: (one.running, one.asked))
         return Route(engine, among[engine], version)
 
     async def _follow(self, lineage: str, there: dict[Engine, Dialect]) -> Version | None:
@@ -180,7 +214,12 @@ class Engines:
         while takes:
             live = await self._versions.live(lineage)
             if live is not None and not any(one.adapters.has(live) for one in takes):
-                await _first([one.adapters.give(live, dialect) for one, dialect in takes.items()])
+                giving = [one.adapters.give(live, dialect) for one, dialect in takes.items()]
+                now = self._serving.get(lineage)
+                started_again = lineage in self._serving and any(one.adapters.files is not None for one in takes)
+                if started_again and (now is None or any(one.adapters.has(now) for one in takes)):
+                    return now  # that answers until an engine is started again with the live one
+                await _first(giving)
                 if number_of(await self._versions.live(lineage)) != live.number:
                     continue  # another went live while this one was loaded
             if live is None or any(one.adapters.has(live) for one in takes):

@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import uvicorn
 import uvloop
@@ -20,6 +21,7 @@ from talktune.serve.engine import HostProcess
 from talktune.serve.engines import Engines
 from talktune.serve.keys import KEY_ENV, Keys, is_loopback, load_keys
 from talktune.serve.listen import listen, shown
+from talktune.serve.llama_files import LlamaFiles
 from talktune.serve.metrics import Metrics
 from talktune.serve.models import Models
 from talktune.serve.protocol import TimedProtocol
@@ -43,11 +45,12 @@ def serve(
     say: Callable[[str], None],
     *,
     per_user: bool = False,
+    gguf: Path | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; UserError for what cannot work. `say` gets a line when it serves.
 
     `host_arguments` are Python's, for a host of its own, which reads `host_config`; `per_user` gives every user a
-    lineage of versions.
+    lineage of versions; `gguf` is the model's file, for llama.cpp.
     """
     keys = load_keys(config.keys, config.allow_origin)
     if not keys and {"*", "null"} & set(config.allow_origin):
@@ -62,7 +65,7 @@ def serve(
         store = Store(config.store)
         writer = Writer(store)
         try:
-            uvloop.run(_serve(config, host_arguments, host_config, keys, store, writer, listener, say, per_user))
+            uvloop.run(_serve(config, host_arguments, host_config, keys, store, writer, listener, say, per_user, gguf))
         finally:
             writer.close()
             store.close()
@@ -78,6 +81,7 @@ async def _serve(
     listener: socket.socket,
     say: Callable[[str], None],
     per_user: bool,
+    gguf: Path | None,
 ) -> None:
     async with contextlib.AsyncExitStack() as ending:
         own = not config.upstream
@@ -93,7 +97,17 @@ async def _serve(
         ending.callback(service.readers.shutdown)
         ending.callback(service.placers.shutdown)
         host = None
-        if own:
+        if own and config.engine == "llama.cpp":
+            assert gguf is not None
+            files = LlamaFiles(versions.policies, gguf)
+            (engine,) = engines.all
+            command = ["-P", "-m", "talktune.serve.llama"]
+            host = HostProcess(command, await files.first_line(), engines.move, config.grace)
+            files.process, files.between_requests, engine.adapters.files = host, engine.between_requests, files
+            ending.push_async_callback(host.stop)
+            await host.start()
+            await engines.look()
+        elif own:
             host = HostProcess(host_arguments, {"key": key, "config": host_config}, engines.move, config.grace)
             ending.push_async_callback(host.stop)
             await host.start()

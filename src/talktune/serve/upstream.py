@@ -159,6 +159,14 @@ class Upstream:
         data = [one for one in (await self.models())["data"] if isinstance(one, dict)]
         return {str(one.get("id")): Listed(str(one["root"])) for one in data if one.get("parent") and one.get("root")}
 
+    async def model_file(self) -> Path:
+        """llama.cpp: the file of its model; raises EngineError where it does not say."""
+        told: Any = _json(*await self._get("/props"))
+        path = told.get("model_path") if isinstance(told, dict) else None
+        if not isinstance(path, str) or not path:
+            raise EngineError("llama.cpp does not tell the file of its model.")
+        return Path(path)
+
     async def load(self, name: str, path: str) -> bytes:
         """Give it an adapter under a name, in vLLM's way.
 
