@@ -20,15 +20,15 @@ def name_versions(store: Store, folder: Path, count: int) -> None:
             _publish(c, number, folder / version_name(number))
 
 
-def make_versions(model: Path, store: Store, folder: Path, count: int) -> None:
-    """Published versions whose adapters are strong and differ."""
+def make_versions(model: Path, store: Store, folder: Path, count: int, std: float = 0.3) -> None:
+    """Published versions whose adapters are strong and differ; `std` is of their B."""
     tuned = attach_adapter(load_policy(ModelConfig(model=str(model), device="cpu")).model, ModelConfig(lora_rank=4), 0)
     with store.engine.begin() as c:
         for number in range(1, count + 1):
             generator = torch.Generator().manual_seed(number)
             for name, parameter in tuned.named_parameters():
                 if "lora_B" in name:
-                    parameter.data.normal_(std=0.3, generator=generator)
+                    parameter.data.normal_(std=std, generator=generator)
             path = folder / version_name(number)
             save_adapter(tuned, path)
             _publish(c, number, path)

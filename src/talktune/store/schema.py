@@ -309,7 +309,8 @@ def _engines(connection: Connection) -> None:
     """A name of this store's own, what is pruned and what may not be, and how many turns were dropped."""
     metadata.create_all(connection)
     _add_columns(connection, versions, ("pruned",))
-    connection.execute(insert(identity).values(name=secrets.token_hex(2)))
+    if connection.execute(select(identity)).first() is None:
+        connection.execute(insert(identity).values(name=secrets.token_hex(2)))
 
 
 def _add_columns(connection: Connection, table: Table, names: Iterable[str]) -> None:
