@@ -92,7 +92,8 @@ class Route:
         models = self.engine.models
         if name is None or name in models:
             return name
-        return models[0] if models else None if name == BASE else name
+        # Nobody's name for a version goes on from a client: it may be another user's, or another store's.
+        return models[0] if models else None if name == BASE or is_adapter(name) else name
 
     def body(self, body: dict[str, Any]) -> dict[str, Any]:
         """The request for the version."""

@@ -1,7 +1,7 @@
 """`python -m talktune.serve.llama`: llama.cpp's server as a child of talktune's, with adapters that are fixed at start.
 
-The first line of its stdin is JSON: `model`, a GGUF file; `loras`, paths of adapters; `context`, in tokens. It says
-where it listens, and ends when its stdin closes.
+The first line of its stdin is JSON: `model`, a GGUF file; `loras`, paths of adapters; `key`, without which it answers
+nobody. It says where it listens, and ends when its stdin closes.
 """
 
 import importlib
@@ -30,8 +30,8 @@ def main() -> None:
     params.model.path = asked["model"]
     params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in asked["loras"]]
     params.port, params.use_jinja = 0, True
-    params.n_parallel, params.kv_unified, params.n_ctx = PARALLEL, True, asked["context"]
-    params.warmup, params.verbosity = False, 0
+    params.n_parallel, params.kv_unified, params.n_ctx = PARALLEL, True, 0  # the model's own context
+    params.api_keys, params.ui, params.warmup, params.verbosity = [asked["key"]], False, False, 0
     server = xllamacpp.Server(params)
 
     def end(_number: int, _frame: FrameType | None) -> None:

@@ -24,13 +24,14 @@ MOST_FILES = 2
 class LlamaFiles:
     """The adapters that a llama.cpp server of talktune's own is started with."""
 
-    def __init__(self, policies: Policies, model: Path) -> None:
-        """For the base model in the GGUF file `model`."""
+    def __init__(self, policies: Policies, model: Path, key: str) -> None:
+        """For the base model in the GGUF file `model`; the server answers those who have the key."""
         self.process: HostProcess | None = None
         self.between_requests: Callable[[Callable[[], Awaitable[bool]]], Awaitable[bool]] | None = None
         """Runs something while nothing is asked of the server."""
         self._policies = policies
         self._model = model
+        self._key = key
         self._last: list[tuple[Version, str]] = []
 
     async def first_line(self) -> dict[str, Any]:
@@ -40,7 +41,7 @@ class LlamaFiles:
         wanted |= {version.number: (version, name) for version, name in self._last}
         files = [await in_gguf(version, name, self._model) for version, name in wanted.values()]
         await asyncio.to_thread(_remove_others, {file.parent for file in files}, files, self._policies.engine_prefix)
-        return {"model": str(self._model), "loras": [str(file) for file in files], "context": 0}
+        return {"model": str(self._model), "loras": [str(file) for file in files], "key": self._key}
 
     async def add(self, version: Version, name: str) -> None:
         """Start the server again with this version, too; raises EngineError where it does not start so."""

@@ -99,7 +99,8 @@ async def _serve(
         host = None
         if own and config.engine == "llama.cpp":
             assert gguf is not None
-            files = LlamaFiles(versions.policies, gguf)
+            assert key is not None
+            files = LlamaFiles(versions.policies, gguf, key)
             (engine,) = engines.all
             command = ["-P", "-m", "talktune.serve.llama"]
             host = HostProcess(command, await files.first_line(), engines.move, config.grace)
