@@ -321,7 +321,7 @@ DESCRIPTION: dict[str, Any] = {
             }
         },
         "/health": {
-            "get": {"summary": "server and engines: ok, or degraded and why", "responses": _answers(_ANY, 503)}
+            "get": {"summary": "server and engines: ok, or what is wrong", "responses": _answers(_ANY, 503)}
         },
         "/healthz": {"get": {"summary": "the server itself", "responses": _answers(_TEXT, kind="text/plain")}},
         "/metrics": {"get": {"summary": "for Prometheus", "responses": _answers(_TEXT, 401, 403, kind="text/plain")}},
