@@ -46,7 +46,7 @@ def test_each_version_and_the_base_answer_as_what_they_are(tmp_path: Path) -> No
                 ask(server, f"What is rain? Answer {i}.")
         status = httpx2.get(f"{server.url}/health").json()
         assert status["status"] == "ok", status
-        assert status["engine"]["starts"] == "1"
+        assert status["engine"]["starts"] == "2"  # with the first version, and for the second
     for row in store.list_conversations(limit=50):
         for conversation in store.show(row.id):
             for one in conversation.sampled.values():

@@ -23,6 +23,8 @@ from talktune.store.policies import EVERYBODY, Version
 
 log = logging.getLogger("talktune.serve")
 LOOK_SECONDS = 1.0
+TRIES = 3
+"""To find an engine for the live version, while engines fail."""
 MOST_CONVERSATIONS = 1 << 16
 """Of so many it is remembered which engine answered last."""
 PATIENCE_SECONDS = 10.0
@@ -116,6 +118,8 @@ class Engines:
         self._held: tuple[float, frozenset[int]] = (float("-inf"), frozenset())
         self._serving: dict[str, Version | None] = {}
         """What answers each lineage right now: the live one, or the last that could be loaded."""
+        self._live: dict[str, int | None] = {}
+        """What should."""
         self._of: OrderedDict[str, Engine] = OrderedDict()
 
     @property
@@ -154,13 +158,21 @@ class Engines:
 
         Raises EngineError when there is none, or when none takes the version that the client named.
         """
+        tries = 0
         while True:
             found = await self._route(wish, conversation, without)
-            if found.engine.open.is_set():
+            if found is not None and found.engine.open.is_set():
                 return found
-            await found.engine.open.wait()
+            if found is not None:
+                await found.engine.open.wait()
+                continue
+            tries += 1  # an engine that had the version is gone since: another may have it, or get it
+            if not wish.follows or tries == TRIES:
+                version = "The live version" if wish.version is None else wish.version.name
+                raise EngineError(f"{version} could not be loaded into the engine.")  # why may name a path
 
-    async def _route(self, wish: Wish, conversation: str | None, without: Collection[Engine]) -> Route:
+    async def _route(self, wish: Wish, conversation: str | None, without: Collection[Engine]) -> Route | None:
+        """The same as far as it is known now; None where no engine has the version."""
         there = await self._reached([one for one in self.up if one not in without] or self._rest(without))
         version = await self._follow(wish.lineage, there) if wish.follows else wish.version
         if version is None:
@@ -173,9 +185,7 @@ class Engines:
             await self._keep({version.number})
             await first.engine.adapters.bring(version, first.dialect, serving)
             ready = {first.engine: first.dialect} if first.engine.adapters.has(version) else {}
-        if not ready:
-            raise EngineError(f"{version.name} could not be loaded into the engine.")  # why may name a path
-        return self._pick(ready, version, conversation)
+        return self._pick(ready, version, conversation) if ready else None
 
     async def plain(self) -> Route:
         """An engine for a question about a prompt, for which no version matters."""
@@ -194,9 +204,10 @@ class Engines:
         for engine in engines:
             try:
                 await engine.open.wait()
-                dialect = found[engine] = await engine.upstream.dialect()
+                dialect = await engine.upstream.dialect()
                 if dialect == "llama.cpp" and not engine.adapters.looked:
                     await engine.adapters.look_again(dialect)  # else all of its adapters would answer
+                found[engine] = dialect
             except EngineError as error:
                 last = error
                 self.failed(engine, error)
@@ -214,6 +225,7 @@ class Engines:
         takes: dict[Engine, Dialect] = {one: dialect for one, dialect in there.items() if takes_adapters(dialect)}
         while takes:
             live = await self._versions.live(lineage)
+            self._live[lineage] = number_of(live)
             if live is not None and not any(one.adapters.has(live) for one in takes):
                 giving = [one.adapters.give(live, dialect) for one, dialect in takes.items()]
                 now = self._serving.get(lineage)
@@ -297,7 +309,8 @@ class Engines:
             whose = f"{engine.upstream.url}: " if self.several else ""
             if engine.left_out and self.several:
                 found.append(f"{whose}it does not answer, and is left out until it does")
-            found += [f"{whose}{trouble}" for trouble in engine.adapters.troubles.values()]
+            told = engine.adapters.troubles
+            found += [f"{whose}{told[number]}" for number in told.keys() & set(self._live.values())]
         return found
 
     def hints(self) -> list[str]:

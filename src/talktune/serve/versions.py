@@ -51,7 +51,9 @@ class Versions:
 
     async def lives(self) -> dict[str, Version]:
         """The live versions of all lineages that have one."""
-        return await asyncio.to_thread(self.policies.lives)
+        found = await asyncio.to_thread(self.policies.lives)
+        self._looked = {name: (time.monotonic(), found.get(name)) for name in self._looked}
+        return found
 
     async def named(self, name: str, user: str) -> Version | None:
         """The version of that name that a user may ask for."""
