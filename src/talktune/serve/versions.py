@@ -51,8 +51,9 @@ class Versions:
 
     async def lives(self) -> dict[str, Version]:
         """The live versions of all lineages that have one."""
+        now = time.monotonic()
         found = await asyncio.to_thread(self.policies.lives)
-        self._looked = {name: (time.monotonic(), found.get(name)) for name in self._looked}
+        self._looked = {name: seen if seen[0] > now else (now, found.get(name)) for name, seen in self._looked.items()}
         return found
 
     async def named(self, name: str, user: str) -> Version | None:
