@@ -171,7 +171,8 @@ def test_a_version_that_cannot_be_loaded_is_told_with_what_to_set(tmp_path: Path
     name_versions(store, tmp_path / "policies", 1)
     vllm.adapter_refusal = (400, {"error": {"message": "LoRA rank 32 is greater than max_lora_rank 16."}})
     vllm.max_loras = 1
-    with serving(path, "--upstream", vllm.url) as server:
+    soon = "import talktune.serve.adapters as a; a.RETRY_SECONDS = 0.5"
+    with serving(path, "--upstream", vllm.url, before=soon) as server:
         assert health(server)["status"] == "ok"
         Policies(store).promote(1)
         wait_for(lambda: health(server)["status"] == "degraded")
