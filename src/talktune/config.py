@@ -325,6 +325,8 @@ class LiveTrainConfig(TrainConfig):
 
     epochs: Count = 1
     """In how many updates each turn takes part."""
+    batch_turns: Count = 16
+    """Turns of one update; up to four times as many where they come faster than updates."""
     learning_rate: Positive = 1e-3
     microbatch_tokens: Count = 128
     """Tokens of one forward pass: more learn faster and take more memory; never changes the result."""

@@ -30,7 +30,7 @@ from .conftest import serving
 def test_each_version_and_the_base_answer_as_what_they_are(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     store = Store(path)
-    make_versions(shipped_model(), store, tmp_path / "policies", 2, std=0.03)
+    make_versions(shipped_model(), store, tmp_path / "policies", 2, std=0.06)
     policies = Policies(store)
     policies.promote(1)
     sampled: dict[int | None, list[Sampled]] = {}
@@ -61,7 +61,7 @@ def test_each_version_and_the_base_answer_as_what_they_are(tmp_path: Path) -> No
         for of, answers in sampled.items():
             errors[of, by] = error(tuned, answers[:3])
     for of in sampled:
-        assert errors[of, of] < 0.15, errors
+        assert errors[of, of] < 0.35, errors
         assert all(errors[of, by] > 2 * errors[of, of] for by in sampled if by != of), errors
 
 
