@@ -61,12 +61,12 @@ def test_each_version_and_the_base_answer_as_what_they_are(tmp_path: Path) -> No
         for of, answers in sampled.items():
             errors[of, by] = error(tuned, answers[:3])
     for of in sampled:
-        assert errors[of, of] < 0.35, errors
-        assert all(errors[of, by] > 2 * errors[of, of] for by in sampled if by != of), errors
+        assert errors[of, of] < 0.2, str(errors)
+        assert all(errors[of, by] > 2 * errors[of, of] for by in sampled if by != of), str(errors)
 
 
 def ask(server: Any, text: str = "What is snow?") -> dict[str, Any]:
-    body = {"messages": [{"role": "user", "content": text}], "temperature": 1.0, "max_tokens": 24}
+    body = {"messages": [{"role": "user", "content": text}], "temperature": 0.0, "max_tokens": 24}
     reply = httpx2.post(f"{server.url}/v1/chat/completions", json=body, timeout=120)
     assert reply.status_code == 200, reply.text
     return reply.json()
