@@ -122,7 +122,8 @@ def test_the_scale_is_pefts() -> None:
 
 def test_every_adapter_of_llama_cpp_has_its_scale_said() -> None:
     """An empty list would leave all of them on."""
-    assert with_version({}, None, None, (0, 1)) == {"lora": [{"id": 0, "scale": 0.0}, {"id": 1, "scale": 0.0}]}
+    base = with_version({}, None, None, (0, 1))
+    assert base == {"lora": [{"id": 0, "scale": 0.0}, {"id": 1, "scale": 0.0}], "cache_prompt": False}
     assert with_version({}, "tt-3f9a-000001", 1, (0, 1))["lora"] == [{"id": 0, "scale": 0.0}, {"id": 1, "scale": 1.0}]
     assert with_version({}, None, None, ()) == {}
 

@@ -32,7 +32,7 @@ def main() -> None:
     params.port, params.use_jinja = 0, True
     params.n_parallel, params.kv_unified, params.n_ctx = PARALLEL, True, 0  # the model's own context
     params.api_keys, params.ui, params.warmup, params.verbosity = [asked["key"]], False, False, 0
-    params.cache_ram_mib = 0  # prompts kept there are found by their tokens alone, whatever adapter had read them
+    params.cache_ram_mib = 0  # no request uses a kept prompt: see `versions.with_version`
     server = xllamacpp.Server(params)
 
     def end(_number: int, _frame: FrameType | None) -> None:

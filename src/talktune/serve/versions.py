@@ -82,8 +82,10 @@ def with_version(body: Mapping[str, Any], name: str | None, slot: int | None, sl
     """The request for a version: by its name as the model, or by llama.cpp's slots of adapters.
 
     llama.cpp answers by all of its adapters at once unless it is told otherwise, an empty list included: each has its
-    scale said, 0 for all but the one that is wanted.
+    scale said, 0 for all but the one that is wanted. It would also go on behind a prompt that another adapter had read
+    (https://github.com/ggml-org/llama.cpp/issues/26207).
     """
     if slots:
-        return dict(body) | {"lora": [{"id": one, "scale": float(one == slot)} for one in sorted(slots)]}
+        scales = [{"id": one, "scale": float(one == slot)} for one in sorted(slots)]
+        return dict(body) | {"lora": scales, "cache_prompt": False}
     return dict(body) if name is None else dict(body) | {"model": name}
