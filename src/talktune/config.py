@@ -288,8 +288,12 @@ class ServeConfig:
     """Address to listen on; any but this machine's own needs a key (TALKTUNE_API_KEY or --keys)."""
     port: Annotated[int, Range(0, 2**16 - 1)] = 30000
     """Port to listen on; 0 takes a free one."""
-    upstream: str | None = None
-    """Base URL of an OpenAI-compatible engine (vLLM, SGLang, llama.cpp, …); without it a host is started here."""
+    upstream: tuple[str, ...] = ()
+    """Base URL of an OpenAI-compatible engine (vLLM, SGLang, llama.cpp, …), repeatable: requests are shared out among
+    several; without it a host is started here."""
+    engine: Literal["host", "llama.cpp"] = "host"
+    """What answers here without --upstream: `host`, which judges and learns beside it, or `llama.cpp` (pip install
+    'talktune[llama]'; --model a GGUF file), started again between two requests for each new version."""
     upstream_key_env: str = "TALKTUNE_UPSTREAM_KEY"
     """Name of the environment variable that holds the engine's key; never the key itself."""
     store: str = "talktune.db"
@@ -335,6 +339,8 @@ class LiveTrainConfig(TrainConfig):
 
     epochs: Count = 1
     """In how many updates each turn takes part."""
+    batch_turns: Count = 16
+    """Turns of one update; up to four times as many where they come faster than updates."""
     learning_rate: Positive = 1e-3
     microbatch_tokens: Count = 128
     """Tokens of one forward pass: more learn faster and take more memory; never changes the result."""
@@ -346,6 +352,9 @@ class LiveConfig:
 
     policies: Path = Path("policies")
     """Where versions of the policy and checkpoints are kept."""
+    keep_versions: Annotated[int, Range(2)] = 16
+    """Versions of each lineage whose files stay on disk, with as many ancestors of the live one; none goes that an
+    engine has."""
     no_judge: bool = False
     """Do not judge here (another process does, or nobody)."""
     no_learn: bool = False

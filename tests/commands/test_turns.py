@@ -76,7 +76,7 @@ def test_a_correction_overrules_a_verdict_that_was_given(talktune: Any, store: P
     learning = Learning(opened)
     [waits] = learning.oldest({"ann": 9}, 9)
     assert waits.turn.verdict == Verdict((Vote(-1), Vote(0)), 1.0)
-    learning.drop(["first"])
+    learning.drop({"first": "old"})
     opened.close()
     assert ids(talktune, store, "--bad") == []
     assert "first  +1  by a person  (votes -1 0)" in talktune("turns", store).out

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from talktune.policy.load import shipped_gguf
+from talktune.policy.shipped import shipped_gguf
 
 # One thread: two that wait for each other are slower when the machine is busy. Small batches: a call that was
 # given up ends soon. The grammar lets this small model end in a score; the server itself is the real one.

@@ -19,6 +19,7 @@ from talktune.live.exam import FACT_TOKENS
 from talktune.policy.turnstile import Role
 from talktune.store import schema
 from talktune.store.learning import LostLeaseError, quotas
+from talktune.store.overview import overview
 from talktune.store.policies import Policies
 
 from .conftest import World, tiny_config
@@ -251,7 +252,7 @@ def test_a_user_who_is_alone_by_now_is_everybody(world: Make) -> None:
     w.talk(1, "ann")
     w.talk(1, "eve")
     w.judge()
-    w.learner.learning.drop(["t00001", "t00002"])
+    w.learner.learning.drop(dict.fromkeys(["t00001", "t00002"], "old"))
     w.talk(9, "ann")
     w.judge()
     assert w.learn(), "a user who said something long ago must not keep another from being learned from"
@@ -344,15 +345,20 @@ def test_everyone_gets_an_adapter_of_their_own(world: Make) -> None:
     assert third.metrics["ratio_max"] < 1.001, "ann's second update did not begin from ann's first"
 
 
-def test_stale_turns_are_left_out(world: Make) -> None:
+@pytest.mark.parametrize("times", [1, 4])
+def test_an_update_takes_more_or_stale_turns_are_left_out_and_counted(
+    world: Make, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    monkeypatch.setattr("talktune.live.batches.MOST_TIMES", times)
     w = world(lambda c: replace(c, algorithm=replace(c.algorithm, max_staleness=1)))
     w.talk(12)
     w.judge()
     while w.learn():
         pass
-    # The third update begins two versions after all of these were answered.
-    assert [update for update, _ in used(w)] == [1] * 4 + [2] * 4
+    # With four at a time the third update begins two versions after all of these were answered.
+    assert [update for update, _ in used(w)] == ([1] * 12 if times == 4 else [1] * 4 + [2] * 4)
     assert w.learner.learning.waiting() == {}
+    assert overview(w.store)["dropped"] == ({} if times == 4 else {"more than 1 versions old": 4})
 
 
 def test_without_variance_nothing_is_learned_and_no_version_is_made(world: Make) -> None:

@@ -8,7 +8,8 @@ import torch
 
 from talktune.config import ModelConfig
 from talktune.errors import UserError
-from talktune.policy.load import SHIPPED, cache_dir, load_policy, pick_device, shipped_gguf
+from talktune.policy.load import cache_dir, load_policy, pick_device
+from talktune.policy.shipped import SHIPPED, shipped_gguf
 
 
 def test_a_directory(tiny_model: Path) -> None:

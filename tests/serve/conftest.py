@@ -15,10 +15,10 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from talktune.policy.load import shipped_gguf
+from talktune.policy.shipped import shipped_gguf
 
 # ChatML with tools in Hermes' form: the template in the file knows none.
 TEMPLATE = """{% if tools %}<|im_start|>system
@@ -152,7 +152,10 @@ class Engine:
     before_end: Callable[[], None] | None = None
     loaded: dict[str, str] = field(default_factory=dict[str, str])
     """Adapters that it was given, in vLLM's way."""
-    refuses_adapters: bool = False
+    adapter_refusal: tuple[int, Any] | None = None
+    """Status and body of what it says to every adapter, where it takes none."""
+    max_loras: int | None = None
+    """As vLLM's /metrics tell it; None where they do not."""
     processed: bool = False
     """As vLLM with `--logprobs-mode processed_logprobs`."""
     decide: Callable[[dict[str, Any]], dict[str, Any]] | None = None
@@ -234,7 +237,7 @@ def _engine_app(engine: Engine) -> Starlette:
 
     async def chat(request: Request) -> Response:
         body = await request.json()
-        if str(body.get("model")).startswith("policy-") and body["model"] not in engine.loaded:
+        if str(body.get("model")).startswith(("policy-", "tt-")) and body["model"] not in engine.loaded:
             return JSONResponse({"error": {"message": "no such model", "type": "NotFoundError"}}, 404)
         engine.asked.append(body)
         if engine.status != 200:
@@ -285,14 +288,21 @@ def _engine_app(engine: Engine) -> Starlette:
 
     async def load(request: Request) -> Response:
         body = await request.json()
-        if engine.refuses_adapters:
-            return JSONResponse({"error": {"message": "no room", "type": "BadRequestError"}}, 400)
+        if engine.adapter_refusal is not None:
+            return JSONResponse(engine.adapter_refusal[1], engine.adapter_refusal[0])
+        if body["lora_name"] in engine.loaded:
+            message = f"The lora adapter '{body['lora_name']}' has already been loaded."
+            return JSONResponse({"error": {"message": message, "type": "InvalidUserInput"}}, 400)
         engine.loaded[body["lora_name"]] = body["lora_path"]
         return JSONResponse("Success")
 
     async def unload(request: Request) -> Response:
         engine.loaded.pop((await request.json())["lora_name"], None)
         return JSONResponse("Success")
+
+    async def metrics(_request: Request) -> Response:
+        told = f'vllm:lora_requests_info{{max_lora="{engine.max_loras}",running_lora_adapters=""}} 1.0'
+        return PlainTextResponse(told, 200 if engine.max_loras else 404)
 
     async def version(_request: Request) -> Response:
         return JSONResponse(engine.version, 200 if engine.version else 404)
@@ -304,6 +314,7 @@ def _engine_app(engine: Engine) -> Starlette:
             Route("/v1/models", models),
             Route("/tokenize", tokenize, methods=["POST"]),
             Route("/version", version),
+            Route("/metrics", metrics),
             Route("/v1/load_lora_adapter", load, methods=["POST"]),
             Route("/v1/unload_lora_adapter", unload, methods=["POST"]),
         ]
@@ -338,6 +349,13 @@ def start_engine() -> Callable[[], AbstractContextManager[Engine]]:
 def engine() -> Iterator[Engine]:
     with running_engine() as made:
         yield made
+
+
+@pytest.fixture
+def vllm(engine: Engine) -> Engine:
+    """An engine that calls itself vLLM: it takes adapters, and forgets them when it is started again."""
+    engine.version = {"version": "0.14.0"}
+    return engine
 
 
 @pytest.fixture(scope="module")

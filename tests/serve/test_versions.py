@@ -6,20 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import pytest
 
 from talktune.store.policies import Policies
 from talktune.store.store import Store
 
-from ..versions import make_versions
+from ..versions import make_versions, name_versions
 from .conftest import serving
-
-
-@pytest.fixture
-def vllm(engine: Any) -> Any:
-    """An engine that calls itself vLLM: it takes adapters, and forgets them when it is started again."""
-    engine.version = {"version": "0.14.0"}
-    return engine
 
 
 def ask(server: Any) -> dict[str, Any]:
@@ -29,10 +21,11 @@ def ask(server: Any) -> dict[str, Any]:
     return reply.json()
 
 
-def test_vllm_is_given_each_version_under_its_own_name(tiny_model: Path, tmp_path: Path, vllm: Any) -> None:
+def test_vllm_is_given_each_version_under_its_own_name(tmp_path: Path, vllm: Any) -> None:
     path = tmp_path / "store.db"
     store = Store(path)
-    make_versions(tiny_model, store, tmp_path / "policies", 2)
+    name_versions(store, tmp_path / "policies", 2)
+    names = {number: Policies(store).engine_name(number) for number in (1, 2)}
     with serving(path, "--upstream", vllm.url) as server:
         ask(server)
         Policies(store).promote(1)
@@ -41,12 +34,12 @@ def test_vllm_is_given_each_version_under_its_own_name(tiny_model: Path, tmp_pat
         Policies(store).promote(2)
         time.sleep(0.1)
         ask(server)
-        assert [body["model"] for body in vllm.asked] == ["m", "policy-000001", "policy-000002"]
-        assert vllm.loaded == {"policy-000002": str(tmp_path / "policies" / "policy-000002")}
+        assert [body["model"] for body in vllm.asked] == ["m", names[1], names[2]]
+        assert vllm.loaded == {names[2]: str(tmp_path / "policies" / "policy-000002")}
         vllm.loaded.clear()  # started again behind the server's back
         ask(server)
-        assert vllm.asked[-1]["model"] == "policy-000002"
-        assert list(vllm.loaded) == ["policy-000002"]
+        assert vllm.asked[-1]["model"] == names[2]
+        assert list(vllm.loaded) == [names[2]]
         # One that a client brought before it is live takes the place of the one before all the same.
         named = {"model": "policy-000001", "messages": [{"role": "user", "content": "hi"}]}
         for number in (1, 2):
@@ -54,14 +47,14 @@ def test_vllm_is_given_each_version_under_its_own_name(tiny_model: Path, tmp_pat
             Policies(store).promote(number)
             time.sleep(0.1)
             ask(server)
-            assert list(vllm.loaded) == [f"policy-{number:06}"]
+            assert list(vllm.loaded) == [names[number]]
             named["model"] = "policy-000002"
         # What cannot be loaded does not cost an answer.
-        vllm.refuses_adapters = True
+        vllm.adapter_refusal = (400, {"error": {"message": "no room", "type": "BadRequestError"}})
         Policies(store).promote(1)
         time.sleep(0.1)
         ask(server)
-        assert vllm.asked[-1]["model"] == "policy-000002"
+        assert vllm.asked[-1]["model"] == names[2]
         refused = httpx2.post(f"{server.url}/v1/chat/completions", json=named | {"model": "policy-000001"}, timeout=30)
         assert refused.status_code == 503  # what the engine said may name a path
         assert refused.json()["error"]["message"] == "policy-000001 could not be loaded into the engine."

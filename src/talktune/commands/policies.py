@@ -50,7 +50,7 @@ def list_versions(*, store: Store = "talktune.db", as_json: AsJson = False) -> i
     rows = [
         (
             version.name,
-            "live" if version.number in live else version.state,
+            "live" if version.number in live else version.state + (", files gone" if version.pruned else ""),
             "" if version.parent is None else version.parent,
             version.lineage or "everybody",
             _reward(version),
@@ -120,6 +120,7 @@ def _row(version: "Version", live: bool) -> dict[str, Any]:
         "user": version.lineage or None,
         "reason": version.reason,
         "path": str(version.path),
+        "pruned": version.pruned,
         "created": version.created,
         "gate": dict(version.measures),
         "metrics": dict(version.metrics),

@@ -1,5 +1,7 @@
 """`talktune serve`, `judge` and `learn`: the roles as commands."""
 
+from pathlib import Path
+
 from talktune.commands.console import out
 from talktune.commands.options import Seed, Store
 from talktune.commands.waiting import wait_briefly
@@ -16,6 +18,7 @@ from talktune.config import (
     config_to_json,
 )
 from talktune.errors import UserError
+from talktune.policy.shipped import SHIPPED, shipped_gguf
 
 
 def serve(
@@ -31,18 +34,22 @@ def serve(
 ) -> int:
     """Serve a model to any OpenAI client, keep every conversation with its exact tokens, judge it and learn from it.
 
-    With --upstream the engine is somebody else's: run `talktune judge` and `talktune learn` beside this.
+    With --upstream or --engine llama.cpp it is only served: run `talktune judge` and `talktune learn` beside this.
     """
     if live.no_judge or live.no_learn:
         wait_briefly()
-    if server.upstream is not None and live.notify is not None:
-        raise UserError("--notify: with --upstream nobody learns here; give it to `talktune learn`.")
-    if train.track is not None and (server.upstream is not None or live.no_learn):
+    option = "--upstream" if server.upstream else "--engine llama.cpp" if server.engine == "llama.cpp" else None
+    if option is not None and live.notify is not None:
+        raise UserError(f"--notify: with {option} nobody learns here; give it to `talktune learn`.")
+    if train.track is not None and (option is not None or live.no_learn):
         raise UserError("--track: nobody learns here; give it to `talktune learn`.")
+    if server.upstream and server.engine != "host":
+        raise UserError(f"--engine {server.engine}: with --upstream no engine is started here; leave one of them out.")
+    gguf = _gguf(model.model) if server.engine == "llama.cpp" else None
     from talktune.serve.run import serve as run
 
     config = Config(model, judge, algorithm, train, serve=server, live=live, gate=gate, fresh=fresh)
-    run(server, ["-P", "-m", "talktune.live"], config_to_json(config), _say, per_user=live.per_user)
+    run(server, ["-P", "-m", "talktune.live"], config_to_json(config), _say, per_user=live.per_user, gguf=gguf)
     return 0
 
 
@@ -73,6 +80,15 @@ def learn(
     server = ServeConfig(store=store)
     run_learner(Config(model, judge, algorithm, train, serve=server, live=live, gate=gate, fresh=fresh), _say)
     return 0
+
+
+def _gguf(model: str) -> Path:
+    """The file of the model that llama.cpp is to serve."""
+    if model == SHIPPED:
+        return shipped_gguf()
+    if not model.endswith(".gguf") or not Path(model).is_file():
+        raise UserError(f"--model {model}: llama.cpp needs a GGUF file: name one that ends in .gguf, or {SHIPPED}.")
+    return Path(model).absolute()
 
 
 def _say(line: str) -> None:

@@ -84,6 +84,7 @@ def _screen(found: dict[str, Any]) -> Group:
         ("by a person", found["feedback"]),
         ("wait for the learner, or are held out", found["waiting_for_learner"]),
         ("learned from", found["learned"]),
+        *((f"  left out: {why}", number) for why, number in found["dropped"].items()),
         ("updates", found["updates"]),
         ("versions published, rejected", f"{found['versions']['published']}, {found['versions']['rejected']}"),
     ):

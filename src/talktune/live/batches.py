@@ -17,6 +17,8 @@ from talktune.store.policies import EVERYBODY, Policies, Version, ancestry
 from talktune.types import Sample
 
 log = logging.getLogger(__name__)
+MOST_TIMES = 4
+"""An update takes at most so many times --batch-turns, where turns come faster than updates."""
 NAMED = 5
 """Users of whom it is said what is missing, with `--per-user`: those who are nearest to an update."""
 
@@ -45,6 +47,7 @@ class Batches:
         self._tokenizer = tokenizer
         self._config = config
         self._live = config.live or LiveConfig()
+        self._staleness = config.algorithm.max_staleness
 
     def due(self, now: float) -> str | None:
         """The lineage whose turns are enough for an update, from counts alone; None, and `trouble`, where none are."""
@@ -63,20 +66,19 @@ class Batches:
         """The turns of the next update, if there are enough; those that no update can use leave the queue."""
         live, parents = self.policies.live(lineage), self.policies.parents()
         while (waiting := self._lineages().get(lineage)) and not self._missing(waiting, now):
-            n = self._config.train.batch_turns
-            found = self.learning.oldest(quotas(_counts(waiting), n, self._live.user_share), n)
+            counts = _counts(waiting)
+            n = turns_of_update(sum(counts.values()), self._config.train.batch_turns, self._staleness)
+            found = self.learning.oldest(quotas(counts, n, self._live.user_share), n)
             samples: list[Sample] = []
-            useless: Counter[str] = Counter()
-            gone: list[str] = []
+            gone: dict[str, str] = {}
             for one in found:
                 try:
                     samples.append(self._sample_of(one, live, parents))
                 except UserError as why:
-                    useless[str(why)] += 1
-                    gone.append(one.id)
+                    gone[one.id] = str(why)
             if not gone:
                 return Batch(lineage, live, tuple(found), tuple(samples))
-            log.warning("%d turns cannot be learned from: %s", len(gone), dict(useless))
+            log.warning("%d turns cannot be learned from: %s", len(gone), dict(Counter(gone.values())))
             self.learning.drop(gone)
         return None
 
@@ -128,12 +130,24 @@ class Batches:
         made = with_wanted(made, turn, self._tokenizer, train.max_tokens)
         ours = ancestry(None if live is None else live.number, parents)
         if made.policy_version is not None and made.policy_version not in parents:
-            raise UserError(f"from version {made.policy_version}, which this store does not know")
+            raise UserError("from a version that this store does not know")
         # Updates back and forth over the common ancestor: a version that was rolled back may have answered.
         staleness = len(set(ours) ^ set(ancestry(made.policy_version, parents)))
-        if staleness > self._config.algorithm.max_staleness:
-            raise UserError(f"more than {self._config.algorithm.max_staleness} versions old")
+        if staleness > self._staleness:
+            raise UserError(f"more than {self._staleness} versions old")
         return replace(made, id=one.id, policy_version=len(ours) - staleness)
+
+
+def turns_of_update(waiting: int, usual: int, max_staleness: int) -> int:
+    """How many turns an update takes: min(max(usual, ⌈waiting / (max_staleness − 1)⌉), 4 usual).
+
+    Of updates of n turns, the last that waits is in the one after ⌊(waiting − 1) / n⌋ others, by so many versions
+    older than when it was answered, and by one more where a version went live before its verdict: at most
+    `max_staleness` as long as n is no less than this. Where turns come faster than even such updates, the oldest are
+    left out.
+    """
+    wanted = -(-waiting // max(1, max_staleness - 1))
+    return min(max(usual, wanted), MOST_TIMES * usual)
 
 
 def _counts(waiting: Mapping[str, Waiting]) -> dict[str, int]:

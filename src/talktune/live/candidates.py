@@ -69,7 +69,7 @@ class Candidates:
             metrics = learner.step(samples, fresh.samples) | {"votes_agreement": _agreement(batch.scored)}
         except NotFiniteError as error:  # the same turns would fail again: they leave, learning goes on
             log.error("%s They are not learned from.", error)
-            self._learning.drop(used)
+            self._learning.drop(dict.fromkeys(used, "what they gave was not finite"))
             self._weights.now_of(batch.lineage, number)
             return None
         metrics |= fresh.metrics

@@ -21,6 +21,7 @@ from talktune.live.batches import Batches
 from talktune.live.candidates import Candidates
 from talktune.live.exam import Examiner
 from talktune.live.fresh import Fresh
+from talktune.live.pruning import prune_versions
 from talktune.live.weights import Weights
 from talktune.policy.load import Policy
 from talktune.policy.turnstile import ClosedError, Role
@@ -142,6 +143,7 @@ class LiveLearner:
         serving = self.policies.live(candidate.lineage)
         for number in [n for n in self._loras if serving is None or n != serving.number]:
             self._engine.forget(self._loras.pop(number))
+        prune_versions(self.store, self.weights.folder, self.live.keep_versions, self._clock())
 
     def lora(self, version: Version) -> Lora:
         """A version as the engine takes it."""

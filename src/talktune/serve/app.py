@@ -113,9 +113,10 @@ class Server:
             return inner, parse_request(inner, request.headers, service.config)
 
         inner, asked = await asyncio.to_thread(understand) if len(body) > LARGE else understand()
-        dialect = await service.upstream.dialect()
-        wanted = engine_body(asked, dialect, await service.models.named(asked.model, user), service.config)
-        measured = await service.upstream.measure(wanted, dialect)
+        wish = await service.models.wish(asked.model, user)
+        route = await service.engines.plain()
+        wanted = engine_body(asked, route.dialect, route.model(wish.model), service.config)
+        measured = await route.engine.upstream.measure(wanted, route.dialect)
         if measured is None:
             return JSONResponse({"input_tokens": anthropic.estimate(inner), "estimated": True})
         return JSONResponse({"input_tokens": measured[0]})
@@ -232,21 +233,35 @@ class Server:
         return reply
 
     async def health(self, request: Request) -> Response:
-        """GET /health: 200 while everything runs, 503 naming what does not; why, only whoever runs the server hears."""
-        healthy = await self.service.upstream.healthy()
-        engine = {"state": "ok" if healthy else "unreachable"}
+        """GET /health: ok, or degraded and why; 503 where nothing answers.
+
+        Why, only whoever runs the server hears.
+        """
+        engines = self.service.engines
+        well = await asyncio.gather(*(one.upstream.healthy() for one in engines.all))
+        healthy, troubles = any(well), engines.troubles()
+        engine: dict[str, Any] = {"state": "ok" if healthy else "unreachable"}
         if self.host is not None:
             engine = {"state": self.host.state if self.host.state != "ready" or healthy else "unreachable"}
             engine |= {"starts": str(self.host.starts)}
-        status = "ok" if healthy else "degraded"
+        status = "ok" if all(well) and not troubles else "degraded"
         body: dict[str, Any] = {"status": status, "engine": engine, "running": self.limits.running}
         reasons = self._runs_this(request)  # they name users and files
+        if engines.several:
+            body["engines"] = [
+                {"state": "ok" if good and not one.left_out else "left out", "running": one.running}
+                | ({"url": one.upstream.url} if reasons else {})
+                for one, good in zip(engines.all, well, strict=True)
+            ]
         body["roles"] = {
             name: {key: value for key, value in state.items() if reasons or key == "state"}
-            for name, state in self.service.upstream.roles.items()
+            for one in engines.all
+            for name, state in one.upstream.roles.items()
         }
-        if self.service.versions.trouble and reasons:
-            body["version"] = self.service.versions.trouble
+        if troubles and reasons:
+            body["version"] = "; ".join(troubles)
+        if reasons and (hints := engines.hints()):
+            body["hints"] = hints
         return JSONResponse(body, 200 if healthy else 503)
 
     def _runs_this(self, request: Request) -> bool:

@@ -8,25 +8,26 @@ as a partial turn.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from talktune.config import ServeConfig
 from talktune.errors import StoreDownError, UserError
-from talktune.serve.dialects import Dialect
-from talktune.serve.exchange import VERSION, Exchange
+from talktune.serve.continuing import going_on
+from talktune.serve.engines import Engine, Engines, Route
+from talktune.serve.exchange import Exchange
 from talktune.serve.form import Form
 from talktune.serve.forward import engine_body
 from talktune.serve.metrics import Metrics
 from talktune.serve.models import Models
-from talktune.serve.placing import place
+from talktune.serve.placing import Place, place
 from talktune.serve.reading import read_stream, read_whole
 from talktune.serve.request import ChatRequest
 from talktune.serve.too_long import explained, with_room
-from talktune.serve.upstream import STORE_DOWN, EngineError, Reply, Upstream
-from talktune.serve.versions import BASE, Versions, with_slot, with_version
+from talktune.serve.upstream import STORE_DOWN, EngineError, Reply
+from talktune.serve.versions import Wish, number_of
 from talktune.serve.wire import BadRequest, write_json
 from talktune.serve.writer import Writer
 from talktune.store.policies import version_name
@@ -46,9 +47,8 @@ class Service:
     config: ServeConfig
     store: Store
     writer: Writer
-    upstream: Upstream
+    engines: Engines
     metrics: Metrics
-    versions: Versions
     models: Models
     readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "store-reader"))
     placers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "placer"))
@@ -64,6 +64,7 @@ class ChatAnswer:
         self._asked = asked
         self._form = form
         self._exchange: Exchange | None = None
+        self._place: Place | None = None
         self._started = False
         self._ended = False
         self._began = time.perf_counter()
@@ -110,62 +111,84 @@ class ChatAnswer:
             await _send_json(send, error.status, self._form.refused(error.status, error.body), error.headers)
 
     async def _exchange_with_engine(self, send: Send) -> None:
+        """Answer by an engine; another one goes on where that fails, as long as the client cannot tell."""
         service, asked = self._service, self._asked
-        dialect = await service.upstream.dialect()
-        model = await service.models.named(asked.model, self._user)
-        body = engine_body(asked, dialect, model, service.config)
-        body, number = await self._with_version(body, dialect)
-        temperature = float(body.get("temperature") or 0.0)
-        scaled, id = service.upstream.scaled, self._form.id
-        self._exchange = exchange = Exchange(asked, self._user, dialect, temperature, scaled, number, id)
+        wish = await service.models.wish(asked.model, self._user)
         loop = asyncio.get_running_loop()
         placing = loop.run_in_executor(service.placers, place, service.store, self._user, asked) if asked.old else None
-        asking = None
-        if dialect == "llama.cpp" and body.get("logprobs"):
-            asking = asyncio.ensure_future(service.upstream.prompt_ids(body))
+        failed: set[Engine] = set()
+        lost: set[Engine] = set()
         try:
+            known = await placing if placing is not None and service.engines.several else None
+            while True:
+                route = await service.engines.route(wish, None if known is None else known.conversation, failed)
+                try:
+                    with route.taken():
+                        await self._by(send, route, wish, placing)
+                    return
+                except EngineError as error:
+                    service.engines.failed(route.engine, error)
+                    failed.add(route.engine)
+                    if error.status == 504 or len(failed) == len(service.engines.all):
+                        raise
+                    wish = self._rest_of(wish, route)
+                    log.warning("%s: %s; another engine goes on", route.engine.upstream.url, error)
+                except BadRequest as error:
+                    if error.status != 404 or route.version is None or route.engine in lost:
+                        raise
+                    lost.add(route.engine)  # an engine that was started again behind our back
+                    route.engine.adapters.forget()
+        finally:
+            if placing is not None:
+                placing.cancel()
+
+    def _rest_of(self, wish: Wish, route: Route) -> Wish:
+        """What another engine is to answer: all of it, or the rest, by the version that began."""
+        exchange = self._exchange
+        if exchange is None or not exchange.begun:
+            return wish
+        return replace(wish, version=route.version, follows=False)
+
+    async def _by(self, send: Send, route: Route, wish: Wish, placing: "asyncio.Future[Place] | None") -> None:
+        """One engine's answer, or what it gives of one that another broke off."""
+        service, asked, upstream = self._service, self._asked, route.engine.upstream
+        body = route.body(engine_body(asked, route.dialect, route.model(wish.model), service.config))
+        begun = self._exchange if self._exchange is not None and self._exchange.begun else None
+        if begun is None:
+            temperature, number = float(body.get("temperature") or 0.0), number_of(route.version)
+            self._exchange = exchange = Exchange(
+                asked, self._user, route.dialect, temperature, upstream.scaled, number, self._form.id
+            )
+        else:
+            exchange, body = begun, going_on(body, begun)
+        asking = None
+        if route.dialect == "llama.cpp" and body.get("logprobs"):
+            asking = asyncio.ensure_future(upstream.prompt_ids(body))
+        try:
+            reply = await self._ask(body, route)
             try:
-                reply = await self._ask(body, dialect)
-            except BadRequest as error:
-                if error.status != 404 or number is None:
-                    raise
-                service.upstream.lose_adapters()  # an engine that was started again behind our back
-                body, exchange.version = await self._with_version(body, dialect)
-                reply = await self._ask(body, dialect)
-            try:
-                exchange.place = place(service.store, self._user, asked) if placing is None else await placing
-                service.metrics.placed(exchange.place.lost)
+                if self._place is None:
+                    self._place = place(service.store, self._user, asked) if placing is None else await placing
+                    service.metrics.placed(self._place.lost)
+                exchange.place = self._place
+                if service.engines.several:
+                    service.engines.remember(exchange.place.conversation, route.engine)
                 if asking is not None:
                     exchange.prompt_ids = await asking
                 await (self._stream(send, reply) if asked.stream else self._whole(send, reply))
             finally:
                 reply.close()
         finally:
-            if placing is not None:
-                placing.cancel()
             if asking is not None:
                 asking.cancel()
 
-    async def _ask(self, body: dict[str, Any], dialect: Dialect) -> Reply:
+    async def _ask(self, body: dict[str, Any], route: Route) -> Reply:
         """The engine's reply; where the longest answer would not fit behind the prompt, a shorter one is asked for."""
-        upstream = self._service.upstream
+        upstream = route.engine.upstream
         try:
             return await upstream.chat(body)
         except BadRequest as error:
-            return await upstream.chat(await with_room(body, error, lambda: upstream.measure(body, dialect)))
-
-    async def _with_version(self, body: dict[str, Any], dialect: Dialect) -> tuple[dict[str, Any], int | None]:
-        """The request for the version that answers it, and its number. A version that the client names is its own."""
-        asked = self._asked.model or ""
-        if asked == BASE:
-            return (body | {"lora": []} if dialect == "llama.cpp" else body), None
-        if (named := VERSION.search(asked)) is not None:
-            slot = self._service.upstream.slot(asked)
-            return (body if slot is None else with_slot(body, slot)), int(named[1])
-        version = await self._service.versions.of(self._user, dialect)
-        if version is None:
-            return body, None
-        return with_version(body, version, self._service.upstream.slot(version.name)), version.number
+            return await upstream.chat(await with_room(body, error, lambda: upstream.measure(body, route.dialect)))
 
     async def _whole(self, send: Send, reply: Reply) -> None:
         exchange = self._exchange
@@ -178,10 +201,12 @@ class ChatAnswer:
     async def _stream(self, send: Send, reply: Reply) -> None:
         exchange = self._exchange
         assert exchange is not None
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        self._started = True
-        waiting = True
+        again = self._started  # another engine goes on: the client has its opening already
+        if not again:
+            headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            self._started = True
+        waiting = not exchange.begun
         async for body in read_stream(reply.chunks()):
             ended = exchange.add(body)
             if waiting and body.get("choices"):
@@ -189,6 +214,8 @@ class ChatAnswer:
                 self._service.metrics.first_token.observe(time.perf_counter() - self._began)
             if ended:
                 await self._commit(ended)
+            if again and not _says(body):
+                continue
             if shown := self._form.chunk(self._named(body)):
                 await send({"type": "http.response.body", "body": shown, "more_body": True})
         self._ended = True
@@ -223,6 +250,13 @@ def _close(store: Store, exchange: Exchange) -> None:
     session = exchange.asked.session
     known = None if session is None else store.conversation_of_session(exchange.user, session)
     store.close_conversations(time.time(), id=known or exchange.place.conversation)
+
+
+def _says(body: Mapping[str, Any]) -> bool:
+    """Whether a chunk has more in it than that an answer begins."""
+    choices = body.get("choices") or ()
+    deltas = [{**(one.get("delta") or {}), "role": None, "end": one.get("finish_reason")} for one in choices]
+    return not choices or any(value for delta in deltas for value in delta.values())
 
 
 async def _send_json(send: Send, status: int, body: object, headers: dict[str, str] | None = None) -> None:

@@ -132,7 +132,11 @@ class Tokens:
     def _add(self, body: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
         prompt = body.get("prompt_token_ids") or choice.get("prompt_token_ids")
         if isinstance(prompt, Sequence) and prompt:
-            self.prompt_ids = tuple(int(i) for i in prompt)
+            read = tuple(int(i) for i in prompt)
+            if self.prompt_ids is None or not self.ids:
+                self.prompt_ids = read
+            elif read not in (self.prompt_ids, (*self.prompt_ids, *self.ids)):
+                self.complete = False  # another engine goes on, and read the beginning otherwise than it was sampled
         content = (choice.get("logprobs") or {}).get("content") or []
         numbers = [entry.get("logprob") for entry in content]
         if self.dialect == "sglang":

@@ -1,4 +1,4 @@
-"""The host as the server's child: started, watched, started again when it dies."""
+"""An engine as the server's child: started, watched, started again when it dies."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ YOUNG = 60.0
 
 
 class HostProcess:
-    """A host (`talktune.host`, or one that also judges and learns). It ends with the server: its stdin closes."""
+    """A host (`talktune.live`, which may judge and learn), or llama.cpp. It ends with the server: its stdin closes."""
 
     def __init__(
         self, arguments: Sequence[str], first_line: Mapping[str, Any], moved: Callable[[str | None], None], grace: float
@@ -32,7 +32,7 @@ class HostProcess:
         self.state: Literal["starting", "ready", "restarting"] = "starting"
         self.starts = 0
         self._arguments = [sys.executable, *arguments]
-        self._first_line = json.dumps(first_line).encode() + b"\n"
+        self._first_line = _line(first_line)
         self._moved = moved
         self._grace = grace
         self._process: asyncio.subprocess.Process | None = None
@@ -54,6 +54,28 @@ class HostProcess:
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
+        await self._end()
+
+    async def restart(self, first_line: Mapping[str, Any]) -> bool:
+        """End it and start it again with another first line, or as it was where that fails; whether it took the new.
+
+        Whoever calls this sees to it that nothing is asked of it meanwhile.
+        """
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        before, self._first_line = self._first_line, _line(first_line)
+        self._moved(None)
+        self.state = "restarting"
+        await self._end()
+        taken = await self._start_once()
+        if not taken:
+            self._first_line = before
+            await self._start_once()
+        self._watching = asyncio.ensure_future(self._watch())
+        return taken
+
+    async def _end(self) -> None:
         process = self._process
         if process is None or process.returncode is not None:
             return
@@ -106,3 +128,7 @@ class HostProcess:
             pause = min(pause * 2, LONGEST_PAUSE)
             with contextlib.suppress(OSError):
                 await self._start_once()
+
+
+def _line(first: Mapping[str, Any]) -> bytes:
+    return json.dumps(first).encode() + b"\n"

@@ -14,7 +14,7 @@ from talktune.serve.request import ChatRequest
 from talktune.store.rows import NewTurn, TurnState, new_id
 
 VERSION = re.compile(r"policy-(\d{6,})\Z")
-"""Names of published versions, which engines load adapters under."""
+"""Names of published versions, as clients know them."""
 
 
 @dataclass
@@ -44,6 +44,11 @@ class Exchange:
     """For an engine that tells them on another route."""
     model: str = ""
     choices: dict[int, _Choice] = field(default_factory=dict[int, _Choice])
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything was said."""
+        return any(choice.recorder.begun for choice in self.choices.values())
 
     def add(self, body: Mapping[str, Any]) -> list[int]:
         """Take in one chunk, or a whole reply; returns the choices that ended with it."""

@@ -337,7 +337,7 @@ DESCRIPTION: dict[str, Any] = {
                 "responses": _answers(_EVENT, 401, 403, 429, kind="text/event-stream"),
             }
         },
-        "/health": {"get": {"summary": "server and engine", "responses": _answers(_ANY, 503)}},
+        "/health": {"get": {"summary": "server and engines: ok, or what is wrong", "responses": _answers(_ANY, 503)}},
         "/healthz": {"get": {"summary": "the server itself", "responses": _answers(_TEXT, kind="text/plain")}},
         "/metrics": {"get": {"summary": "for Prometheus", "responses": _answers(_TEXT, 401, 403, kind="text/plain")}},
     },

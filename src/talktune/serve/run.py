@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import uvicorn
 import uvloop
@@ -17,15 +18,19 @@ from talktune.errors import UserError
 from talktune.serve.app import Server
 from talktune.serve.chat import Service
 from talktune.serve.engine import HostProcess
+from talktune.serve.engines import Engines
 from talktune.serve.keys import KEY_ENV, Keys, is_loopback, load_keys
 from talktune.serve.listen import listen, shown
+from talktune.serve.llama_files import LlamaFiles
 from talktune.serve.metrics import Metrics
 from talktune.serve.models import Models
 from talktune.serve.protocol import TimedProtocol
 from talktune.serve.upstream import EngineError, Upstream
 from talktune.serve.versions import Versions
 from talktune.serve.writer import Writer
+from talktune.store.holds import hold
 from talktune.store.policies import Policies
+from talktune.store.queues import owner_name
 from talktune.store.store import Store
 
 KEEP_ALIVE = 75
@@ -40,11 +45,12 @@ def serve(
     say: Callable[[str], None],
     *,
     per_user: bool = False,
+    gguf: Path | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; UserError for what cannot work. `say` gets a line when it serves.
 
     `host_arguments` are Python's, for a host of its own, which reads `host_config`; `per_user` gives every user a
-    lineage of versions.
+    lineage of versions; `gguf` is the model's file, for llama.cpp.
     """
     keys = load_keys(config.keys, config.allow_origin)
     if not keys and {"*", "null"} & set(config.allow_origin):
@@ -59,7 +65,7 @@ def serve(
         store = Store(config.store)
         writer = Writer(store)
         try:
-            uvloop.run(_serve(config, host_arguments, host_config, keys, store, writer, listener, say, per_user))
+            uvloop.run(_serve(config, host_arguments, host_config, keys, store, writer, listener, say, per_user, gguf))
         finally:
             writer.close()
             store.close()
@@ -75,30 +81,55 @@ async def _serve(
     listener: socket.socket,
     say: Callable[[str], None],
     per_user: bool,
+    gguf: Path | None,
 ) -> None:
     async with contextlib.AsyncExitStack() as ending:
-        key = secrets.token_urlsafe(32) if config.upstream is None else os.environ.get(config.upstream_key_env)
-        upstream = Upstream(config.upstream, key)
-        ending.push_async_callback(upstream.close)
-        versions = Versions(Policies(store), upstream, per_user=per_user)
-        models = Models(upstream, versions, strict=config.strict_models)
-        service = Service(config, store, writer, upstream, Metrics(), versions, models)
+        own = not config.upstream
+        key = secrets.token_urlsafe(32) if own else os.environ.get(config.upstream_key_env)
+        upstreams = [Upstream(url, key) for url in config.upstream] or [Upstream(None, key)]
+        for upstream in upstreams:
+            ending.push_async_callback(upstream.close)
+        versions = Versions(Policies(store), per_user=per_user)
+        owner = f"{owner_name()}:{secrets.token_hex(4)}"
+        engines = Engines(upstreams, versions, lambda needed: hold(store, owner, needed, time.time()))
+        models = Models(engines, versions, strict=config.strict_models)
+        service = Service(config, store, writer, engines, Metrics(), models)
         ending.callback(service.readers.shutdown)
         ending.callback(service.placers.shutdown)
         host = None
-        if config.upstream is None:
-            host = HostProcess(host_arguments, {"key": key, "config": host_config}, upstream.move, config.grace)
+        if own and config.engine == "llama.cpp":
+            assert gguf is not None
+            assert key is not None
+            files = LlamaFiles(versions.policies, gguf, key)
+            (engine,) = engines.all
+            command = ["-P", "-m", "talktune.serve.llama"]
+            host = HostProcess(command, await files.first_line(), engines.move, config.grace)
+            files.process, files.between_requests, engine.adapters.files = host, engine.between_requests, files
+            ending.push_async_callback(host.stop)
+            await host.start()
+            await engines.look()
+        elif own:
+            host = HostProcess(host_arguments, {"key": key, "config": host_config}, engines.move, config.grace)
             ending.push_async_callback(host.stop)
             await host.start()
         else:
-            try:
-                say(f"The engine at {config.upstream} speaks the dialect: {await upstream.dialect()}")
-            except EngineError as error:
-                say(f"{error} Requests are refused until it can.")
+            await _introduce(engines, say)
+        watching = asyncio.ensure_future(engines.watch())
+        ending.callback(watching.cancel)
         tidying = asyncio.ensure_future(_close_idle(store, config.idle_minutes * 60))
         ending.callback(tidying.cancel)
         server = Server(service, keys, host, config_from_json(host_config))
         await _listen(server, config, listener, say)
+
+
+async def _introduce(engines: Engines, say: Callable[[str], None]) -> None:
+    """Say what the engines are, and give them the live version."""
+    for engine in engines.all:
+        try:
+            say(f"The engine at {engine.upstream.url} speaks the dialect: {await engine.upstream.dialect()}")
+        except EngineError as error:
+            say(f"{error} Requests {'go to the others' if engines.several else 'are refused'} until it can.")
+    await engines.look()
 
 
 async def _listen(server: Server, config: ServeConfig, listener: socket.socket, say: Callable[[str], None]) -> None:

@@ -1,10 +1,12 @@
-"""The engine behind the server: one OpenAI-compatible address, whatever stands there."""
+"""An engine behind the server: one OpenAI-compatible address, whatever stands there."""
 
 import asyncio
-import contextlib
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,20 +27,39 @@ HEALTH_AGE = 1.0
 """Seconds for which one look at the engine's health is good."""
 RETRY = {"Retry-After": "2"}
 STORE_DOWN = "The server cannot reach its database right now; try again in a moment."
+_MAX_LORAS = re.compile(r'lora_requests_info\{[^}]*max_lora="(\d+)"')
 
 
 class EngineError(Exception):
     """The engine is not there, or failed: the client may try again. `status` is that of the answer to it."""
 
     def __init__(
-        self, message: str, status: int = 503, *, broken_off: bool = False, retry_after: str | None = None
+        self,
+        message: str,
+        status: int = 503,
+        *,
+        broken_off: bool = False,
+        gone: bool = False,
+        retry_after: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.broken_off = broken_off
         """True when its answer stopped coming, rather than that it said what failed."""
+        self.gone = gone or broken_off
+        """True when nothing may be there any more, rather than that it said what failed."""
         self.headers = {"Retry-After": retry_after} if retry_after else RETRY if status == 503 else {}
         self.body = {"error": {"message": message, "type": "engine_error", "param": None, "code": "engine_unavailable"}}
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An adapter that an engine says it has."""
+
+    path: str
+    """Where the engine has it from."""
+    slot: int | None = None
+    """llama.cpp's number for it."""
 
 
 class Reply:
@@ -83,18 +104,25 @@ class Upstream:
         self._base = None if url is None else _base(url)
         self._dialect: Dialect | None = None
         self._health: tuple[float, bool] = (-HEALTH_AGE, False)
-        self._adapters: dict[str, int | None] = {}
-        """Versions that the engine has; llama.cpp's with their slot."""
         self.scaled = False
         """Whether its log-probs are of softmax(logits / temperature)."""
         self.roles: Mapping[str, Any] = {}
         """What else the engine's process says of itself: talktune's own host judges and learns."""
 
+    @property
+    def url(self) -> str:
+        """Where it is; empty while it is nowhere."""
+        return self._base or ""
+
     def move(self, url: str | None) -> None:
         """The engine is somewhere else now (a host that was started again), or nowhere for a while."""
-        self._base, self._dialect, self._health = None if url is None else _base(url), None, (-HEALTH_AGE, False)
+        self._base = None if url is None else _base(url)
         self.roles = {}
-        self.lose_adapters()
+        self.forget()
+
+    def forget(self) -> None:
+        """What answers next may be another engine."""
+        self._dialect, self._health = None, (-HEALTH_AGE, False)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -122,42 +150,49 @@ class Upstream:
         except (*_FAILURES, IndexError, KeyError, TypeError, ValueError):
             return False
 
-    def has(self, adapter: str) -> bool:
-        """Whether the engine has this adapter, as far as is known."""
-        return adapter in self._adapters
+    async def adapters(self, dialect: Dialect) -> dict[str, Listed]:
+        """The adapters that it has, by their names; raises EngineError.
 
-    def slot(self, adapter: str) -> int | None:
-        """llama.cpp's number of an adapter; None where adapters go by their names."""
-        return self._adapters.get(adapter)
-
-    def lose_adapters(self) -> None:
-        """The engine was started anew: it has no adapter any more."""
-        self._adapters = {}
-
-    async def load(self, name: str, path: str, dialect: Dialect) -> None:
-        """Give the engine an adapter under a name; raises EngineError or BadRequest when it does not take it.
-
-        llama.cpp takes adapters at its start only (`--lora FILE`, whose path must hold the name): here they are found.
+        llama.cpp has no names for them: they are called by the names of their files, without their endings.
         """
         if dialect == "llama.cpp":
-            slots = _json(*await self._get("/lora-adapters"))
-            found = [one["id"] for one in slots if name in str(one.get("path"))] if isinstance(slots, list) else []
-            if not found:
-                raise EngineError(f"llama.cpp was started without --lora …{name}….gguf")
-            self._adapters[name] = int(found[0])
-            return
-        status, said = await self._tell("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
-        taken = b"already" in said or b"taken" in said  # loaded by another server, or before a restart
-        if status != 200 and not taken:
-            raise refusal(status, said)
-        self._adapters[name] = None
+            told: Any = _json(*await self._get("/lora-adapters"))
+            rows = [one for one in told if isinstance(one, dict)] if isinstance(told, list) else []
+            found = [(Path(str(one.get("path"))), one.get("id")) for one in rows]
+            return {path.stem: Listed(str(path), id) for path, id in found if isinstance(id, int)}
+        data = [one for one in (await self.models())["data"] if isinstance(one, dict)]
+        return {str(one.get("id")): Listed(str(one["root"])) for one in data if one.get("parent") and one.get("root")}
 
-    async def unload(self, name: str, dialect: Dialect) -> None:
-        """Let the engine forget an adapter; answers that run on it finish on it. What it says does not matter."""
-        self._adapters.pop(name, None)
-        if dialect != "llama.cpp":
-            with contextlib.suppress(EngineError):
-                await self._tell("/v1/unload_lora_adapter", {"lora_name": name})
+    async def model_file(self) -> Path:
+        """llama.cpp: the file of its model; raises EngineError where it does not say."""
+        told: Any = _json(*await self._get("/props"))
+        path = told.get("model_path") if isinstance(told, dict) else None
+        if not isinstance(path, str) or not path:
+            raise EngineError("llama.cpp does not tell the file of its model.")
+        return Path(path)
+
+    async def load(self, name: str, path: str) -> bytes:
+        """Give it an adapter under a name, in vLLM's way.
+
+        Raises EngineError or BadRequest when it does not take it, also for a name that it has.
+        """
+        status, said = await self._tell("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
+        if status != 200:
+            raise refusal(status, said)
+        return said
+
+    async def unload(self, name: str) -> None:
+        """Let it forget an adapter; what it says to it does not matter. Raises EngineError when it is not there."""
+        await self._tell("/v1/unload_lora_adapter", {"lora_name": name})
+
+    async def at_once(self) -> int | None:
+        """vLLM: how many adapters may answer at once (`--max-loras`); None where it does not say."""
+        try:
+            status, body = await self._get("/metrics")
+        except EngineError:
+            return None
+        found = _MAX_LORAS.search(body.decode(errors="replace")) if status == 200 else None
+        return None if found is None else int(found[1])
 
     async def _tell(self, path: str, body: Mapping[str, Any]) -> tuple[int, bytes]:
         reply = await self._send(path, json.dumps(dict(body)).encode())
@@ -272,7 +307,7 @@ class Upstream:
             async with self._client.get(self._url(path), timeout=_PROBE, allow_redirects=False) as reply:
                 return reply.status, await reply.read()
         except _FAILURES as error:
-            raise EngineError(f"The engine cannot be reached ({type(error).__name__}).") from error
+            raise _unreachable(error) from error
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> Any:
         async with self._client.post(self._url(path), json=body, timeout=_PROBE, raise_for_status=True) as reply:
@@ -286,27 +321,31 @@ class Upstream:
                 )
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 if isinstance(error, aiohttp.ClientConnectorError):
-                    raise EngineError(f"The engine cannot be reached ({type(error).__name__}).") from error
+                    raise _unreachable(error) from error
                 # An engine may close an idle connection at the moment in which it is used again.
                 if last:
-                    raise EngineError("The engine closed the connection before it answered.") from error
+                    raise EngineError("The engine closed the connection before it answered.", gone=True) from error
             except aiohttp.ConnectionTimeoutError as error:
-                raise EngineError(f"The engine cannot be reached ({type(error).__name__}).") from error
+                raise _unreachable(error) from error
             except TimeoutError as error:
                 raise EngineError("The engine did not answer in time.", 504) from error
             except aiohttp.ClientError as error:
-                raise EngineError(f"The engine cannot be reached ({type(error).__name__}).") from error
+                raise _unreachable(error) from error
         raise AssertionError
 
     def _url(self, path: str) -> str:
         if self._base is None:
-            raise EngineError("The engine is starting; try again in a few seconds.")
+            raise EngineError("The engine is starting; try again in a few seconds.", gone=True)
         return self._base + path
 
 
 _FAILURES = (aiohttp.ClientError, TimeoutError)
 _PROBE = aiohttp.ClientTimeout(total=PROBE_SECONDS)
 _JSON = {"Content-Type": "application/json"}
+
+
+def _unreachable(error: Exception) -> EngineError:
+    return EngineError(f"The engine cannot be reached ({type(error).__name__}).", gone=True)
 
 
 def _broken_off(error: Exception) -> EngineError:

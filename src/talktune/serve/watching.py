@@ -66,7 +66,7 @@ class Watching:
             raise BadRequest(f"There is no turn {id[:100]}.", status=404, type="not_found_error")
         known = await self._read(lambda: sampled(store, id))
         ids, logprobs = (known.answer_ids, known.logprobs) if known is not None else ((), None)
-        pieces = await self._service.upstream.pieces(ids)
+        pieces = await self._service.engines.all[0].upstream.pieces(ids)  # those of several are nobody's host
         tokens = [
             {"id": ids[i], "text": pieces[i] if pieces else None, "logprob": logprobs[i] if logprobs else None}
             for i in range(len(ids))
@@ -88,9 +88,10 @@ class Watching:
         try:
             self._limits.run(place, 0)
             async with self._changing:
-                dialect = await service.upstream.dialect()
-                live = await service.versions.of(user, dialect) if dialect == "host" else None
-                told = await service.upstream.change(known, None if live is None else live.name)
+                route = await service.engines.route(await service.models.wish(None, user))
+                live, engine = route.version, route.engine
+                with route.taken():
+                    told = await engine.upstream.change(known, None if live is None else engine.adapters.name(live))
         finally:
             self._limits.leave(place)
         if told is None:

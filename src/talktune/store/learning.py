@@ -1,6 +1,7 @@
 """Verdicts on their way into updates: which wait, and one update as one transaction."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -97,10 +98,16 @@ class Learning:
             rows = c.execute(query.order_by(q.created.desc(), q.turn.desc()).limit(limit)).all()
         return self._with_turns(list(reversed(rows)))
 
-    def drop(self, turns: Sequence[str]) -> None:
-        """Let turns wait no more that no update can use."""
+    def drop(self, turns: Mapping[str, str]) -> None:
+        """Let turns wait no more that no update can use; why not is given for each of them, and counted."""
+        q, d = schema.learning.c, schema.dropped
         with self._store.engine.begin() as c:
-            c.execute(delete(schema.learning).where(schema.learning.c.turn.in_(turns)))
+            waits = c.execute(select(q.turn).where(q.turn.in_(list(turns))).with_for_update()).scalars().all()
+            c.execute(delete(schema.learning).where(q.turn.in_(waits)))
+            for why, count in Counter(turns[turn][:200] for turn in waits).items():
+                more = update(d).where(d.c.why == why).values(turns=d.c.turns + count)
+                if c.execute(more).rowcount == 0:
+                    c.execute(insert(d).values(why=why, turns=count))
 
     def hold(self, owner: str) -> None:
         """Take or renew the learner's lease; raises LostLeaseError while another process has it."""

@@ -48,6 +48,7 @@ def overview(store: "Store", updates: int = 200) -> dict[str, Any]:
             "judge_seconds": cost,
             "waiting_for_learner": count(schema.learning),
             "learned": c.execute(select(func.count(schema.update_turns.c.turn.distinct()))).scalar() or 0,
+            "dropped": {row.why: row.turns for row in c.execute(select(schema.dropped))},
             "updates": count(schema.updates),
             "last_updates": list(reversed(learned)),
             "roles": {row.name: {"trouble": row.trouble, "told": row.told} for row in c.execute(select(schema.roles))},

@@ -32,15 +32,17 @@ class Version:
     measures: Mapping[str, Any]
     metrics: Mapping[str, float]
     created: float
+    pruned: bool = False
+    """Whether its files are gone."""
 
     @property
     def name(self) -> str:
-        """What engines load it under."""
+        """What people call it; engines have another name for it (`Policies.engine_name`)."""
         return version_name(self.number)
 
 
 def version_name(number: int) -> str:
-    """policy-000017: the name of its directory and in engines; each version has its own."""
+    """policy-000017: the name of its directory, and what clients call it."""
     return f"policy-{number:06d}"
 
 
@@ -60,6 +62,15 @@ class Policies:
         """Of this store."""
         self._store = store
 
+    def engine_name(self, number: int) -> str:
+        """tt-3f9a-000017: what engines load a version under; the store's own name is in it."""
+        return f"{self.engine_prefix}{number:06d}"
+
+    @property
+    def engine_prefix(self) -> str:
+        """What the names of this store's versions begin with in engines."""
+        return f"tt-{self._store.name}-"
+
     def live(self, lineage: str = EVERYBODY) -> Version | None:
         """The version that serves this lineage; None for the model as it was."""
         v, s = schema.versions, schema.lineages.c
@@ -67,6 +78,13 @@ class Policies:
         with self._store.reading() as c:
             row = c.execute(query).first()
         return None if row is None else _version(row)
+
+    def lives(self) -> dict[str, Version]:
+        """The version that serves each lineage which has one."""
+        s = schema.lineages.c
+        query = _select().add_columns(s.name.label("serves")).join(schema.lineages, s.live == schema.versions.c.number)
+        with self._store.reading() as c:
+            return {row.serves: _version(row) for row in c.execute(query)}
 
     def versions(self, lineage: str | None = None) -> list[Version]:
         """All of them, or a lineage's, oldest first."""
@@ -149,6 +167,7 @@ class Policies:
         lineage = self.version(number).lineage
         with self._store.engine.begin() as c:
             self._lock(c, lineage)
+            _refuse_pruned(c, number)
             wanted = _version(c.execute(_select().where(schema.versions.c.number == number)).one())
             if wanted.state == "candidate":
                 raise UserError(f"Version {number} is at the gate right now; wait until it is published or rejected.")
@@ -168,6 +187,8 @@ class Policies:
                 whose = f" of {lineage}" if lineage else ""
                 raise UserError(f"The model{whose} serves as it was: there is nothing to go back from.")
             parent = c.execute(select(v.parent).where(v.number == live)).scalar_one()
+            if parent is not None:
+                _refuse_pruned(c, parent)
             _set(c, lineage, live=parent, stopped="")
             add_note(c, lineage, parent, note)
         return None if parent is None else self.version(parent)
@@ -189,6 +210,12 @@ class Policies:
         return c.execute(select(s.c.live).where(s.c.name == lineage).with_for_update()).scalar()
 
 
+def _refuse_pruned(c: Connection, number: int) -> None:
+    v = schema.versions.c
+    if c.execute(select(v.pruned).where(v.number == number).with_for_update()).scalar() is not None:
+        raise UserError(f"The files of version {number} were removed as old; --keep-versions keeps more of them.")
+
+
 def _select() -> Any:
     v, u = schema.versions, schema.updates
     return select(v, u.c.metrics).select_from(v).outerjoin(u, u.c.version == v.c.number)
@@ -205,6 +232,7 @@ def _version(row: Any) -> Version:
         json.loads(row.measures),
         json.loads(row.metrics or "{}"),
         row.created,
+        row.pruned is not None,
     )
 
 

@@ -6,6 +6,7 @@ turn is the chain of its parents.
 """
 
 import json
+import secrets
 from collections.abc import Callable, Iterable, Sequence
 
 from sqlalchemy import (
@@ -146,6 +147,20 @@ versions = Table(
     Column("reason", Text, nullable=False),
     Column("measures", Text, nullable=False, server_default="{}", comment="JSON: what the gate saw"),
     Column("created", Float, nullable=False),
+    Column("pruned", Float, comment="since when its files are gone"),
+)
+holds = Table(
+    "holds",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("owner", String(80), primary_key=True, comment="the server whose engines have it, or answer by it"),
+    Column("until", Float, nullable=False),
+    comment="versions whose files somebody needs besides those that are live",
+)
+identity = Table(
+    "identity",
+    metadata,
+    Column("name", String(8), primary_key=True, comment="made once: engines tell this store's versions by it"),
 )
 updates = Table(
     "updates",
@@ -217,6 +232,13 @@ learning = Table(
     Column("uses", Integer, nullable=False, comment="updates that it was part of"),
 )
 Index("learning_by_age", learning.c.user, learning.c.created, learning.c.turn)
+dropped = Table(
+    "dropped",
+    metadata,
+    Column("why", String(200), primary_key=True),
+    Column("turns", Integer, nullable=False),
+    comment="turns with a verdict that no update could use",
+)
 leases = Table(
     "leases",
     metadata,
@@ -314,6 +336,14 @@ def _notes(connection: Connection) -> None:
     _add_columns(connection, update_turns, ("advantage",))
 
 
+def _engines(connection: Connection) -> None:
+    """A name of this store's own, what is pruned and what may not be, and how many turns were dropped."""
+    metadata.create_all(connection)
+    _add_columns(connection, versions, ("pruned",))
+    if connection.execute(select(identity)).first() is None:
+        connection.execute(insert(identity).values(name=secrets.token_hex(2)))
+
+
 def _add_columns(connection: Connection, table: Table, names: Iterable[str]) -> None:
     """Add those of the columns that the table of an older talktune has not."""
     there = {column["name"] for column in inspect(connection).get_columns(table.name)}
@@ -333,6 +363,7 @@ STEPS: Sequence[Callable[[Connection], None]] = (
     _pages,
     _side_marks,
     _notes,
+    _engines,
 )
 """Step n brings a database from n to n + 1; a step that was released is never changed."""
 

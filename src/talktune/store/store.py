@@ -78,6 +78,8 @@ class Store:
                 if self.engine.dialect.name == "postgresql":  # one process at a time; SQLite has one writer anyway
                     connection.execute(select(func.pg_advisory_xact_lock(MIGRATION)))
                 schema.migrate(connection)
+                self.name = str(connection.execute(select(schema.identity.c.name)).scalar_one())
+                """Of its own, made once: versions of several stores may be in one engine."""
         except (DatabaseError, OSError, ModuleNotFoundError) as error:
             reason = str(getattr(error, "orig", None) or error).splitlines()[0]
             raise UserError(
