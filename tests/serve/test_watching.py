@@ -20,6 +20,7 @@ def test_a_database_that_is_down_is_no_conflict(fault: type[Exception], becomes:
     def work() -> None:
         raise fault("no")
 
-    with ThreadPoolExecutor(1) as readers, pytest.raises(becomes):
+    with ThreadPoolExecutor(1) as readers:
         watching._service = SimpleNamespace(readers=readers)
-        asyncio.run(watching._change(work))
+        with pytest.raises(becomes):
+            asyncio.run(watching._change(work))
