@@ -184,3 +184,8 @@ def test_a_line_that_cannot_be_used_is_told_of(tmp_path: Path) -> None:
     assert "line 2" in said[0]
     with pytest.raises(UserError, match="line 2"):
         talktune.load_conversations(str(file), strict=True)
+
+
+def test_a_judge_that_is_a_word_is_no_judge(conversations: list[Conversation]) -> None:
+    with pytest.raises(UserError, match="JudgeConfig"):
+        talktune.score(conversations, "endpoint")  # pyright: ignore[reportArgumentType]

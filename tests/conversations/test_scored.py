@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from talktune.conversations.readers import read_conversations
-from talktune.conversations.scored import ScoredWriter, is_complete, read_scored, with_verdicts_of
+from talktune.conversations.scored import ScoredTurns, ScoredWriter, is_complete, read_scored, with_verdicts_of
 from talktune.errors import UserError
 from talktune.types import Conversation, Message, Sampled, Verdict, Vote
 
@@ -157,3 +157,9 @@ def test_an_output_that_is_no_plain_file_is_only_appended_to(tmp_path: Path) -> 
     with ScoredWriter(null) as writer:
         writer.write(scored(talk("a", "thanks"), 1))
     assert null.is_char_device()
+
+
+@pytest.mark.parametrize("reward", [5, -1.5, float("nan")])
+def test_a_correction_is_a_reward(reward: float) -> None:
+    with pytest.raises(UserError, match="from -1 to 1"):
+        ScoredTurns([talk("a", "ok")]).corrected("a:1", reward)

@@ -122,3 +122,17 @@ def test_what_was_said_since_the_last_answer() -> None:
     assert kind_of(heartbeat) == "side"
     assert kind_of([*heartbeat, Message("assistant", "HEARTBEAT_OK"), *said("thanks")]) == "main"
     assert kind_of(said(HEARTBEAT, "And what about Mars?")) == "main"
+
+
+@pytest.mark.parametrize(
+    ("role", "text"),
+    [
+        ("system", "You read what was said and list facts about the person, as JSON."),
+        ("user", "[exec completion] done"),
+        ("user", "Generate an enhanced version of this prompt (reply with only the prompt): do it"),
+        ("user", "Analyze *only* the content and structure of your immediately preceding response. Who goes on?"),
+    ],
+)
+def test_the_quick_look_passes_over_no_pattern(role: str, text: str) -> None:
+    asked = {"messages": [{"role": role, "content": text}, {"role": "user", "content": "Go"}][: 1 + (role == "system")]}
+    assert kind(asked) == "side"

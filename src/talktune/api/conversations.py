@@ -31,9 +31,9 @@ def load_conversations(
         if not stored:
             raise UserError(f"{', '.join(map(str, stores))}: holds no conversation yet.")
         return stored
-    found = read_conversations([path for path in paths if path not in stores], strict=strict)
+    found = read_conversations([path for path in paths if path not in stores], strict=strict, known=stored)
     for line in (*found.problems, *found.notes):
         say(str(line))
     if found.problems:
         say(f"{len(found.problems)} line(s) could not be used, {len(found.conversations)} conversations can.")
-    return (*stored, *found.conversations)
+    return found.conversations

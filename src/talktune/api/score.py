@@ -45,6 +45,8 @@ def score(
     >>> turns[1].answer.content, turns[1].verdict.reward
     ('Glad to hear it. Seven minutes gives you a jammy yolk.', 1.0)
     """
+    if not isinstance(judge, JudgeConfig | Judge) and not callable(judge):
+        raise UserError(f"the judge is {judge!r}: give a judge, a function, or options, as JudgeConfig(judge=…).")
     config = judge if isinstance(judge, JudgeConfig) else JudgeConfig(judge="python")
     config = check_config(config if votes is None else replace(config, votes=votes))
     if isinstance(conversations, ScoredTurns):

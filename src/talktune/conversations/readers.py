@@ -22,8 +22,10 @@ class ReadResult:
     """Lines that were used, but not as they stand: a taken id was changed, or two lines became one."""
 
 
-def read_conversations(paths: Sequence[Path | str], *, strict: bool = False) -> ReadResult:
-    """All conversations of the files, in order.
+def read_conversations(
+    paths: Sequence[Path | str], *, strict: bool = False, known: Sequence[Conversation] = ()
+) -> ReadResult:
+    """All conversations of the files, in order, behind those that are `known` already (from stores).
 
     Two lines with one given id and the same messages are one conversation: what the later line knows of a
     turn stands, as `score` appends a line again when it knows more. Any other line with a taken id gets a
@@ -32,7 +34,7 @@ def read_conversations(paths: Sequence[Path | str], *, strict: bool = False) -> 
     Raises `UserError` for a file that is missing, unreadable or empty, when no line at all can be used, and,
     with `strict`, at the first line that cannot.
     """
-    found: dict[str, Conversation] = {}
+    found: dict[str, Conversation] = {conversation.id: conversation for conversation in known}
     lines: dict[str, Problem] = {}
     problems: list[Problem] = []
     notes: list[Problem] = []
@@ -45,7 +47,9 @@ def read_conversations(paths: Sequence[Path | str], *, strict: bool = False) -> 
         conversation, given, at = item
         taken = found.get(conversation.id)
         if taken is not None and given and taken.messages == conversation.messages:
-            reason = f"it is the same conversation as line {lines[taken.id].line} of {lines[taken.id].path}"
+            before = lines.get(taken.id)
+            same = "one of a store" if before is None else f"line {before.line} of {before.path}"
+            reason = f"it is the same conversation as {same}"
             notes.append(replace(at, reason=f"{reason}; the two became one"))
             conversation = _joined(taken, conversation)
         elif taken is not None:
@@ -56,7 +60,7 @@ def read_conversations(paths: Sequence[Path | str], *, strict: bool = False) -> 
             conversation = replace(conversation, id=fresh)
         found[conversation.id] = conversation
         lines[conversation.id] = at
-    if not found:
+    if not lines:
         names = ", ".join(str(path) for path in paths)
         first = f"; the first problem is in {problems[0]}" if problems else "; name at least one file"
         raise UserError(f"There is no conversation that can be read{f' in {names}' if names else ''}{first}.")

@@ -59,8 +59,10 @@ class ScoredTurns(Sequence[Turn]):
     def corrected(self, turn: Turn | str, reward: float) -> "ScoredTurns":
         """The same with another reward for one turn, named by itself or by its id; the judge's votes stay.
 
-        Raises `UserError` when the turn is none of these.
+        Raises `UserError` when the turn is none of these, and for a reward that is not from -1 to 1.
         """
+        if not -1 <= reward <= 1:
+            raise UserError(f"the reward is {reward}: it must be from -1 to 1")
         wanted = turn if isinstance(turn, str) else turn.id
         found = next((one for one in self if one.id == wanted), None)
         if found is None:

@@ -37,7 +37,7 @@ from talktune.host.replies import Choice, Chunk, Replies
 from talktune.host.request import ChatRequest, Prompt, parse_request, render
 from talktune.policy.load import Policy
 from talktune.serve.keys import Keys
-from talktune.serve.wire import BadRequest, read_json
+from talktune.serve.wire import BadRequest, Fields, read_json
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -116,7 +116,7 @@ def make_app(host: Host, keys: Keys) -> Starlette:
         temperature = fields.get("temperature", 1.0)
         if type(temperature) not in (int, float) or not 0.01 <= temperature <= 100:
             raise BadRequest("temperature must be a number from 0.01 to 100.", param="temperature")
-        lora = host.lora(fields.get("model"))
+        lora = host.lora(Fields(fields).get("model", str))
         try:
             base, now = await run_in_threadpool(host.change.logprobs, prompt, answer, temperature, lora)
         except ValueError as error:

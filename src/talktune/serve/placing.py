@@ -77,7 +77,7 @@ def place(store: Store, user: str, asked: ChatRequest) -> Place:
         return Place(turn.conversation, turn.id, rest, known.state, history, prefill=prefill)
     if found is not None and fitting != "ambiguous":
         return _exactly(found, known, messages, prefill)
-    if fitting == "unknown" and asked.summed:
+    if fitting == "unknown" and asked.summed and (conversation is not None or asked.session is None):
         with store.reading() as connection:
             behind = summed(Candidates(connection, user, conversation), messages, asked.raw["messages"])
         if isinstance(behind, Summed):

@@ -264,7 +264,7 @@ _WORDS = (
     ),
     *("suggestion mode", "<policy_spec>", "web page content", "web search", "stepped away", "most recent action"),
     *("task", "facial expression", "standalone", "bash commands", "file paths", "correct tool"),
-    "information organizer",
+    *("information organizer", "the person", "exec completion", "enhanced version", "preceding response"),
 )
 """Every text of a client has one of these: where none is, nothing need be looked for."""
 FEW_TOKENS = 64

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from talktune.config import Config
-from talktune.errors import UserError
+from talktune.errors import StoreDownError, UserError
 from talktune.serve.body import page_size, read_body
 from talktune.serve.chat import Service
 from talktune.serve.events import Events
@@ -178,6 +178,8 @@ class Watching:
     async def _change(self, work: Callable[[], T]) -> T:
         try:
             return await self._read(work)
+        except StoreDownError:  # no conflict: the same is worth another try
+            raise
         except UserError as error:
             raise BadRequest(str(error), status=409, type="conflict_error") from error
 

@@ -16,6 +16,7 @@ export function tokens(turn) {
   const spans = turn.tokens.map((token) => h("span", {}, token.text));
   const legend = h("p", { class: "dim legend", role: "status" });
   const name = `shade-${(made += 1)}`;
+  let last = null;
   const ways = [
     ["chance", "chance when it was sampled", byChance, turn.tokens.every((token) => token.logprob !== null)],
     ["advantage", "advantage", byAdvantage, turn.advantage !== null],
@@ -35,11 +36,17 @@ export function tokens(turn) {
   const ask = h("legend", { class: "hidden" }, "By what the tokens are shaded");
   return h("div", {}, h("div", { class: "text tokens", dir: "auto" }, spans), h("fieldset", { class: "dim" }, ask, choices), legend);
 
+  // What is read takes a while, and another choice may have been made by then.
+  function chosen(show) {
+    return last === show;
+  }
+
   async function run(show) {
+    last = show;
     try {
       await show();
     } catch (error) {
-      legend.replaceChildren(h("span", { class: "failed", role: "alert" }, error.message));
+      if (chosen(show)) legend.replaceChildren(h("span", { class: "failed", role: "alert" }, error.message));
     }
   }
 
@@ -70,6 +77,7 @@ export function tokens(turn) {
   async function byChange() {
     legend.replaceChildren("The model reads the answer again …");
     const found = await get(`/v1/turns/${encodeURIComponent(turn.id)}/change`);
+    if (!chosen(byChange)) return;
     const gains = found.tokens.map(({ base, now }) => now - base);
     spans.forEach((_, i) => shade(i, "", ""));
     found.tokens.forEach(({ base, now }, i) => shade(i, level(gains[i], NATS), `chance ${percent(base)} → ${percent(now)}`));
