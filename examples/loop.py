@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     for update in range(args.updates):
         asked = [train[(update * args.questions + i) % len(train)] for i in range(args.questions)]
         samples = score(judge, talk(policy, user, asked, args.answers, seed=1 + update))
-        reward = sum(s.reward for s in samples) / len(samples)
+        reward = sum(s.reward for s in samples) / max(len(samples), 1)
         metrics = learn(reader, policy.model, optimizer, samples)
         told = ", ".join(f"{name} {metrics[name]:.3f}" for name in ("loss", "kl_ref", "entropy") if name in metrics)
         print(f"update {update + 1}: mean reward {reward:+.2f}, {told or 'nothing to learn from'}", flush=True)
