@@ -190,9 +190,7 @@ def test_what_another_user_keeps_to_themselves_is_passed_over_or_a_sentence(
         load_policy(ModelConfig(str(tmp_path / "secret.gguf")))
 
 
-def test_no_code_that_lies_beside_the_file_is_run(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_code_that_lies_beside_the_file_is_run(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "odd.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Odd: ...\n")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["odd.Odd", None]}}))
     (tmp_path / "model.gguf").symlink_to(tiny)
