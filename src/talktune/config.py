@@ -180,6 +180,8 @@ class TrainConfig:
     """Gradient norm is clipped to this."""
     microbatch_tokens: Count = 2048
     """Tokens of one forward pass; changes memory, never the result."""
+    base_4bit: bool = False
+    """`talktune train`: hold the frozen base in 4 bits beside the adapter (QLoRA; needs bitsandbytes)."""
     checkpoint_layers: bool = False
     """Keep only what enters each layer and compute the rest again on the way back: less memory, a third more time."""
     piece_tokens: Count | None = None

@@ -98,7 +98,7 @@ def test_a_run_keeps_the_last_readings_and_a_resumed_one_reads_them_alike(
     turns = {s.id: Turn(s.id, 1, (Message("user", s.id),), Message("assistant", "x"), ()) for b in plan for s in b}
     learned: list[tuple[list[Reading], list[float]]] = []
 
-    def learn(readings: list[Reading], labels: list[float]) -> Preference:
+    def learn(readings: list[Reading], labels: list[float], _wanted: object) -> Preference:
         learned.append((readings, labels))
         return learn_preference([], [])
 

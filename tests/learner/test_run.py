@@ -99,7 +99,7 @@ def on(event: str, ending: str, update: int, *, torn: str = "") -> None:
 UPDATE, CHECKPOINT = "talktune.learner.update", "talktune.learner.checkpoint"
 READER = "talktune.learner.logprobs:Reader"
 KILLS: dict[str, Callable[[], None]] = {
-    "while judging": lambda: at("talktune.commands.judged", "judge_turns", 0, call=1, after=True),
+    "while judging": lambda: at("talktune.api.score", "judge_turns", 0, call=1, after=True),
     "after the metrics line of 2": lambda: at(f"{UPDATE}:Learner", "step", 2),  # as 3 is to begin
     "in the forward pass of 2": lambda: at(READER, "read", 2, call=2),
     "before the backward pass of 3": lambda: at("torch:Tensor", "backward", 3),
@@ -116,7 +116,7 @@ KILLS: dict[str, Callable[[], None]] = {
     "within the metrics line of 5": lambda: on("open", "metrics.jsonl", 5, torn='{"update": 5, "rew'),
     "while writing the adapter": lambda: on("open", "adapter_config.json", UPDATES),
     "before the adapter's rename": lambda: on("os.rename", "/adapter", UPDATES),
-    "after the adapter, before the report": lambda: at("talktune.report.page", "make_report", UPDATES),
+    "after the adapter, before the report": lambda: at("talktune.api.train", "make_report", UPDATES),
 }
 FRESH = ("--fresh-answers", "3")
 ASKING = "talktune.learner.asking"

@@ -40,7 +40,7 @@ def test_the_table_says_what_differs_and_what_came_out(runs: list[Path]) -> None
     assert rows["--learning-rate"] == ("0.004", "0.009")
     assert not {"--batch-turns", "--model"} & rows.keys(), "alike in both"
     assert rows["updates"] == ("4", "9")
-    assert rows["turns"] == ("64", "144")
+    assert rows["turns to learn from"] == ("64", "144")
     assert rows["seconds in all"] == ("", "60")
     assert rows["satisfied, before → after"] == ("", "0 → 0.75")
     last = [row["reward_mean"] for row in found.runs[1].metrics[-3:]]

@@ -41,7 +41,7 @@ def test_texts_without_a_telling_word_need_no_pattern(monkeypatch: pytest.Monkey
     """Most of what people say is not looked at more closely, and nothing changes by that."""
     quick = [kind(row["request"]) for row in ROWS]
     monkeypatch.setattr(side, "_has", lambda _text, _words: True)
-    for cached in (side._points, side._is_task):  # pyright: ignore[reportPrivateUsage]
+    for cached in (side._told, side._is_task):  # pyright: ignore[reportPrivateUsage]
         cached.cache_clear()
     assert [kind(row["request"]) for row in ROWS] == quick
 

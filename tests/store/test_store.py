@@ -13,10 +13,12 @@ from sqlalchemy import insert
 from talktune.conversations.turns import turns_of
 from talktune.errors import UserError
 from talktune.store import schema
+from talktune.store.notes import Note
+from talktune.store.policies import Policies
 from talktune.store.readings import NewReadings, add_readings, kept_readings, read_before
 from talktune.store.rows import NewTurn
 from talktune.store.store import Store
-from talktune.types import Message, Sampled
+from talktune.types import Message, Sampled, Verdict
 
 
 def hashed(text: str) -> bytes:
@@ -183,6 +185,31 @@ def test_another_users_conversation_is_not_there(store: Store) -> None:
     assert store.show("c1", "bob") == []
     assert store.show("c1", "ann") != []
     assert store.show("nothing") == []
+
+
+def test_what_was_wanted_is_known_of_the_turn_until_it_is_taken_back(store: Store) -> None:
+    store.add_turns([turn("a"), turn("b", "a")])
+    assert store.add_feedback("ann", "a", None, 1.0, "Better.\0")
+    [line] = store.show("c1")
+    assert line.wanted == {1: "Better.\0"}
+    found = store.turns(["a", "b"])
+    assert (found["a"].wanted, found["b"].wanted) == ("Better.\0", None)
+    assert found["a"].verdict == Verdict((), -1.0)
+    store.add_feedback("ann", "a", None, 2.0, "")
+    assert store.turns(["a"])["a"].wanted is None
+
+
+def test_notes_are_kept_with_what_they_are_about_until_their_writer_is_forgotten(store: Store) -> None:
+    policies = Policies(store)
+    for number in (1, 2):
+        policies.adopt(number, Path("p"), "", 0.0)
+    policies.promote(1, Note(" Kinder.\0 ", "ann", 1.0))
+    policies.promote(2, Note("  ", "ann", 2.0))
+    policies.rollback(note=Note("Colder.", "bob", 3.0))
+    assert policies.notes("") == [Note("Colder.", "bob", 3.0, None), Note("Kinder.\0", "ann", 1.0, 1)]
+    assert policies.notes("ann") == []
+    store.forget(user="ann")
+    assert [note.by for note in policies.notes("")] == ["bob"]
 
 
 def test_forgetting_names_the_versions_that_were_trained_on_it(store: Store) -> None:

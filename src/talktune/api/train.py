@@ -20,6 +20,7 @@ from talktune.learner.samples import Intake, batches, samples_from
 from talktune.learner.update import Learner
 from talktune.policy.adapter import attach_adapter, load_adapter
 from talktune.policy.load import Policy, load_policy
+from talktune.policy.quantise import quantise_base
 from talktune.report.page import make_report
 from talktune.report.run import Run, read_run
 from talktune.types import Conversation, Sample, Turn
@@ -94,10 +95,16 @@ def trainable(policy: Policy, config: Config) -> Any:
             )
         if model.adapter is not None:
             raise UserError("--adapter: rank 0 trains all weights; leave the adapter out or set --lora-rank.")
+        if config.train.base_4bit:
+            raise UserError("--base-4bit: rank 0 trains all weights; leave it out.")
         return policy.model.train(False).requires_grad_(True)
     if model.adapter is not None:
-        return load_adapter(policy.model, model.adapter, trainable=True)
-    return attach_adapter(policy.model, model, config.train.seed)
+        tuned = load_adapter(policy.model, model.adapter, trainable=True)
+    else:
+        tuned = attach_adapter(policy.model, model, config.train.seed)
+    if config.train.base_4bit:
+        quantise_base(tuned)
+    return tuned
 
 
 def _judged(

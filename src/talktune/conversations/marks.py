@@ -29,6 +29,8 @@ _FENCE = re.compile(r"^[ \t]{0,9}(?:```+|~~~+)[\w+.#-]{0,30}[ \t]{0,9}$", re.M)
 _NUMBER = re.compile(r"^[ \t]{0,20}\d{1,3}[.)][ \t]", re.M)
 _OTHER = re.compile(r"[\W_]+")
 _SPACE = re.compile(r"\s+")
+_MARKUP = (("```", _FENCE, ""), ("~~~", _FENCE, ""), ("](", _LINK, r"\1"), ("http", _URL, ""), ("<", _TAG, ""))
+"""What goes out of a text, with the sign that it cannot do without."""
 _DRAFT = re.compile(r"</(?:analysis|scratchpad|draft)>", re.I)
 LEAST_LINE = 40
 """Letters and digits of a line that tells one text from others."""
@@ -55,7 +57,10 @@ def skeleton(text: str) -> str:
     if len(text) > MOST:
         text = text[: MOST // 2] + text[-MOST // 2 :]
     text = unicodedata.normalize("NFKC", html.unescape(bare(text)))
-    plain = _TAG.sub("", _URL.sub("", _LINK.sub(r"\1", _FENCE.sub("", text))))
+    plain = text
+    for sign, pattern, kept in _MARKUP:  # most texts have none of the signs, and a look for one is quick
+        if sign in plain:
+            plain = pattern.sub(kept, plain)
     letters = _OTHER.sub("", _NUMBER.sub("", plain)).casefold()
     return letters or _SPACE.sub("", text)
 

@@ -59,6 +59,8 @@ class LiveLearner:
         """
         if config.model.lora_rank == 0:
             raise UserError("--lora-rank is 0: versions are adapters; use 1 or more, or --no-learn.")
+        if config.train.base_4bit:
+            raise UserError("--base-4bit: versions are learned beside the model that answers; leave it out here.")
         self.live = config.live or LiveConfig()
         self.store = store
         self.policies = Policies(store)

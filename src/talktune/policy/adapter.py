@@ -174,6 +174,12 @@ def adapter_off(model: Any) -> Generator[None]:
             layer._disable_adapters = off  # pyright: ignore[reportPrivateUsage]
 
 
+def is_mergeable(layer: LoraLayer) -> bool:
+    """Whether an adapter's layer is switched on and sits on a plain linear layer, not on one in 4 bits."""
+    plain = isinstance(layer, lora.Linear) and type(layer.get_base_layer()) is nn.Linear
+    return plain and not layer.disable_adapters
+
+
 @contextmanager
 def merged_weights(model: Any) -> Generator[tuple[Any, dict[str, Tensor]]]:
     """The bare model, and inside, its weights by their own names with the adapter merged into them."""
@@ -198,7 +204,7 @@ def adapter_merged(model: Any) -> Generator[None]:
     adapter is switched off, or sits on anything but linear layers, nothing is merged.
     """
     layers = [m for m in model.modules() if isinstance(m, LoraLayer)] if isinstance(model, PeftModel) else []
-    if not layers or any(layer.disable_adapters or not isinstance(layer, lora.Linear) for layer in layers):
+    if not layers or not all(map(is_mergeable, layers)):
         yield
         return
     linears = [cast(nn.Linear, layer.get_base_layer()) for layer in layers]

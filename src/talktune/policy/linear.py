@@ -16,7 +16,7 @@ from peft.tuners import lora
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from talktune.policy.adapter import adapter_merged
+from talktune.policy.adapter import adapter_merged, is_mergeable
 
 FEWEST_ROWS = 4
 """With fewer rows a product only waits for memory, and the layout does not matter."""
@@ -110,7 +110,7 @@ def _layers(model: Any) -> list[tuple[nn.Linear, lora.Linear | None]] | None:
     if not linears or not _can(max((m.weight for m in linears), key=torch.numel)):
         return None
     adapters = [m for m in model.modules() if isinstance(m, LoraLayer)] if isinstance(model, PeftModel) else []
-    if any(layer.disable_adapters or not isinstance(layer, lora.Linear) for layer in adapters):
+    if not all(map(is_mergeable, adapters)):
         return None
     around = {id(layer.get_base_layer()): cast(lora.Linear, layer) for layer in adapters}
     own = {id(m) for layer in adapters for m in layer.modules()} - around.keys()  # the adapter's matrices A and B

@@ -104,7 +104,7 @@ def compare(*runs: Run | Path | str) -> Comparison:
     >>> print(compare("run", "run"))  # doctest: +ELLIPSIS +NORMALIZE_WHITESPACE
                         run  run
     updates             1    1
-    turns               ...
+    turns to learn from ...
     """
     if len(runs) < 2:
         raise UserError("One run has nothing to be compared with: name two or more.")
@@ -141,7 +141,7 @@ def _setting(options: Mapping[str, Any], name: str) -> str:
 def _figures(runs: Sequence[Run]) -> list[tuple[str, ...]]:
     rows = [
         ("updates", *(str(len(run.metrics)) for run in runs)),
-        ("turns", *(_number(_turns(run)) for run in runs)),
+        ("turns to learn from", *(_number(_turns(run)) for run in runs)),
         ("seconds of updates", *(_number(sum(run.series("seconds")[1])) for run in runs)),
         ("seconds in all", *(_number(run.summary.get("seconds")) for run in runs)),
         *((label, *(_last(run, metric) for run in runs)) for metric, label in FINAL),
@@ -154,7 +154,7 @@ def _figures(runs: Sequence[Run]) -> list[tuple[str, ...]]:
 
 
 def _turns(run: Run) -> int | None:
-    """How many judged answers were trained on."""
+    """How many judged answers it could learn from."""
     if demo := run.config.get("demo"):
         return demo["questions"] * demo["answers"] * len(run.metrics)
     return run.summary.get("turns", {}).get("trained")

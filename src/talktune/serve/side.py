@@ -295,14 +295,14 @@ def kind_of(
     short = limit is not None and limit <= FEW_TOKENS
     if tools <= 1 and any(_is_task(text) for text in system):
         return "side"
-    told = max((_points(text, True, alone, short, shaped) for text in system), default=0) if tools <= 1 else 0
+    told = max((_told(text, alone, short, shaped) for text in system), default=0) if tools <= 1 else 0
     if told >= ENOUGH or (told >= ENOUGH - SHOWN and words and is_transcript(words[-1])):
         return "side"
     if words in ([word] for word in _QUICK) and not answered:
         return "side"
     if alone and not system and limit is not None and limit <= PROBE_TOKENS and is_probe(words[0]):
         return "side"
-    clients = [_is_clients(text) or _points(text, False, alone, short, shaped) >= ENOUGH for text in words]
+    clients = [_has(text, _WORDS) and _is_clients(text, alone=alone, short=short, shaped=shaped) for text in words]
     if not any(clients):
         return "main"
     later = words[len(clients) - clients[::-1].index(True) :]
@@ -310,14 +310,18 @@ def kind_of(
 
 
 @lru_cache(maxsize=256)
-def _points(text: str, system: bool, alone: bool, short: bool, shaped: bool) -> int:
-    """Points of a text; 0 where it cannot have any. Clients send the same system prompt each time."""
-    return points(text, system=system, alone=alone, short=short, shaped=shaped) if _has(text, TRIGGERS) else 0
+def _told(system: str, alone: bool, short: bool, shaped: bool) -> int:
+    """Points of a system prompt, which a client sends each time."""
+    return points(system, system=True, alone=alone, short=short, shaped=shaped) if _has(system, TRIGGERS) else 0
 
 
 def _has(text: str, words: Sequence[str]) -> bool:
     lower = text.lower()
-    return any(word in lower for word in words)
+    # Each request waits for this, and any() takes longer.
+    for word in words:  # noqa: SIM110
+        if word in lower:
+            return True
+    return False
 
 
 def since_last_answer(messages: Sequence[Message]) -> list[str]:
@@ -358,10 +362,16 @@ def _is_task(system: str) -> bool:
     return any(pattern.match(text) for pattern in _SYSTEM) or _names_talk(text[:START], _SHOWN)
 
 
-def _is_clients(text: str) -> bool:
+def _is_clients(text: str, *, alone: bool, short: bool, shaped: bool) -> bool:
     """Whether a user message is one that a client wrote."""
-    if not _has(text, _WORDS):
-        return False
+    if _is_known(text):
+        return True
+    found = points(text, system=False, alone=alone, short=short, shaped=shaped) if _has(text, TRIGGERS) else 0
+    return found >= ENOUGH
+
+
+def _is_known(text: str) -> bool:
+    """Whether it has the shape of one that clients are known to write."""
     head, end = text[:START], text[-TAIL:]
     if any(pattern.search(text) for pattern in _CLIENT):
         return True

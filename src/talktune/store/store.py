@@ -20,6 +20,7 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
+    extract,
     func,
     insert,
     make_url,
@@ -89,7 +90,7 @@ class Store:
     def now(self, c: Connection) -> float:
         """The database's own time in seconds since 1970: claims of several machines, whose clocks differ, go by it."""
         if self.engine.dialect.name == "postgresql":
-            return float(c.execute(select(func.extract("epoch", func.clock_timestamp()))).scalar_one())
+            return float(c.execute(select(extract("epoch", func.clock_timestamp()))).scalar_one())
         return float(c.execute(select((func.julianday("now") - UNIX_EPOCH) * 86400.0)).scalar_one())
 
     def put(self, c: Connection, table: Table, values: Mapping[str, Any], *, where: Any = None) -> bool:
