@@ -31,9 +31,8 @@ def quantise_base(model: PeftModel) -> None:
 
 def _rounded(bnb: Any, layer: nn.Linear) -> Any:
     weight = layer.weight.detach()
-    new = bnb.Linear4bit(
-        layer.in_features, layer.out_features, layer.bias is not None, compute_dtype=weight.dtype, quant_type="nf4"
-    )
+    biased = layer.bias is not None  # pyright: ignore[reportUnnecessaryComparison]
+    new = bnb.Linear4bit(layer.in_features, layer.out_features, biased, compute_dtype=weight.dtype, quant_type="nf4")
     new.weight = bnb.Params4bit(weight, requires_grad=False, quant_type="nf4")
     new.bias = layer.bias
     return new.to(weight.device)  # which is what rounds it
