@@ -58,6 +58,8 @@ def test_the_wanted_answer_is_the_hint_where_it_stands() -> None:
     assert reaction_of(wanted) == "Since it rains."
     assert reaction_of(replace(wanted, next_state=())) == "Since it rains."
     assert reaction_of(replace(wanted, verdict=Verdict((), 1.0))) is None
+    for nothing in ("", " \n"):  # a slip on the page, or a file's: the reaction is still there
+        assert reaction_of(replace(TURN, wanted=nothing)) == "Too short!"
 
 
 def test_what_came_before_stays_as_it_was_sampled_from(tokenizer: PreTrainedTokenizerBase) -> None:

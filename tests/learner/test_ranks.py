@@ -29,7 +29,7 @@ OPTIONS = (
     *("--judge", "oracle", "--updates", str(UPDATES), "--batch-turns", "5", "--fresh-answers", "0"),
     *("--microbatch-tokens", "24", "--learning-rate", "0.001", "--group", "running"),
 )
-LORA = ("--lora-rank", "4", "--beta", "0.1")
+LORA = ("--lora-rank", "4", "--beta", "0.1", "--distill", "auto")
 FULL = ("--lora-rank", "0", "--beta", "0")
 CLOCK = {"seconds", "tokens_per_second"}
 RESUMED = (1, 2, 3)
@@ -69,6 +69,7 @@ def samples(seed: int) -> list[Any]:
             rollout_logprobs=tuple(-rng.uniform(4, 7) for _ in s.answer_ids),
             temperature=0.8,
             teacher_prompt_ids=ids(2, 12) if s.reward < 0 and rng.random() < 0.7 else None,
+            wanted_ids=ids(1, 6) if s.reward < 0 and rng.random() < 0.5 else None,
         )
         for s in made
     ]
@@ -360,6 +361,11 @@ def test_a_rank_is_killed_and_any_number_of_ranks_goes_on(
     assert metrics(again) == [pytest.approx(line, rel=1e-4, abs=1e-5) for line in metrics(whole)]
     assert not [*again.rglob(".*")]
     assert sorted(p.name for p in (again / "checkpoints").iterdir()) == ["update-000003", "update-000004"]
+
+
+def test_what_needs_fresh_answers_is_said_to_be_off(folder: Path, results: dict[str, Any]) -> None:
+    assert results["lora-on-2"] == [0, 0]
+    assert said(folder, "lora-on-2").count("--distill auto is off") == 1
 
 
 def test_a_mistake_is_told_once(folder: Path, results: dict[str, Any]) -> None:

@@ -412,6 +412,20 @@ def test_wanted_answers_add_the_gradient_of_their_log_probs(tiny_model: Path, bu
     assert metrics["wanted_loss"] > 0
 
 
+def test_wanted_answers_are_cut_into_pieces_too(tiny_model: Path) -> None:
+    """No pass that keeps activations is longer than --piece-tokens, and the gradient is the same."""
+    batch = shown(taught(3), 0, 4, 7)
+    whole, cut = learner(tiny_model, distill=0.5, wanted=0.3), learner(tiny_model, distill=0.5, wanted=0.3)
+    cut.config = replace(cut.config, train=replace(cut.config.train, piece_tokens=6))
+    longest: list[int] = []
+    layer = cut.model.get_input_embeddings()
+    layer.register_forward_hook(lambda _, given, __: longest.append(given[0].numel() * torch.is_grad_enabled()))
+    assert cut.gradient(batch) == pytest.approx(whole.gradient(batch), rel=1e-5, abs=1e-6)
+    assert max(longest) == 6
+    for name, p in cut.trained.items():
+        torch.testing.assert_close(p.grad, whole.trained[name].grad, rtol=1e-4, atol=1e-6)
+
+
 def test_a_wanted_answer_is_a_step_where_verdicts_say_nothing_and_becomes_likelier(tiny_model: Path) -> None:
     it = learner(tiny_model, beta=0.0)
     batch = shown([replace(s, reward=-1.0) for s in samples(5)], 0)

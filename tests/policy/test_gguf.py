@@ -1,5 +1,6 @@
 """GGUF files as models: a real one of a few layers made of the shipped one's parts, its places, and broken ones."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -160,6 +161,43 @@ def test_files_that_cannot_be_read_are_a_sentence_and_leave_nothing(tiny: Path, 
     with pytest.raises(UserError, match="no such file"):
         load_policy(ModelConfig(str(tmp_path / "missing.gguf")))
     assert not cache.exists() or list(cache.iterdir()) == []
+
+
+def test_what_another_user_keeps_to_themselves_is_passed_over_or_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ollama as a service has models that only it may read; tests run as root, whom no mode stops."""
+    monkeypatch.delenv("OLLAMA_MODELS", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    closed = ["/usr/share/ollama"]
+    stat, open_file = Path.stat, Path.open
+
+    def refuse(path: Path) -> None:
+        if any(str(path).startswith(one) for one in closed):
+            raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", lambda self, **more: refuse(self) or stat(self, **more))
+    monkeypatch.setattr(Path, "open", lambda self, *a, **more: refuse(self) or open_file(self, *a, **more))
+    ollama(tmp_path / ".ollama" / "models", b"GGUF", "registry.ollama.ai", "library", "mine", "latest")
+    found = gguf_of("ollama:mine")
+    assert found is not None
+    assert found.is_relative_to(tmp_path)
+    with pytest.raises(UserError, match="has not pulled it"):
+        gguf_of("ollama:theirs")
+    (tmp_path / "secret.gguf").write_bytes(b"GGUF")
+    closed.append(str(tmp_path / "secret"))
+    with pytest.raises(UserError, match=r"secret.gguf cannot be read \(Permission denied\)"):
+        load_policy(ModelConfig(str(tmp_path / "secret.gguf")))
+
+
+def test_no_code_that_lies_beside_the_file_is_run(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "odd.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Odd: ...\n")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["odd.Odd", None]}}))
+    (tmp_path / "model.gguf").symlink_to(tiny)
+    monkeypatch.setattr("builtins.input", lambda _: "y")  # nobody is asked either
+    with contextlib.suppress(UserError):
+        load_policy(ModelConfig(str(tmp_path / "model.gguf"), device="cpu"))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_an_architecture_that_transformers_does_not_know_is_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,8 @@ def _learn(
     """Take the updates; how many there are by now."""
     plan = batches(intake.samples, config.train)
     learner = Learner(policy.model, config, total_updates=len(plan), ranks=ranks, device=policy.device)
-    asker = None if ranks.count > 1 else make_asker(policy.model, policy.tokenizer, policy.end_ids, config)
+    asking = config if ranks.count == 1 else replace(config, fresh=None)
+    asker = make_asker(policy.model, policy.tokenizer, policy.end_ids, asking)
     if ranks.count > 1 and ranks.first and config.fresh is not None and config.fresh.fresh_answers:
         log.warning("--fresh-answers is off: several ranks sample no answers.")
     logged = None if asker is None else Logged(asker, plan, {turn.id: turn for turn in turns}, config.train.seed)

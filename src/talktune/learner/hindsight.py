@@ -30,7 +30,7 @@ def reaction_of(turn: Turn) -> str | None:
     """
     if turn.verdict is None or turn.verdict.reward is None or turn.verdict.reward >= 0:
         return None
-    if turn.wanted is not None:
+    if turn.wanted is not None and turn.wanted.strip():
         return turn.wanted
     if not turn.next_state or any(message.role != "user" for message in turn.next_state):
         return None

@@ -277,7 +277,11 @@ class Learner:
 
         Each of them counts as much as a real turn whose advantage is the weight.
         """
-        shown = [replace(s, answer_ids=s.wanted_ids, rollout_logprobs=None) for s in samples if s.wanted_ids]
+        shown = [
+            replace(s, answer_ids=s.wanted_ids, rollout_logprobs=None, teacher_prompt_ids=None)
+            for s in samples
+            if s.wanted_ids
+        ]
         weight = self.config.algorithm.wanted * len(shown) / len(samples)
         packs = self.packs(shown) if weight else []
         total = sum(len(s.answer_ids) for s in shown)
@@ -288,11 +292,17 @@ class Learner:
                 if number is None:
                     self._keep_step()
                     continue
-                new, _ = self._chosen(packs[number], shown)
+                pieces = self._pieces(packs[number], shown)
+                if pieces is None:
+                    new, _ = self._chosen(packs[number], shown)
+                else:
+                    new, _ = self._student_in_pieces(pieces, packs[number], shown)
                 loss, metrics = demonstration_loss(new[None], torch.ones_like(new[None]), total=total)
                 (weight * loss).backward()
+                if pieces is not None:
+                    self._pieces_back(pieces, packs[number], shown, new, ())
                 mine.append((number, metrics))
-                del new, loss  # before the next pack needs the memory
+                del new, loss, pieces  # before the next pack needs the memory
         parts = [metrics for _, metrics in sorted(self.ranks.gather(mine), key=lambda part: part[0])]
         return merge(parts) | ({"wanted_answers": float(len(shown))} if parts else {})
 

@@ -76,6 +76,7 @@ def convert(gguf: Path, target: Path) -> None:
     transformers_logging.disable_progress_bar()
     try:
         where: dict[str, Any] = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+        where["trust_remote_code"] = False  # what lies beside the file; by default, transformers asks on the terminal
         AutoTokenizer.from_pretrained(**where).save_pretrained(partial)
         model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
         # The weights are plain fp32 now; transformers would refuse to save a model that calls itself quantised.
@@ -102,7 +103,7 @@ def _of_ollama(name: str) -> Path:
         raise UserError(f"model {name}: write it like ollama:qwen2.5:0.5b, as `ollama list` names it.")
     host = ["registry.ollama.ai"] if len(parts) < 3 else []
     manifest = Path("manifests", *host, *(["library"] if len(parts) == 1 else []), *parts, tag or "latest")
-    folders = [folder for folder in _ollama_folders() if (folder / manifest).is_file()]
+    folders = [folder for folder in _ollama_folders() if _is_there(folder / manifest)]
     serve = "or let Ollama serve it and put talktune in front: `talktune serve --upstream http://127.0.0.1:11434`"
     if not folders:
         where = " or ".join(map(str, _ollama_folders()))
@@ -125,6 +126,14 @@ def _ollama_folders() -> list[Path]:
     told = os.environ.get("OLLAMA_MODELS")
     own = [Path.home() / ".ollama" / "models", Path("/usr/share/ollama/.ollama/models")]
     return [Path(told).expanduser()] if told else own
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file, as far as this user may look: a service's models may be nobody else's."""
+    try:
+        return path.is_file()
+    except PermissionError:
+        return False
 
 
 def _is_gguf(path: Path) -> bool:

@@ -164,8 +164,11 @@ def _source(name: str) -> str:
     """What transformers loads a model from: an id on the hub, or a directory."""
     if name == SHIPPED:
         return str(shipped_model())
-    gguf = gguf_of(name)
-    return name if gguf is None else str(converted(gguf, name, cache_dir()))
+    try:
+        gguf = gguf_of(name)
+        return name if gguf is None else str(converted(gguf, name, cache_dir()))
+    except OSError as error:
+        raise UserError(f"model {name}: {error.filename or name} cannot be read ({error.strerror}).") from error
 
 
 def _from_cache_only(source: str) -> bool:

@@ -358,7 +358,8 @@ def _down(context: ExceptionContext) -> None:
     if context.is_pre_ping:
         return  # it is tried again with a new connection
     if context.is_disconnect or (context.connection is None and isinstance(context.sqlalchemy_exception, DBAPIError)):
-        reason = str(context.original_exception).strip().splitlines()[0]
+        said = str(context.original_exception).strip() or type(context.original_exception).__name__
+        reason = said.splitlines()[0]
         raise StoreDownError(f"the database cannot be reached ({reason}).") from context.original_exception
 
 
