@@ -54,10 +54,10 @@ agents: clients
 # Two processes of one thread each; JOBS=0 runs all in one, in their order.
 JOBS ?= 2
 test: tokenizers clients
-	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) $(ARGS)
 
 test-all: tokenizers clients
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -27,7 +27,10 @@ SHORT, LONG = 3, 9
 
 
 def asked(config: Config, count: int = 4) -> Config:
-    return replace(config, fresh=FreshConfig(count, guided=1 if count > 1 else 0), gate=replace(WIDE, no_gate=True))
+    # Turns that wait are not learned from in larger updates here, however many they are.
+    algorithm = replace(config.algorithm, max_staleness=100)
+    fresh = FreshConfig(count, guided=1 if count > 1 else 0)
+    return replace(config, algorithm=algorithm, fresh=fresh, gate=replace(WIDE, no_gate=True))
 
 
 def short(turn: Turn) -> Label:
@@ -102,7 +105,7 @@ def test_a_user_who_can_be_foretold_is_learned_from_by_fresh_answers(world: Make
 
 def test_distillation_is_on_where_complaints_are_found_to_help_and_nowhere_else(world: Make) -> None:
     def auto(config: Config) -> Config:
-        return replace(asked(config), algorithm=replace(config.algorithm, distill="auto"))
+        return replace(made := asked(config), algorithm=replace(made.algorithm, distill="auto"))
 
     w = world(auto)
     w.worker.judge = type(w.worker.judge)(short)

@@ -253,12 +253,15 @@ def test_only_a_host_says_how_likely_tokens_are_and_of_ones_own_turns(watched: W
 
 
 def test_any_version_can_be_asked_by_its_name_and_the_model_as_it_was(watched: Watched) -> None:
+    def of_the_engine(name: str) -> str:
+        return name.replace("policy", f"tt-{watched.store.name}")
+
     watched.say("ann", "Hi")
     for name in ("policy-000001", "policy-000002", "policy-000004", "policy-base"):
         watched.say("ann", "Compare", model=name, turn_type="side")
-        assert watched.engine.asked[-1]["model"] == {"policy-base": "m"}.get(name, name)
+        assert watched.engine.asked[-1]["model"] == {"policy-base": "m"}.get(name, of_the_engine(name))
     # The live one stays, and of the others the last two.
-    assert set(watched.engine.loaded) == {"policy-000003", "policy-000002", "policy-000004"}
+    assert set(watched.engine.loaded) == {of_the_engine(f"policy-{n:06}") for n in (2, 3, 4)}
     for name in ("policy-000005", "policy-000009"):
         unknown = {"messages": [{"role": "user", "content": "?"}], "model": name}
         assert watched.post("ann", "chat/completions", unknown) == 404
