@@ -256,6 +256,10 @@ class Learner:
                     self._pieces_back(pieces, packed, samples, new, likely)
                 parts.append((number, metrics))
                 del new, likely, lesson, loss, pieces  # before the next pack needs the memory
+        return self._in_order(parts)
+
+    def _in_order(self, parts: Sequence[tuple[int, dict[str, float]]]) -> list[dict[str, float]]:
+        """The metrics of all ranks' packs, in the order of their numbers, whoever had them."""
         return [metrics for _, metrics in sorted(self.ranks.gather(parts), key=lambda part: part[0])]
 
     def _keep_step(self, silent: int = 0) -> None:
@@ -285,7 +289,7 @@ class Learner:
         weight = self.config.algorithm.wanted * len(shown) / len(samples)
         packs = self.packs(shown) if weight else []
         total = sum(len(s.answer_ids) for s in shown)
-        mine: list[tuple[int, dict[str, float]]] = []
+        numbered: list[tuple[int, dict[str, float]]] = []
         with fast_frozen_linears(self._frozen):
             for dealt in deal([len(packed.ids) for packed in packs], self.ranks.count):
                 number = dealt[self.ranks.number]
@@ -301,9 +305,9 @@ class Learner:
                 (weight * loss).backward()
                 if pieces is not None:
                     self._pieces_back(pieces, packs[number], shown, new, ())
-                mine.append((number, metrics))
+                numbered.append((number, metrics))
                 del new, loss, pieces  # before the next pack needs the memory
-        parts = [metrics for _, metrics in sorted(self.ranks.gather(mine), key=lambda part: part[0])]
+        parts = self._in_order(numbered)
         return merge(parts) | ({"wanted_answers": float(len(shown))} if parts else {})
 
     def _read(self, packed: Pack, samples: Sequence[Sample]) -> Forward:
