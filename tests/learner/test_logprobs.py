@@ -224,7 +224,7 @@ def test_architectures_that_pack_give_the_plain_gradients(kind: str) -> None:
     model = with_adapter(PACKS[kind]())
     a = AlgorithmConfig(group="batch", beta=0.05)
     learner = Learner(model, Config(algorithm=a), 10)
-    assert learner.reader.packed
+    assert learner.passes.reader.packed
     learner.gradient(SAMPLES)
     packed = gradients(model)
     plain = turn_by_turn(model, SAMPLES, a)

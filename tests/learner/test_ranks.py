@@ -95,7 +95,7 @@ def make_learner(model: str, lora: bool, ranks: Any) -> Any:
     algorithm = AlgorithmConfig(group="prompt", beta=0.1 if lora else 0.0, distill=0.5 if lora else "off")
     config = Config(model=ModelConfig(lora_rank=4 if lora else 0), algorithm=algorithm)
     made = Learner(tuned, config, total_updates=10, ranks=ranks)
-    made.fewest_packs = RANKS  # the same packs, whoever has them
+    made.passes.fewest_packs = RANKS  # the same packs, whoever has them
     return made
 
 
@@ -113,11 +113,8 @@ def update_of(learner: Any, seed: int, budget: int, aggregation: str, owners: li
     module.deal = given
     learner.optimizer.zero_grad(set_to_none=True)
     config = learner.config
-    learner.config = replace(
-        config,
-        train=replace(config.train, microbatch_tokens=budget),
-        algorithm=replace(config.algorithm, aggregation=aggregation),
-    )
+    learner.config = replace(config, algorithm=replace(config.algorithm, aggregation=aggregation))
+    learner.passes.train = replace(config.train, microbatch_tokens=budget)
     metrics = learner.gradient(samples(seed))
     gradient = {n: whole_tensor(p.grad).numpy() for n, p in learner.trained.items() if p.grad is not None}
     return metrics, gradient

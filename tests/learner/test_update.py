@@ -1,7 +1,7 @@
 """The update: packs and cuts change nothing, a step does what the loss says."""
 
 import random
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -65,7 +65,7 @@ def learner(model: Path, **options: object) -> Learner:
     for name, parameter in tuned.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(0, 0.05, generator=generator)
-    train = TrainConfig(microbatch_tokens=int(options.pop("microbatch_tokens", 2048)))  # type: ignore[call-overload]
+    train = TrainConfig(**{f.name: options.pop(f.name) for f in fields(TrainConfig) if f.name in options})  # type: ignore[arg-type]
     algorithm = AlgorithmConfig(group="prompt", beta=0.1)
     return Learner(tuned, Config(algorithm=replace(algorithm, **options), train=train), total_updates=10)  # type: ignore[arg-type]
 
@@ -118,8 +118,7 @@ def test_layers_that_are_computed_again_give_the_same_gradient(
 @settings(max_examples=8, deadline=None)
 def test_a_sample_in_pieces_gives_the_same_gradient(tiny_model: Path, seed: int, tokens: int, again: bool) -> None:
     """Trees as well as chains, with a reference and teachers, and together with --checkpoint-layers."""
-    whole, cut = learner(tiny_model, distill=0.5), learner(tiny_model, distill=0.5)
-    cut.config = replace(cut.config, train=replace(cut.config.train, piece_tokens=tokens))
+    whole, cut = learner(tiny_model, distill=0.5), learner(tiny_model, distill=0.5, piece_tokens=tokens)
     if again:
         recompute_layers(cut.model)
     was, now = whole.gradient(taught(seed)), cut.gradient(taught(seed))
@@ -310,8 +309,7 @@ def test_without_a_teacher_the_update_is_the_same_to_the_last_bit(tiny_model: Pa
         (taught(4), "auto"),
         (taught(4), 0),
     ):
-        it = learner(tiny_model, distill=weight)
-        it.config = replace(it.config, train=replace(it.config.train, no_packing=no_packing))
+        it = learner(tiny_model, distill=weight, no_packing=no_packing)
         metrics = it.step(batch)
         seen.append({k: v for k, v in metrics.items() if "second" not in k})
         results.append(it.trained)
@@ -415,8 +413,8 @@ def test_wanted_answers_add_the_gradient_of_their_log_probs(tiny_model: Path, bu
 def test_wanted_answers_are_cut_into_pieces_too(tiny_model: Path) -> None:
     """No pass that keeps activations is longer than --piece-tokens, and the gradient is the same."""
     batch = shown(taught(3), 0, 4, 7)
-    whole, cut = learner(tiny_model, distill=0.5, wanted=0.3), learner(tiny_model, distill=0.5, wanted=0.3)
-    cut.config = replace(cut.config, train=replace(cut.config.train, piece_tokens=6))
+    whole = learner(tiny_model, distill=0.5, wanted=0.3)
+    cut = learner(tiny_model, distill=0.5, wanted=0.3, piece_tokens=6)
     longest: list[int] = []
     layer = cut.model.get_input_embeddings()
     layer.register_forward_hook(lambda _, given, __: longest.append(given[0].numel() * torch.is_grad_enabled()))
