@@ -37,7 +37,7 @@ class Run:
 
     >>> run = read_run("run")
     >>> [update["update"] for update in run.metrics], len(run.series("reward_mean")[1])
-    ([1], 1)
+    ([1.0], 1)
     >>> run.plot().savefig("run.png")
     """
 
