@@ -18,3 +18,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_the_readme_is_one_screen_and_who_it_is_for() -> None:
     assert len((ROOT / "README.md").read_bytes()) < 6000
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_stand_in_blocks(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert not re.findall(r"^(?:\.venv/bin/|make install$|(?:make|pip|talktune) .*  #).*", text, re.MULTILINE)

@@ -461,6 +461,12 @@ def _typed(value: Any, kind: Any) -> Any:
     return Path(value) if isinstance(value, str) and Path in (kind, *get_args(kind)) else value
 
 
+def _installed(package: str) -> bool:
+    """Whether there is such a package; a folder of that name without code, as trackers leave, is none."""
+    found = find_spec(package)
+    return found is not None and found.origin is not None
+
+
 Part = TypeVar("Part")
 
 
@@ -473,7 +479,7 @@ def check_config(config: Part) -> Part:
             raise UserError(f"--L-cache is {zone}: it must be between 0 and L_max ({longest}).")
         case AlgorithmConfig(distill=str(word)) if word not in get_args(Auto):
             raise UserError(f"--distill is {word}: it must be auto, off or a weight.")
-        case TrainConfig(track=str(tracker)) if find_spec(tracker) is None:
+        case TrainConfig(track=str(tracker)) if not _installed(tracker):
             raise UserError(f"--track {tracker}: its package is missing; install it with `pip install {tracker}`.")
         case FreshConfig(fresh_answers=count, guided=guided) if guided > count:
             raise UserError(f"--guided is {guided}: it must be at most --fresh-answers ({count}).")

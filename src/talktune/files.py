@@ -59,9 +59,7 @@ def whole_folder(target: Path) -> Generator[Path]:
         yield partial
         for path in (*partial.iterdir(), partial):
             _sync(path)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-        _sync(target.parent)
+        _move(partial, target)
     except OSError as error:
         raise unwritable(target, error) from error
     except Exception as error:
@@ -70,6 +68,21 @@ def whole_folder(target: Path) -> Generator[Path]:
         raise unwritable(target, reason) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def put_in_place(made: Path, target: Path) -> None:
+    """Let a folder that is on the disk become `target` in one step; what was there goes. UserError when it cannot."""
+    try:
+        target.parent.mkdir(exist_ok=True)
+        _move(made, target)
+    except OSError as error:
+        raise unwritable(target, error) from error
+
+
+def _move(made: Path, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    made.rename(target)
+    _sync(target.parent)
 
 
 def _no_room(folder: Path) -> OSError | None:

@@ -11,8 +11,8 @@ import talktune
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FIRST = ("load_conversations", "score", "ScoredTurns", "train", "read_run", "evaluate", "compare")
 """Later ones look at the run that `train` leaves."""
-WITHOUT = {"EndpointJudge", "LocalJudge", "Run"}
-"""What the notebook shows, or needs a server; config classes and nouns are plain data."""
+PLAIN = {"Conversation", "Message", "Turn", "UserError", "__version__"}
+"""Nouns, which the examples of others use; so are the config classes."""
 
 
 def test_the_examples_of_all_public_names_are_true(
@@ -21,10 +21,10 @@ def test_the_examples_of_all_public_names_are_true(
     shutil.copytree(EXAMPLES, tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
     public = {name: getattr(talktune, name) for name in talktune.__all__}
-    plain = {name for name in public if name.endswith("Config")} | {"Conversation", "Message", "Turn", "UserError"}
+    plain = PLAIN | {name for name in public if name.endswith("Config")}
     runner = doctest.DocTestRunner()
     finder = doctest.DocTestFinder(recurse=False)
-    for name in (*FIRST, *sorted(public.keys() - {*FIRST, *plain, *WITHOUT, "__version__"})):
+    for name in (*FIRST, *sorted(public.keys() - {*FIRST, *plain})):
         extra = {**public, "tiny_model": str(tiny_model)}
         [test] = finder.find(public[name], name, extraglobs=extra)
         assert test.examples, f"{name} has no example"

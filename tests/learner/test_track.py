@@ -66,6 +66,13 @@ def test_what_is_missing_or_cannot_begin_is_one_sentence(tmp_path: Path, monkeyp
         Track("trackio", tmp_path, CONFIG)
 
 
+def test_a_folder_that_a_tracker_left_is_not_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(UserError, match="--track wandb: its package is missing"):
+        check_config(Config(train=TrainConfig(track="wandb")).train)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_tracker_that_fails_stops_no_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     track = Track("tensorboard", tmp_path, CONFIG)

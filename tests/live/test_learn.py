@@ -18,9 +18,10 @@ from talktune.errors import UserError
 from talktune.live.exam import FACT_TOKENS
 from talktune.policy.turnstile import Role
 from talktune.store import schema
-from talktune.store.learning import LostLeaseError, quotas
+from talktune.store.learning import LEASE, LostLeaseError, quotas
 from talktune.store.overview import overview
 from talktune.store.policies import Policies
+from talktune.store.queues import lease
 
 from .conftest import World, tiny_config
 
@@ -405,6 +406,69 @@ def test_only_one_learner_at_a_time(world: Make) -> None:
     with pytest.raises(LostLeaseError):
         w.learn()
     assert used(w) == []
+
+
+def twice(config: Config) -> Config:
+    return replace(config, train=replace(config.train, epochs=2))
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["it lost the lease", "it has the lease again"])
+def test_a_learner_that_was_suspended_leaves_what_another_wrote(world: Make, again: bool) -> None:
+    w = world(twice)
+    w.talk(4)
+    w.judge()
+    other = World(w.config, w.store.engine.url.database)  # type: ignore[arg-type]
+    other.learner._owner = "elsewhere:1"
+    folder, write = w.learner.weights.folder, w.learner.weights.write
+    left: dict[Path, bytes] = {}
+
+    def files() -> dict[Path, bytes]:
+        return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def forget_lease() -> None:
+        with w.store.engine.begin() as c:
+            c.execute(schema.leases.delete())
+
+    def after_a_long_sleep(*args: Any) -> Path:
+        forget_lease()
+        assert other.learn()
+        left.update(files())
+        if again:
+            forget_lease()
+            assert lease(w.store, LEASE, w.learner._owner)
+        for parameter in w.learner.weights.learner.trained.values():
+            parameter.data += 1
+        return write(*args)
+
+    w.learner.weights.write = after_a_long_sleep  # type: ignore[method-assign]
+    with pytest.raises(LostLeaseError):
+        w.learn()
+    other.close()
+    assert {str(path.parts[0]) for path in left} == {"policy-000001", "checkpoints"}
+    assert {path: body for path, body in files().items() if path in left} == left
+    assert [one.number for one in w.learner.policies.versions()] == [1]
+    w.learner.weights.write = write  # type: ignore[method-assign]
+    forget_lease()
+    assert w.learn()
+    assert not list(folder.glob(".*")), "what was written for nothing is gone"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_who_waits_for_the_lease_begins_no_run_of_a_tracker(world: Make) -> None:
+    w = world(tracked)
+    w.talk(4)
+    w.judge()
+    with w.store.engine.begin() as c:
+        c.execute(schema.leases.insert().values(name=LEASE, owner="elsewhere:1", until=1e12))
+    with pytest.raises(LostLeaseError):
+        w.learn()
+    tensorboard = w.learner.live.policies / "tensorboard"
+    assert not tensorboard.exists()
+    with w.store.engine.begin() as c:
+        c.execute(schema.leases.delete())
+    assert w.learn()
+    assert list(tensorboard.iterdir())
+    w.learner.track.close()
 
 
 def test_held_out_conversations_are_not_trained_on(world: Make) -> None:

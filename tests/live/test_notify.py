@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -88,6 +89,12 @@ class Clock:
         return self.now
 
 
+def step(notices: Notices) -> bool:
+    """Look, and post one; a server has a thread for each."""
+    assert not notices.look()
+    return notices.post()
+
+
 def decide(store: Store, number: int, *reasons: str) -> None:
     policies = Policies(store)
     live = policies.live()
@@ -114,11 +121,11 @@ def test_versions_and_brakes_are_told(store: Store, hook: Hook, caplog: pytest.L
     decide(store, 1)
     decide(store, 2, "facts: 3 of 20")
     notices = Notices(store, hook.url, Clock())
-    assert not notices.step(), "what was there before is told"
+    assert not step(notices), "what was there before is told"
     decide(store, 3)
     decide(store, 4, "it is worse")
     Policies(store).stop("", "entropy is 0.01")
-    while notices.step():
+    while step(notices):
         pass
     told = [{name: value for name, value in one.items() if name != "time"} for one in hook.heard]
     assert told == [
@@ -139,9 +146,9 @@ def test_versions_and_brakes_are_told(store: Store, hook: Hook, caplog: pytest.L
     ]
     assert [record.message for record in caplog.records] == [one["text"] for one in told]
     Policies(store).rollback()
-    assert notices.step()
+    assert step(notices)
     assert hook.heard[-1]["text"] == "policy-000001 is live for everybody"
-    assert not notices.step()
+    assert not step(notices)
 
 
 def test_a_judge_that_is_down_for_five_minutes(store: Store, hook: Hook) -> None:
@@ -150,7 +157,7 @@ def test_a_judge_that_is_down_for_five_minutes(store: Store, hook: Hook) -> None
 
     def later(seconds: float) -> list[str]:
         clock.now += seconds
-        while notices.step():
+        while step(notices):
             pass
         return [one["text"] for one in hook.heard]
 
@@ -179,8 +186,8 @@ def test_who_takes_no_notice_is_asked_a_few_times(store: Store, hook: Hook, capl
     hook.statuses = [500, 404]
     for _ in range(2):
         with pytest.raises(UserError, match=r"127.0.0.1 took no notice \(it answers"):
-            notices.step()
-    assert notices.step()
+            step(notices)
+    assert step(notices)
     assert len({json.dumps(one) for one in hook.heard}) == 1
 
     decide(store, 2)
@@ -188,10 +195,10 @@ def test_who_takes_no_notice_is_asked_a_few_times(store: Store, hook: Hook, capl
     hook.statuses = [500] * TRIES
     for _ in range(TRIES - 1):
         with pytest.raises(UserError):
-            notices.step()
-    assert notices.step(), "it is given up"
+            step(notices)
+    assert step(notices), "it is given up"
     Policies(store).stop("", "why")
-    assert notices.step()
+    assert step(notices)
     assert hook.heard[-1]["event"] == "stopped"
     assert "secret" not in caplog.text
 
@@ -200,26 +207,27 @@ def test_nobody_there(store: Store) -> None:
     notices = Notices(store, "http://127.0.0.1:9/", Clock())
     decide(store, 1)
     with pytest.raises(UserError, match="ConnectError"):
-        notices.step()
+        step(notices)
     for number, strange in ((2, "http://a..b/"), (3, "http://[::1")):
         notices = Notices(store, strange, Clock())
         decide(store, number)
         for _ in range(4):
             with pytest.raises(UserError, match="took no notice"):
-                notices.step()
-        assert notices.step()  # given up, like any other
-    assert not Notices(store, None, Clock()).step()
+                step(notices)
+        assert step(notices)  # given up, like any other
+    assert not step(Notices(store, None, Clock()))
     with pytest.raises(UserError, match="--notify hooks: write it like"):
         check_config(LiveConfig(notify="hooks"))
 
 
 def test_learning_does_not_wait_for_whom_it_tells(
-    world: Callable[..., World], hook: Hook, monkeypatch: pytest.MonkeyPatch
+    world: Callable[..., World], hook: Hook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("talktune.live.notify.LOOK_SECONDS", 0.0)
     w = world(notify=hook.url)
-    worker = _notices(w.store, w.learner.live)
-    worker.start()
+    workers = _notices(w.store, w.learner.live)
+    for worker in workers:
+        worker.start()
     hook.hold.clear()
     for number in (1, 2):
         w.talk(4)
@@ -229,11 +237,14 @@ def test_learning_does_not_wait_for_whom_it_tells(
         assert live is not None
         assert live.number == number
         hook.wait(1)
+    while "policy-000002 is live for everybody" not in caplog.text:  # nor is what happens next seen later
+        time.sleep(0.05)
     assert [one["text"] for one in hook.heard] == ["policy-000001 is live for everybody"]
     hook.hold.set()
     assert hook.wait(2)[-1]["version"] == "policy-000002"
-    worker.stop()
-    worker.join(60)
+    for worker in workers:
+        worker.stop()
+        worker.join(60)
 
 
 def test_a_learner_of_its_own_tells(tiny_model: Path, tmp_path: Path, hook: Hook) -> None:

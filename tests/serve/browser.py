@@ -1,5 +1,6 @@
 """Debian's Chromium without a window, driven over a pair of pipes by its DevTools protocol: no driver is installed."""
 
+import base64
 import json
 import os
 import shutil
@@ -18,7 +19,8 @@ TRIES, PAUSE = 600, 0.05
 class Browser:
     """One tab."""
 
-    def __init__(self, reads: int, writes: int) -> None:
+    def __init__(self, process: int, reads: int, writes: int) -> None:
+        self.process = process
         self.complaints: list[str] = []
         """What the console called an error: exceptions, and what the page's policy forbids."""
         self.requests: list[str] = []
@@ -30,13 +32,21 @@ class Browser:
         for domain in ("Runtime", "Log", "Page", "Network"):
             self._call(f"{domain}.enable")
 
+    def picture(self) -> bytes:
+        """A PNG of what is to be seen."""
+        return base64.b64decode(self._call("Page.captureScreenshot", format="png")["data"])
+
     def open(self, url: str) -> None:
         self._call("Page.navigate", url=url)
         self.wait(f"location.href.startsWith({json.dumps(url)}) && document.readyState === 'complete'")
 
     def narrow(self) -> None:
         """Be as wide as a phone."""
-        self._call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
+        self.size(390, 844, mobile=True)
+
+    def size(self, width: int, height: int, *, mobile: bool = False) -> None:
+        """Be so many pixels wide and high."""
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
 
     def dark(self, on: bool) -> None:
         """Ask for the dark colours, or the light ones."""
@@ -118,6 +128,7 @@ def browser(folder: Path) -> Iterator[Browser]:
     there, writes = os.pipe()
     reads, back = os.pipe()
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+    options += ["--hide-scrollbars"]  # of the machine that it runs on
     # Chromium reads file 3 and writes file 4.
     script = f'exec "$@" 3<&{there} 4>&{back}'
     command = [str(CHROMIUM), *options, "--remote-debugging-pipe", f"--user-data-dir={folder}", "about:blank"]
@@ -127,7 +138,7 @@ def browser(folder: Path) -> Iterator[Browser]:
     os.close(there)
     os.close(back)
     try:
-        yield Browser(reads, writes)
+        yield Browser(process.pid, reads, writes)
     finally:
         process.kill()
         process.wait()

@@ -140,7 +140,7 @@ def test_a_second_user_sees_none_of_it(page: Browser) -> None:
     give_key(page, "bob-secret")
     page.wait("!document.querySelector('#no-turns').hidden")
     assert page.run("document.querySelectorAll('.turn').length") == 0
-    assert "No reaction heard yet" in page.run("document.querySelector('#line').textContent")
+    page.wait("document.querySelector('#line').textContent.startsWith('No reaction heard yet')")
     assert not page.run("Boolean(document.querySelector('#version-list button'))")
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from talktune.config import Config, LiveConfig, LiveTrainConfig
 from talktune.serve.keys import Caller
-from talktune.serve.learned import Learned, band
+from talktune.serve.learned import IDLE, UNCHANGED_SECONDS, Learned, band
 from talktune.store.policies import Policies
+from talktune.store.reactions import reactions
 from talktune.store.rows import NewTurn
 from talktune.store.store import Store
 from talktune.types import Message
@@ -34,6 +35,34 @@ def test_wilsons_interval() -> None:
     # Newcombe, Statistics in Medicine 17 (1998), table I: 81 of 263 and 0 of 20, method 3.
     assert band(81 / 263, 263) == pytest.approx({"low": 0.2553, "high": 0.3662}, abs=5e-5)
     assert band(0.0, 20) == pytest.approx({"low": 0.0, "high": 0.1611}, abs=5e-5)
+
+
+def test_all_verdicts_are_read_again_where_one_came_and_not_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, now, reads = Store(tmp_path / "s.db"), 0.0, 0
+
+    def slow(*args: Any) -> Any:
+        nonlocal now, reads
+        now, reads = now + 1.0, reads + 1
+        return reactions(*args)
+
+    monkeypatch.setattr("talktune.serve.learned.reactions", slow)
+    ann = Caller("ann", False)
+    said = Learned(store, Config(), lambda: now)
+    talk(store, "ann", 3)
+    assert [said.of(ann)["reactions"] for _ in range(2)] == [3, 3]
+    now += IDLE
+    assert (said.of(ann)["reactions"], reads) == (3, 1), "nothing was said since"
+    assert store.add_feedback("ann", "ann-0", -1.0, 99.0)
+    assert (said.of(ann)["disliked"], reads) == (1, 2)
+    assert store.add_feedback("ann", "ann-1", -1.0, 100.0)
+    assert (said.of(ann)["disliked"], reads) == (1, 2), "it took long a moment ago"
+    now += IDLE
+    assert (said.of(ann)["disliked"], reads) == (2, 3)
+    now += UNCHANGED_SECONDS
+    assert (said.of(ann)["disliked"], reads) == (2, 4)
+    store.close()
 
 
 def test_what_is_missing_is_what_the_learner_waits_for(tmp_path: Path) -> None:

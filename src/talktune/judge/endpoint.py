@@ -47,6 +47,11 @@ class EndpointJudge:
     `url` is the base URL that ends in `/v1`. The key is read from the environment variable `key_env` when it
     is set; it is sent to that server and stands nowhere else. `timeout` bounds one call in seconds, `retries`
     is how often it is tried again, `concurrency` how many calls are under way at once.
+
+    >>> judge = EndpointJudge("http://127.0.0.1:8000/v1", "qwen3")
+    >>> judge.name
+    'endpoint:qwen3'
+    >>> turns = score(load_conversations("examples/conversations.jsonl"), judge)  # doctest: +SKIP
     """
 
     def __init__(

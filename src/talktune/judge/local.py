@@ -47,6 +47,11 @@ class LocalJudge:
 
     Vote k of mode `head` is that of voter k; of `logprobs`, that of the k-th order of worked examples; of
     `reasoning`, the k-th sampled text. No judgement depends on what is judged beside it, beyond float noise.
+
+    >>> judge = LocalJudge()  # the shipped model with the shipped head
+    >>> turns = score(load_conversations("examples/conversations.jsonl")[:1], judge)
+    >>> turns[1].next_state[-1].content, turns[1].verdict.reward
+    ('Good to know, thanks!', 1.0)
     """
 
     name = "local"

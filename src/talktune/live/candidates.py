@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from talktune.config import Config, LiveConfig, SampleConfig
 from talktune.errors import UserError
@@ -10,7 +11,6 @@ from talktune.host.engine import Engine
 from talktune.host.lora import Lora
 from talktune.judge.panel import Judge, judge_turns
 from talktune.learner.samples import sample_of_answer
-from talktune.learner.track import Track
 from talktune.learner.update import NotFiniteError, learned
 from talktune.live.asking import answers
 from talktune.live.batches import Batch
@@ -42,16 +42,15 @@ class Candidates:
         judge: Judge | None,
         sample: SampleConfig,
         fresh: Fresh | None,
-        track: Track,
     ) -> None:
         """`judge`, `sample` and `lora`, which loads a version, are for the answers of `--group prompt`.
 
-        `fresh` makes those that nobody judges; `track` is told the metrics of what made a version, by its number.
+        `fresh` makes those that nobody judges.
         """
         self._weights, self._learning, self._policies, self._lora = weights, learning, policies, lora
         self._engine, self._policy, self._ends = engine, policy, end_ids
         self._config, self._live = config, config.live or LiveConfig()
-        self._judge, self._sample, self._fresh, self._track = judge, sample, fresh, track
+        self._judge, self._sample, self._fresh = judge, sample, fresh
 
     def make(self, batch: Batch, owner: str, now: float) -> Version | None:
         """One update from the live version's weights: the candidate, or None where nothing was to be learned."""
@@ -73,17 +72,16 @@ class Candidates:
             self._weights.now_of(batch.lineage, number)
             return None
         metrics |= fresh.metrics
-        made = None
+        made = place = None
         if learned(metrics):
             self._learning.hold(owner)  # else another process may have made, and published, a version of this number
             new = self._policies.last_number() + 1
-            made = NewVersion(new, number, batch.lineage, str(self._weights.write(new, metrics)))
+            place = partial(self._weights.place, self._weights.write(owner, metrics), new)
+            made = NewVersion(new, number, batch.lineage, str(self._weights.path(new)))
         else:
             learner.update -= 1  # nothing was learned: the weights are those of the live version
         epochs, advantages = self._config.train.epochs, learner.advantages
-        self._learning.commit(owner, made, metrics, used, epochs, now, fresh.readings, advantages)
-        if made is not None:
-            self._track.log(made.number, metrics)
+        self._learning.commit(owner, made, metrics, used, epochs, now, fresh.readings, advantages, place)
         if reasons := brakes(metrics, self._live):
             self._policies.stop(batch.lineage, " and ".join(reasons))
         self._weights.now_of(batch.lineage, number if made is None else made.number)

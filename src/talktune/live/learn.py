@@ -8,6 +8,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from talktune.config import Config, GateConfig, LiveConfig, SampleConfig
@@ -76,13 +77,19 @@ class LiveLearner:
         self.weights = Weights(policy, self.policies, config, self.live.policies.absolute(), lane)
         self.batches = Batches(self.learning, self.policies, policy.tokenizer, config)
         asker = make_asker(self.weights.learner.model, policy.tokenizer, end_ids, config, lane)
-        self.track = Track(config.train.track, self.live.policies, config, self.policies.last_number() + 1)
+        self._config = config
         self.candidates = Candidates(
             self.weights, self.learning, self.policies, engine, policy, end_ids, config,
             lora=self.lora, judge=judge, sample=sample or SampleConfig(),
-            fresh=None if asker is None else Fresh(asker, store, config), track=self.track,
+            fresh=None if asker is None else Fresh(asker, store, config),
         )  # fmt: skip
         self.examiner = Examiner(self.weights.learner, engine, policy.tokenizer, end_ids, config.gate or GateConfig())
+
+    @cached_property
+    def track(self) -> Track:
+        """Begun with the first update of this process: one that waits for the lease touches nobody else's run."""
+        first = self.policies.last_number() + 1
+        return Track(self._config.train.track, self.live.policies, self._config, first)
 
     @property
     def trouble(self) -> str:
@@ -108,7 +115,10 @@ class LiveLearner:
                 batch = self.batches.take(lineage, self._clock())
                 if batch is None:
                     return False
+                track = self.track
                 candidate = self.candidates.make(batch, self._owner, self._clock())
+                if candidate is not None:
+                    track.log(candidate.number, candidate.metrics)
             if candidate is not None:
                 self._gate(candidate)
         return True

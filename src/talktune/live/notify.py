@@ -37,6 +37,7 @@ class Notices:
         self._store, self._url, self._clock = store, url, clock
         self._policies = Policies(store)
         self._waiting: deque[Mapping[str, Any]] = deque(maxlen=MOST_WAITING)
+        self._posting: Mapping[str, Any] | None = None
         self._tries = 0
         self._began = clock()
         self._next_look = self._began + LOOK_SECONDS
@@ -46,16 +47,21 @@ class Notices:
         self._told_down = False
         self._look()
 
-    def step(self) -> bool:
-        """Look where it is time to, and post one notice; UserError where nobody took it, to be tried again later."""
+    def look(self) -> bool:
+        """Look where it is time to; never anything that would have to be gone on with at once."""
         if self._clock() >= self._next_look:
             self._look()
             self._next_look = self._clock() + LOOK_SECONDS
-        if not self._waiting:
-            return False
-        self._post(self._waiting[0])
-        self._waiting.popleft()
-        self._tries = 0
+        return False
+
+    def post(self) -> bool:
+        """Post one notice, in a thread that may wait; UserError where nobody took it, to be tried again later."""
+        if self._posting is None:
+            if not self._waiting:
+                return False
+            self._posting = self._waiting.popleft()
+        self._post(self._posting)
+        self._posting, self._tries = None, 0
         return True
 
     def _look(self) -> None:

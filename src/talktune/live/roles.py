@@ -50,12 +50,13 @@ def run_host(config: Config, keys: Keys) -> None:
         workers.append(_learning(config, host, store))
     host.roles = lambda: {worker.name: worker.state() for worker in workers}
     notices = _notices(store, live)
-    for worker in (*workers, notices):
+    for worker in (*workers, *notices):
         worker.start()
     try:
         serve(host, "127.0.0.1", 0, keys)
     finally:
-        notices.stop()
+        for worker in notices:
+            worker.stop()
         _end(host, workers)
         store.close()
 
@@ -70,11 +71,12 @@ def run_learner(config: Config, say: Callable[[str], None]) -> None:
     sampling = threading.Thread(target=host.engine.run, name="engine", daemon=True)
     stopped = stop_on_signals()
     sampling.start()
-    worker.start()
-    notices.start()
+    for one in (worker, *notices):
+        one.start()
     say(f"learning from {shown(server.store)}")
     stopped.wait()
-    notices.stop()
+    for one in notices:
+        one.stop()
     host.engine.stop()
     sampling.join(ENDING_SECONDS)
     _end(host, [worker])
@@ -148,9 +150,11 @@ def _learning(config: Config, host: Host, store: Store) -> Worker:
     return Worker(ROLE, learner.step, lambda: learner.trouble, _teller(store))
 
 
-def _notices(store: Store, live: LiveConfig) -> Worker:
-    """Nobody waits for it at the end: whom it posts to may take their time."""
-    return Worker("notices", Notices(store, live.notify).step, lambda: "", lambda _name, _trouble: None)
+def _notices(store: Store, live: LiveConfig) -> list[Worker]:
+    """One looks, one posts. Nobody waits for them at the end: whom they post to may take their time."""
+    made = Notices(store, live.notify)
+    steps = {"notices": made.look, "posts": made.post}
+    return [Worker(name, step, lambda: "", lambda _name, _trouble: None) for name, step in steps.items()]
 
 
 def _teller(store: Store) -> Callable[[str, str], None]:

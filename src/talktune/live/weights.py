@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from talktune.config import Config
-from talktune.files import whole_folder
+from talktune.files import put_in_place, whole_folder
 from talktune.learner.checkpoint import is_ours, load_checkpoint, write_checkpoint
 from talktune.learner.update import Learner
 from talktune.policy.adapter import attach_adapter, copy_adapter, save_adapter
@@ -16,6 +16,8 @@ from talktune.store.policies import Policies, Version, ancestry, version_name
 
 KEPT = 8
 """Checkpoints that stay on disk; a version without one goes on with a fresh optimizer."""
+UNPLACED = ".new-"
+"""How the folder begins in which a learner keeps what is no version yet; its name follows."""
 
 
 class Weights:
@@ -56,15 +58,34 @@ class Weights:
         """The weights are those of this version."""
         self._loaded = (lineage, number)
 
-    def write(self, number: int, metrics: Mapping[str, float]) -> Path:
-        """Put the weights on disk as version `number`, adapter and checkpoint, before any row names them."""
-        path = self.folder / version_name(number)
-        write_checkpoint(self.learner, self._checkpoint(number), dict(metrics))
-        with whole_folder(path) as partial:
+    def write(self, owner: str, metrics: Mapping[str, float]) -> Path:
+        """Put adapter and checkpoint on disk in a folder of the `owner`'s own, before they are of any version.
+
+        The learner may be suspended on the way for longer than its lease is good: nothing here touches what a second
+        one has made of it meanwhile.
+        """
+        for old in self.folder.glob(f"{UNPLACED}*"):  # of learners that ended before theirs was placed
+            shutil.rmtree(old, ignore_errors=True)
+        written = self.folder / f"{UNPLACED}{owner.replace(':', '-')}"
+        write_checkpoint(self.learner, written / "checkpoint", dict(metrics))
+        with whole_folder(written / "adapter") as partial:
             save_adapter(self._model, partial)
+        return written
+
+    def place(self, written: Path, number: int) -> None:
+        """Let what was written be version `number`, for the transaction that names it, in which nobody else learns.
+
+        What is at the version's place already, a transaction that failed has left there.
+        """
+        put_in_place(written / "checkpoint", self._checkpoint(number))
+        put_in_place(written / "adapter", self.path(number))
+        shutil.rmtree(written, ignore_errors=True)
         for old in sorted((self.folder / "checkpoints").glob("policy-*"))[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
-        return path
+
+    def path(self, number: int) -> Path:
+        """Where the adapter of a version is, or will be."""
+        return self.folder / version_name(number)
 
     def _checkpoint(self, number: int) -> Path:
         return self.folder / "checkpoints" / version_name(number)

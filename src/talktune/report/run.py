@@ -33,7 +33,13 @@ class AnswerPair:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that one run directory says."""
+    """Everything that one run directory says.
+
+    >>> run = read_run("run")
+    >>> [update["update"] for update in run.metrics], len(run.series("reward_mean")[1])
+    ([1.0], 1)
+    >>> run.plot().savefig("run.png")
+    """
 
     path: Path
     metrics: tuple[Mapping[str, float], ...]

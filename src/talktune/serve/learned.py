@@ -4,11 +4,12 @@ import math
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from talktune.config import Config, LiveConfig, TrainConfig
 from talktune.serve.keys import Caller
+from talktune.store.changes import last_verdict
 from talktune.store.learning import Learning, quotas
 from talktune.store.policies import EVERYBODY, Policies, Version, version_name
 from talktune.store.queues import BUCKETS
@@ -18,6 +19,8 @@ from talktune.store.store import Store
 SWIFT_SECONDS = 0.1
 IDLE = 50
 """What took longer than SWIFT_SECONDS to read is kept for so many times as long: a large store costs no more."""
+UNCHANGED_SECONDS = 600.0
+"""What is known is read anew after so long though no verdict came: somebody may have been forgotten."""
 CONFIDENCE = 1.96
 """Standard errors of the band around a share: 95 %."""
 
@@ -31,7 +34,7 @@ class Learned:
         self._train: TrainConfig = config.train
         self._live = config.live or LiveConfig()
         self._clock = clock
-        self._kept: dict[str | None, tuple[float, Reactions]] = {}
+        self._kept: dict[str | None, _Kept] = {}
 
     def of(self, caller: Caller) -> dict[str, Any]:
         """What a caller may know: an admin of everybody's reactions, another of their own."""
@@ -41,7 +44,8 @@ class Learned:
         policies = Policies(self._store)
         versions = policies.visible(lineage)
         live, stopped = policies.lineages().get(lineage, (None, ""))
-        heard = self._heard(whose)
+        kept = self._heard(whose)
+        heard = kept.found
         metrics: Mapping[str, float] = versions[-1].metrics if versions else {}
         return {
             "object": "learning",
@@ -54,7 +58,7 @@ class Learned:
             "window": heard.window,
             "before": heard.points[0].share if heard.points else None,
             "now": heard.points[-1].share if heard.points else None,
-            "points": [asdict(point) | band(point.share, point.size) for point in heard.points],
+            "points": kept.points,
             "trust": metrics.get("trust"),
             "live": None if live is None else version_name(live),
             "versions": {
@@ -73,14 +77,16 @@ class Learned:
             },
         }
 
-    def _heard(self, user: str | None) -> Reactions:
-        until, found = self._kept.get(user, (-math.inf, None))
-        if found is None or until <= self._clock():
-            began = self._clock()
+    def _heard(self, user: str | None) -> "_Kept":
+        judged, began = last_verdict(self._store), self._clock()
+        kept = self._kept.get(user)
+        if kept is None or began >= (kept.at + UNCHANGED_SECONDS if judged == kept.judged else kept.until):
             found = reactions(self._store, user)
             now = self._clock()
-            self._kept[user] = (now + IDLE * max(0.0, now - began - SWIFT_SECONDS), found)
-        return found
+            points = [asdict(point) | band(point.share, point.size) for point in found.points]
+            kept = _Kept(found, points, judged, now, now + IDLE * max(0.0, now - began - SWIFT_SECONDS))
+            self._kept[user] = kept
+        return kept
 
     def _next(self, lineage: str) -> dict[str, Any]:
         """How many verdicts are missing until the next update."""
@@ -92,6 +98,17 @@ class Learned:
         usable = min(n, sum(quotas(counts, n, self._live.user_share).values()))
         held = sum(mine.held_out for mine in waiting.values())
         return {"of": n, "missing": n - usable, "waiting": sum(counts.values()), "held_out": held}
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What was read, drawn, up to which verdict, when, and until when it does though there are later ones."""
+
+    found: Reactions
+    points: list[dict[str, Any]]
+    judged: float
+    at: float
+    until: float
 
 
 def band(share: float, size: int) -> dict[str, float]:

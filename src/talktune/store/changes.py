@@ -25,6 +25,13 @@ class Latest:
     """The last, whether it made a version or not."""
 
 
+def last_verdict(store: Store) -> float:
+    """When the last verdict was given, by the judge or a person; 0 where none was."""
+    times = [select(func.max(table.c.created)).scalar_subquery() for table in (schema.verdicts, schema.feedback)]
+    with store.reading() as c:
+        return max(at or 0.0 for at in c.execute(select(*times)).one())
+
+
 def latest(store: Store, users: Collection[str]) -> Latest:
     """Look."""
     t, v, s = schema.turns.c, schema.versions.c, schema.lineages.c

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -124,13 +124,16 @@ class Learning:
         now: float,
         readings: NewReadings | None = None,
         advantages: Mapping[str, float] | None = None,
+        place: Callable[[], None] | None = None,
     ) -> None:
         """One update: its turns, its metrics, its readings, and its version, a candidate where something was learned.
 
-        `advantages` are those of its turns.
+        `advantages` are those of its turns. `place` puts the version's files where the row says that they are: it is
+        called last, while nobody else can have the lease, and what it raises undoes all of it.
 
         A turn leaves the queue when it was part of `uses` updates, else it goes to the end. Raises LostLeaseError when
-        this process does not hold the learner's lease, or when a turn does not wait any more.
+        this process does not hold the learner's lease, when a turn does not wait any more, or when there is a
+        version of that number already.
         """
         q, held = schema.learning, schema.leases
         with self._store.engine.begin() as c:
@@ -145,6 +148,9 @@ class Learning:
             c.execute(update(q).where(q.c.turn.in_(again)).values(uses=q.c.uses + 1, created=now))
             c.execute(delete(q).where(q.c.turn.in_([turn for turn in used if turn not in again])))
             if made is not None:
+                v = schema.versions.c.number
+                if c.execute(select(v).where(v == made.number)).first() is not None:
+                    raise LostLeaseError
                 new = asdict(made) | {"state": "candidate", "reason": "", "measures": "{}", "created": now}
                 c.execute(insert(schema.versions).values(**new))
             number = (c.execute(select(func.max(schema.updates.c.number))).scalar() or 0) + 1
@@ -155,6 +161,8 @@ class Learning:
             c.execute(insert(schema.update_turns), rows)
             if readings is not None:
                 add_readings(c, number, readings)
+            if place is not None:
+                place()
 
     def _with_turns(self, rows: Sequence[Any]) -> list[Scored]:
         turns = self._store.turns([row.turn for row in rows]) if rows else {}

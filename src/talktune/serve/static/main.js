@@ -34,13 +34,17 @@ function refresh() {
 
 async function round() {
   try {
-    const found = await get("/v1/learning");
-    learned.show(found);
-    await Promise.all([turns.refresh(), versions.refresh(found.admin), health.refresh(found)]);
+    await Promise.all([turns.refresh(), learning()]); // turns do not wait for the picture, which reads all verdicts
     by("lost")?.remove();
   } catch (error) {
     if (!by("lost")) document.querySelector("main").before(h("p", { id: "lost", class: "note", role: "alert" }, error.message));
   }
+}
+
+async function learning() {
+  const found = await get("/v1/learning");
+  learned.show(found);
+  await Promise.all([versions.refresh(found.admin), health.refresh(found)]);
 }
 
 async function listen() {
