@@ -67,6 +67,17 @@ def test_what_is_lost_little_by_little_is_held_against_the_base_model() -> None:
     assert against(ending(5), ending(6)) == ["5 answers end by themselves, wanted 6 (the base model: 8)"]
 
 
+def test_ends_that_only_learning_has_brought_may_go_again() -> None:
+    """The base model ends 23 of 32 answers, the live one, grown short, all: longer ones are not thereby endless."""
+    base = replace(BASE, ended=(True,) * 23 + (False,) * 9)
+    live = replace(BASE, ended=(True,) * 32)
+    assert objections(base, live, base, None, LIMITS) == []
+    worse = replace(BASE, ended=(True,) * 18 + (False,) * 5 + (True,) * 9)
+    assert objections(worse, live, base, None, LIMITS) == [
+        "answers that end by themselves: 5 lost and 0 gained against the live version"
+    ]
+
+
 def test_the_judge_counts_beyond_two_standard_errors() -> None:
     assert against(BASE, judged=Preference(-0.1, 0.06, 20)) == []
     assert any("moves away" in reason for reason in against(BASE, judged=Preference(-0.1, 0.04, 20)))

@@ -137,11 +137,13 @@ def objections(
     kept = sum(candidate.facts[i] for i in known)
     if known and kept < limits.gate_facts * len(known):
         found.append(f"facts: {kept} of {len(known)} that the base model knows, wanted {limits.gate_facts:.0%}")
-    for what, was, now in (
-        ("facts", live.facts, candidate.facts),
-        ("answers that end by themselves", live.ended, candidate.ended),
+    everywhere = [True] * len(base.facts)
+    for what, was, now, counted in (
+        ("facts", live.facts, candidate.facts, everywhere),
+        # An end that only learning has brought may go again: an answer that had become too short grows.
+        ("answers that end by themselves", live.ended, candidate.ended, base.ended),
     ):
-        lost, gained = _changes(was, now)
+        lost, gained = _changes(was, now, counted)
         if lost - gained > NOISE * sqrt(lost + gained):
             found.append(f"{what}: {lost} lost and {gained} gained against the live version")
     ended, enough = sum(candidate.ended), ceil(limits.gate_ended * sum(base.ended))
@@ -164,7 +166,7 @@ def objections(
     return found
 
 
-def _changes(was: Sequence[bool], now: Sequence[bool]) -> tuple[int, int]:
-    """How many were lost, and gained."""
-    pairs = list(zip(was, now, strict=True))
+def _changes(was: Sequence[bool], now: Sequence[bool], counted: Sequence[bool]) -> tuple[int, int]:
+    """How many of the counted ones were lost, and gained."""
+    pairs = [(a, b) for a, b, counts in zip(was, now, counted, strict=True) if counts]
     return sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)

@@ -22,8 +22,8 @@ from talktune.policy.tokens import decode_answer, render_prompt
 from talktune.store.policies import Version
 from talktune.types import Sample, Sampled, Turn
 
-FACT_TOKENS = 32
-"""Room for an answer in one sentence to end by itself: one that does not has grown long."""
+FACT_TOKENS = 64
+"""Room for an answer in one sentence to end by itself, a long sentence too; one that does not goes on and on."""
 TEMPERATURE = 0.8
 
 
@@ -81,7 +81,7 @@ class Examiner:
     def _asked(self, probes: Sequence[Probe]) -> dict[tuple[int, ...], Probe]:
         """The probes by their token ids, each once, without those that the model has no room for."""
         asked = {tuple(render_prompt(self._tokenizer, probe.prompt)): probe for probe in probes}
-        room = self._engine.context - self.limits.probe_tokens
+        room = self._engine.context - max(self.limits.probe_tokens, FACT_TOKENS)
         return {ids: probe for ids, probe in asked.items() if len(ids) < room}
 
     def _measure(
