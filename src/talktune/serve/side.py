@@ -339,7 +339,7 @@ def kind_of(
         return "side"
     if alone and not system and limit is not None and limit <= PROBE_TOKENS and is_probe(words[0]):
         return "side"
-    clients = [_has(text, _WORDS) and _is_clients(text, alone=alone, short=short, shaped=shaped) for text in words]
+    clients = [_is_clients(text, alone=alone, short=short, shaped=shaped) for text in words]
     if not any(clients):
         return "main"
     later = words[len(clients) - clients[::-1].index(True) :]
@@ -401,7 +401,7 @@ def _is_task(system: str) -> bool:
 
 def _is_clients(text: str, *, alone: bool, short: bool, shaped: bool) -> bool:
     """Whether a user message is one that a client wrote."""
-    if _is_known(text):
+    if _has(text, _WORDS) and _is_known(text):
         return True
     found = points(text, system=False, alone=alone, short=short, shaped=shaped) if _has(text, TRIGGERS) else 0
     return found >= ENOUGH

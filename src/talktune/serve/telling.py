@@ -146,23 +146,12 @@ _PROBE = re.compile(
     r"|answer)(?: with)?(?: only)?(?: the word)?"
     r"\W*(?:ok|okay|hi|hello|pong|ping|yes|test|ready)\W*(?:only|and nothing else)?)\W*\Z"
 )
+_WHICH = ("first", "last", "latest", "opening", "most recent", "next", "new")
 TRIGGERS = (
+    *(f"{which} {what}" for which in _WHICH for what in ("question", "turn", "reply")),
     *("conversation", "chat", "dialog", "exchange", "thread", "session", "transcript", "discussion", "message"),
     *("history", "user", "human", "person", "assistant", "context", "commit", "branch", "scheduled", "automat"),
-    *(
-        "question",
-        "repl",
-        "turn",
-        "cron",
-        "timer",
-        "system",
-        "idle",
-        "wake",
-        "heartbeat",
-        "compaction",
-        "nothing",
-        "everything",
-    ),
+    *("cron", "timer", "system", "idle", "wake", "heartbeat", "compaction", "nothing", "everything"),
     *("no action", "maintenance", "background", "diff", "@@ ", "+++ ", "--- ", "gespräch", "unterhaltung"),
     *("conversac", "conversaz", "conversa", "对话", "会话", "聊天", "会話"),
 )
