@@ -9,7 +9,11 @@ import httpx2
 import openai
 import pytest
 
+from talktune.config import ServeConfig
 from talktune.conversations.turns import turns_of
+from talktune.serve import anthropic
+from talktune.serve.forward import engine_body
+from talktune.serve.request import parse_request
 from talktune.store.store import Store
 
 from .conftest import Engine, Serving, running_engine, serving
@@ -500,3 +504,21 @@ def test_a_prompt_that_is_too_long(server: Serving, engine: Engine) -> None:
         assert word in error["message"]
     said = post(server, "/v1/messages", {"messages": [message]}).json()["error"]["message"]
     assert said.startswith("prompt is too long: ")
+
+
+def test_an_unknown_engine_gets_parts_of_nothing_but_text_as_one_text() -> None:
+    said = [{"type": "text", "text": "Look at this."}, {"type": "text", "text": "What is it?"}]
+    marked = [{**said[0], "cache_control": {"type": "ephemeral"}}, said[1]]
+    picture = [*said, {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]
+
+    def sent(inner: dict[str, Any]) -> Any:
+        body = engine_body(parse_request(inner, {}, ServeConfig()), "other", None, ServeConfig())
+        return body["messages"][0]["content"]
+
+    def chat(parts: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"messages": [{"role": "user", "content": parts}]}
+
+    assert sent(anthropic.request({"max_tokens": 9} | chat(marked))) == "Look at this.\nWhat is it?"
+    assert sent(chat(said)) == "Look at this.\nWhat is it?"
+    assert sent(chat(picture)) == picture
+    assert sent(chat(marked)) == marked

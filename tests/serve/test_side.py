@@ -1,13 +1,19 @@
 """Whose requests are whose: whole requests of many clients and of people, and a text that is made to be slow."""
 
+# pyright: reportPrivateUsage=false
+
 import json
+import re
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from talktune.config import ServeConfig
-from talktune.serve import side
+from talktune.serve import side, telling
 from talktune.serve.request import parse_request
 from talktune.serve.side import HEAD, kind_of, since_last_answer
 from talktune.types import Message
@@ -15,6 +21,7 @@ from talktune.types import Message
 DATA = Path(__file__).resolve().parents[1] / "data" / "side_turns.jsonl"
 ROWS: list[dict[str, Any]] = [json.loads(line) for line in DATA.read_text(encoding="utf-8").splitlines()]
 BIG = 300_000
+PARSER: Any = import_module("re._parser")
 HEARTBEAT = "Read HEARTBEAT.md if it exists. Follow it strictly. If nothing needs attention, reply HEARTBEAT_OK."
 REQUEST = "Generate a title for the conversation, 5 words, no quotes.\n"
 
@@ -44,6 +51,66 @@ def test_texts_without_a_telling_word_need_no_pattern(monkeypatch: pytest.Monkey
     for cached in (side._told, side._is_task):  # pyright: ignore[reportPrivateUsage]
         cached.cache_clear()
     assert [kind(row["request"]) for row in ROWS] == quick
+
+
+def needed() -> list[tuple[str, re.Pattern[str], Sequence[str]]]:
+    """Patterns without which a text is a person's, each with the words of which every text that it matches has one."""
+    known = {"_TITLE": side._TITLE, "_HEARTBEAT": side._HEARTBEAT, "_SUMMARY": side._SUMMARY, "_LABEL": side._LABEL}
+    known |= {f"_SYSTEM {i}": pattern for i, pattern in enumerate(side._SYSTEM)}
+    known |= {f"_CLIENT {i}": pattern for i, pattern in enumerate(side._CLIENT)}
+    found: list[tuple[str, re.Pattern[str], Sequence[str]]] = [
+        (name, pattern, side._WORDS) for name, pattern in known.items()
+    ]
+    about = {"_TALK": telling._TALK, "_WEAK": telling._WEAK, "_CHANGES": telling._CHANGES}
+    about |= {"_CLASSIFIED": telling._CLASSIFIED, "_ALONE": telling._ALONE, "_CHANGE": telling._CHANGE}
+    about |= {"TRANSCRIPT": telling.TRANSCRIPT, "PERSON": telling.PERSON, "_CONSTANT": telling._CONSTANT}
+    found += [(name, pattern, telling.TRIGGERS) for name, pattern in about.items()]
+    return found
+
+
+def example(pattern: re.Pattern[str], random: Random) -> str:
+    """A text with all that a pattern needs: what it looks ahead for stands in it, too, and nothing that it forbids."""
+    groups: dict[int | None, str] = {}
+
+    def one(op: str, value: Any) -> str:
+        match op:
+            case "LITERAL":
+                return chr(value)
+            case "ANY":
+                return " "
+            case "IN":
+                kind, what = str(value[0][0]), random.choice(value)
+                if kind == "NEGATE" or str(what[0]) == "CATEGORY":
+                    return {"CATEGORY_DIGIT": "7", "CATEGORY_SPACE": " "}.get(str(what[1]), "x")
+                return chr(what[1] if str(what[0]) == "LITERAL" else random.randint(*what[1]))
+            case "MAX_REPEAT" | "MIN_REPEAT":
+                least, most, inner = value
+                return "".join(whole(inner) for _ in range(random.randint(least, min(most, least + 1))))
+            case "SUBPATTERN":
+                groups[value[0]] = whole(value[-1])
+                return groups[value[0]]
+            case "BRANCH":
+                return whole(random.choice(value[1]))
+            case "GROUPREF":
+                return groups[value]
+            case "ASSERT":
+                return whole(value[1]) if value[0] > 0 else ""
+            case _:
+                return ""
+
+    def whole(parts: Any) -> str:
+        return "".join(one(str(op), value) for op, value in parts)
+
+    return whole(PARSER.parse(pattern.pattern, pattern.flags))
+
+
+@pytest.mark.parametrize(("name", "pattern", "words"), needed(), ids=[name for name, _, _ in needed()])
+def test_no_text_that_a_pattern_matches_is_passed_over(
+    name: str, pattern: re.Pattern[str], words: Sequence[str]
+) -> None:
+    random = Random(name)
+    passed = [text for text in (example(pattern, random) for _ in range(300)) if not side._has(text, words)]
+    assert not passed, passed[:3]
 
 
 @pytest.mark.parametrize("text", ["hi", "Ping.", "Reply with only the word OK"])

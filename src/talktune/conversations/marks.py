@@ -38,7 +38,7 @@ LEAST_LINE = 40
 
 def bare(text: str) -> str:
     """The text without its blocks of reasoning, whether they were opened or closed or both."""
-    if len(text) > LONGEST:
+    if len(text) > LONGEST or ("<" not in text and "[" not in text):
         return text
     kept: list[str] = []
     at = 0

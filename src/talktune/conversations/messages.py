@@ -50,7 +50,7 @@ def message_from_dict(raw: object, where: str = "the message", *, request: bool 
     calls = fields.get("tool_calls") or ()
     if calls and role != "assistant":
         raise BadConversation(f"{where} has tool_calls, which only the assistant can make")
-    if not isinstance(calls, Sequence) or isinstance(calls, str):
+    if calls != () and (not isinstance(calls, Sequence) or isinstance(calls, str)):
         raise BadConversation(f"{where}: tool_calls is not a list")
     return Message(
         role=ROLES[role],
@@ -128,7 +128,7 @@ def caller_of(messages: Sequence[Message], index: int) -> int | None:
 
 def object_of(raw: object, otherwise: str) -> Mapping[str, Any]:
     """A JSON object as it is; raises `BadConversation` with the reason `otherwise` for anything else."""
-    if not isinstance(raw, Mapping):
+    if type(raw) is not dict and not isinstance(raw, Mapping):  # the first is quick, and true of nearly all
         raise BadConversation(otherwise)
     return cast(Mapping[str, Any], raw)
 

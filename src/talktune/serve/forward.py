@@ -41,7 +41,8 @@ def engine_body(asked: ChatRequest, dialect: Dialect, model: str | None, config:
     To an engine of a known dialect the messages go as they are stored, so that what was asked is what is kept:
     `developer` as `system`, text parts as text. A limit that is too high is clamped, a missing temperature becomes
     the configured one, a cut that nobody asked for is ruled out, and an empty list of tools is left out (engines
-    refuse it). An unknown engine gets the client's own words.
+    refuse it). An unknown engine gets the client's own words, those that come in parts of nothing but text as one text:
+    not every engine takes parts.
     """
     body = {key: value for key, value in asked.raw.items() if key not in OWN_FIELDS and value is not None}
     if dialect != "host":
@@ -56,7 +57,7 @@ def engine_body(asked: ChatRequest, dialect: Dialect, model: str | None, config:
         for key in ("max_tokens", "max_completion_tokens"):
             if key in body:
                 body[key] = min(asked.limit or most, most)
-        return body
+        return body | {"messages": [_in_one(message) for message in body["messages"]]}
     body.pop("max_completion_tokens", None)
     body["max_tokens"] = min(asked.limit or most, most)
     body["temperature"] = config.temperature if asked.temperature is None else asked.temperature
@@ -65,6 +66,19 @@ def engine_body(asked: ChatRequest, dialect: Dialect, model: str | None, config:
     if not any(message.has_image for message in asked.messages):
         body["messages"] = [message_to_dict(message) for message in asked.messages]
     return with_tokens(body, dialect)
+
+
+def _in_one(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose content is one text, where it has parts of nothing but text."""
+    parts = message.get("content")
+    if not isinstance(parts, list) or not parts or any(not _is_text(part) for part in cast(list[Any], parts)):
+        return message
+    return message | {"content": "\n".join(part["text"] for part in parts)}
+
+
+def _is_text(part: Any) -> bool:
+    """Whether a part says what it says by its text alone."""
+    return isinstance(part, dict) and part.keys() == {"type", "text"} and part["type"] == "text"
 
 
 def _known(body: dict[str, Any], more: Collection[str]) -> dict[str, Any]:

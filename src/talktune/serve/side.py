@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from talktune.serve.telling import ENOUGH, PERSON, SHOWN, TRANSCRIPT, TRIGGERS, is_probe, is_transcript, points
+from talktune.serve.telling import ENOUGH, FORM, PERSON, SHOWN, TRANSCRIPT, TRIGGERS, is_probe, is_transcript, points
 from talktune.types import Message, TurnKind
 
 START = 1200
@@ -87,7 +87,8 @@ _SYSTEM = tuple(
         # Summaries, and memories, that the client keeps for itself.
         r"you are [^.\n]{0,60}\b(?:(?:context|conversation|history|anchored)[- ]?(?:context"
         r" )?(?:summari[sz]ation|compaction)"
-        r"|summari[sz]ing conversations|compaction (?:agent|assistant|summari[sz]er|pre-summari[sz]er))\b",
+        r"|summari[sz]ing (?:(?:chat|coding|long|partial) )?conversations"
+        r"|compaction (?:agent|assistant|summari[sz]er|pre-summari[sz]er))\b",
         r"(?:please |\*?briefly\*? |progressively |concisely )*summari[sz]e (?:this|the) (?:\w+ ){0,2}"
         r"(?:chat|conversation|session|thread|discussion|lines of conversation)\b",
         r"you are (?:a personal information organizer|an? (?:\w+ ){0,3}memory (?:manager|extractor|extraction))\b",
@@ -95,6 +96,10 @@ _SYSTEM = tuple(
         r"|preferences) about the (?:user|person|human)\b(?=.{0,600}\bjson\b)",
         # The question behind a question, for a search.
         _STANDALONE,
+        r"you are evaluating a hook in claude code\b",
+        r"you are the component that summari[sz]es internal chat history\b",
+        r"you are in a role play game\..{0,4000}?\bselect the next role from\b",
+        r"you are an ai namer that creates\b",
         # What agents ask about a command, a page, a change.
         r"your task is to process bash commands\b",
         r"extract any file paths that this command\b",
@@ -147,6 +152,12 @@ _CLIENT = tuple(
         r"\AThe user stepped away and is coming back\b",
         r"\ADescribe your most recent action in \d",
         r"\AProgressively summarize the lines of conversation\b",
+        # Events of a runtime, as JSON; a hole to be filled at the end of a text.
+        r"(?is)\A\{\s*\"type\":\s*\"(?:heartbeat|system_alert|system|event|cron|timer|alert"
+        r"|notification|login)\".*\}\Z",
+        r"(?s)\A.{0,200}<\|?fim[_-]prefix\|?>.*<\|?fim[_-]suffix\|?>",
+        r"(?i)\APlease help me predict the \w+ most likely questions that human would ask\b",
+        r"(?s)(?:<\|?fim[_-](?:prefix|suffix|middle)\|?>|\{\{(?:FILL_HERE|HOLE_NAME|CURSOR)\}\}).*<[A-Z_]{4,20}>\s*\Z",
         # Open WebUI's templates, not the one in which it puts a user's question to documents.
         r"(?is)\A###\s*task:\s*\n(?!.{0,200}\b(?:user query|my)\b)(?=.{0,500}\b(?:titles?|tags?|follow-?up|search quer"
         r"|autocompletion|emoji|image generation|memor)).*(?:<chat_history>|\n#+ ?chat history|`?<type>"
@@ -210,6 +221,12 @@ _OWN = re.compile(
     r"|mis?|io|mio|eu|meu|minha)\b"
 )
 """A person's words for themselves, which clients do not have, or for what they want to know of a text."""
+_ASKS = re.compile(r"(?i)\A\s*(?:(?:what|which|how|could|can|would|is|are)\b\s*)+")
+_BEHIND = re.compile(
+    r"(?i)\A\W*(?:ignore (?:all )?previous instructions\.\s*)?(?:please |briefly |now |pause the roleplay\W+)*"
+    r"(?:summari[sz]e|(?:write|create|provide|generate|give) (?:me )?(?:an? )?(?:[\w-]+ ){0,3}summary)\b"
+)
+"""An order that a client puts behind the talk as a system prompt: persons write none there."""
 _SHOWN = re.compile(r"(?i)\b(?:in|for) the (?:\w+ )?(?:sidebar|history list|list of (?:chats|conversations))\b")
 _PROGRAM = re.compile(rf"(?i){_MADE}")
 _SENTENCE = re.compile(r"[.!?。!?\n]+(?=\s|\Z)|[。\n]")
@@ -247,7 +264,8 @@ _QUICK = ("Warmup", "quota", "count", "test connection")
 """Whole first messages of clients that try an engine."""
 _WORDS = (
     *TRIGGERS,
-    *("titl", "titr", "títul", "titol", "tag", "headline", "label", "slug", "phrase", "name", "tagline"),
+    *("titl", "titel", "titr", "títul", "titul", "titol"),
+    *("tag", "headline", "label", "slug", "phrase", "name", "tagline"),
     *(
         "标题",
         "主题",
@@ -264,9 +282,23 @@ _WORDS = (
     ),
     *("suggestion mode", "<policy_spec>", "web page content", "web search", "stepped away", "most recent action"),
     *("task", "facial expression", "standalone", "bash commands", "file paths", "correct tool"),
+    *(
+        "description",
+        "handoff",
+        "handover",
+        "evaluating a hook",
+        "next role",
+        "namer",
+        "most likely",
+        '"type":',
+        "fim",
+        "{{",
+    ),
     *("information organizer", "the person", "exec completion", "enhanced version", "preceding response"),
 )
 """Every text of a client has one of these: where none is, nothing need be looked for."""
+_CAPITALS = re.compile(r"[A-Z][A-Z_]{3}")
+"""The beginning of a constant, with which a client wants to be answered where there is nothing to do."""
 FEW_TOKENS = 64
 """An answer of so many tokens is a label rather than an answer."""
 PROBE_TOKENS = 16
@@ -298,11 +330,16 @@ def kind_of(
     told = max((_told(text, alone, short, shaped) for text in system), default=0) if tools <= 1 else 0
     if told >= ENOUGH or (told >= ENOUGH - SHOWN and words and is_transcript(words[-1])):
         return "side"
+    last = messages[-1]
+    if len(messages) > len(system) and last.role == "system" and _BEHIND.match(last.content[:START]):
+        return "side"
+    if shaped and alone and _is_task(words[0]):
+        return "side"
     if words in ([word] for word in _QUICK) and not answered:
         return "side"
     if alone and not system and limit is not None and limit <= PROBE_TOKENS and is_probe(words[0]):
         return "side"
-    clients = [_has(text, _WORDS) and _is_clients(text, alone=alone, short=short, shaped=shaped) for text in words]
+    clients = [_is_clients(text, alone=alone, short=short, shaped=shaped) for text in words]
     if not any(clients):
         return "main"
     later = words[len(clients) - clients[::-1].index(True) :]
@@ -318,10 +355,10 @@ def _told(system: str, alone: bool, short: bool, shaped: bool) -> int:
 def _has(text: str, words: Sequence[str]) -> bool:
     lower = text.lower()
     # Each request waits for this, and any() takes longer.
-    for word in words:  # noqa: SIM110
+    for word in words:
         if word in lower:
             return True
-    return False
+    return _CAPITALS.search(text) is not None
 
 
 def since_last_answer(messages: Sequence[Message]) -> list[str]:
@@ -364,7 +401,7 @@ def _is_task(system: str) -> bool:
 
 def _is_clients(text: str, *, alone: bool, short: bool, shaped: bool) -> bool:
     """Whether a user message is one that a client wrote."""
-    if _is_known(text):
+    if _has(text, _WORDS) and _is_known(text):
         return True
     found = points(text, system=False, alone=alone, short=short, shaped=shaped) if _has(text, TRIGGERS) else 0
     return found >= ENOUGH
@@ -394,6 +431,8 @@ def _names_talk(text: str, *more: re.Pattern[str]) -> bool:
     Each of these is a matter of words; that all of them come together, in whatever order, is a client's.
     """
     ask = text[: min([m.start() for p in (TRANSCRIPT, PERSON) if (m := p.search(text)) is not None], default=len(text))]
+    if sum(form.search(ask) is not None for form in FORM) > 1:
+        ask = _ASKS.sub("", ask)
     if _OWN.search(ask) or not (_TERSE.search(ask) or _ONLY.search(ask)):
         return False
     sentences = [one for one in _SENTENCE.split(ask) if _LABEL.search(one) and not _PROGRAM.search(one)]

@@ -25,7 +25,8 @@ _TASK = re.compile(
     r"(?i)\b(?:summar|condens|compress|synops|digest|extract|classif|categor|determin|decid|detect|assess|judg|evaluat"
     r"|predict|propos|suggest|rewrit|rephras|reformulat|label|nam(?:e|ing)\b|titl|merg|list\b|generat|produc|pick\b"
     r"|choos|identif|creat|writ|stat(?:e|ing)\b|provid|giv|analy[sz]|rate\b|score|tag|maintain|updat|translat|assign"
-    r"|check|recogni[sz]|find|vergib|erstell|erzeug|benenn|recap|génèr|génér|résum|crea|gener|resum|riassum)|生成|总结|概括|起"
+    r"|check|extend|recogni[sz]|find|vergib|erstell|erzeug|benenn"
+    r"|recap|génèr|génér|résum|crea|gener|resum|riassum)|生成|总结|概括|起"
 )
 _NOUN = (
     r"(?:(?:chat|coding|user|support) )?(?:conversations?|transcript|chat history|conversation history|message history"
@@ -33,13 +34,17 @@ _NOUN = (
 )
 _WEAK = re.compile(
     r"(?i)\b(?:this|the|a|given|following|below|above|preceding|current|entire|whole|coding|chat) (?:\w+ )?"
-    r"(?:dialogue|exchange|thread|session|discussion)\b(?! (?:between|with|from|about|on|id|cookie|key|pool|dump"
-    r"|timeout|expires?))"
+    r"(?:dialogue|exchange|thread|session|discussion)\b(?! (?:between|with|from(?! the user)|about|on|id|cookie|key"
+    r"|pool|dump|timeout|expires?))"
 )
 """Words for a talk that name other things as well."""
-_END = r"(?! (?:between|with|from|about|on how|at (?:work|home|school)))"
+_END = (
+    r"(?! (?:between(?! (?:an?|the) (?:ai|user|human|person|assistant)\b)"
+    r"|with(?! (?:an?|the) (?:ai|user|assistant)\b)|from|about|on how|at (?:work|home|school)))"
+)
 _TALK = re.compile(
-    rf"(?i)\b(?:this|the|a|an|given|following|below|above|preceding|previous|current|entire|whole|ongoing|past)"
+    rf"(?i)\b(?:this|the|a|an|given|following|below|above|preceding|previous|current|entire|whole|ongoing|past"
+    rf"|user'?s?)"
     rf" (?:\w+ ){{0,1}}?{_NOUN}\b{_END}"
     rf"|\b(?:labels?|names?|titles?|tags?|summari[sz]es?) {_NOUN}\b{_END}|\b{_NOUN} (?:titles?|names?|labels?)\b"
     r"|\bthe (?:user|human|person)(?:'s)? (?:will|might|may|could|would|is likely to|wants? to|is going to)"
@@ -64,18 +69,30 @@ _ARTEFACT = re.compile(
     r"|status bar|synopsis)\b|标题|主题|タイトル"
 )
 _CHANGES = re.compile(r"(?i)\b(?:commit messages?|branch names?)\b")
-_FORM = (
+FORM = (
     re.compile(r"(?i)\b(?:only|solely|alone|(?:output|return|with) just|plain text|nothing else|nothing but"
                r"|exactly|verbatim|nur|ausschließlich|höchstens"
                r"|uniquement|seulement|s[oó]lo|solamente|únicamente|soltanto|apenas|somente)\b|[只仅]|のみ|だけ"),
     re.compile(r"(?i)\bno (?:\w+ )?(?:quotes|quotation|punctuation|preamble|introduction|explanations?|extra"
                r"|other|prose"
-               r"|markdown|period|commentary)\b|\bwithout (?:any )?(?:quotes|punctuation|preamble|explanation)"),
-    re.compile(r"(?i)\bjson\b"),
+               r"|markdown|period|commentary)\b|\bwithout (?:any )?(?:quotes|punctuation|preamble|explanation"
+               r"|(?:additional|extra|other|further) \w+)|\bno additional\b"),
+    re.compile(r"(?i)\bjson\b|\bcomma-separated\b|\bxml\b|\busing the [\w-]+ tool\b|\byou must (?:only )?call\b"
+               r"|\bcall only\b"),
     re.compile(r"(?i)\b(?:\d+|one|two|three|four|five|six|seven|eight|ten|single)(?: ?(?:-|–|to|or) ?(?:\d+|\w+))?[- ]"
                r"(?:\w+ )?(?:words?|characters?|chars?|bullet points?|bullets|sentences?|lines?)\b|\bone of:"
                r"|\b(?:true or false|yes or no)\b|\bYES/NO\b|\bone-(?:line|word|sentence)\b|\bmax(?:imum)?\b"),
 )  # fmt: skip
+_UNANSWERED = re.compile(
+    r"(?i)\bnot\W{1,5}(?:attempt to |try to )?\W{0,3}(?:answer|respond to|reply to|follow|execute"
+    r"|carry out|continue)\W{0,3} "
+    r"(?:the|this|any|that|it|them|their) ?(?:(?:\w+ )?(?:questions?|messages?|requests?|quer(?:y|ies)|conversation"
+    r"|instructions?|task)\b)?(?! (?:about|on|unless|if|regarding|related|outside|that|without|which|when)\b)"
+)
+"""What was said is there to be worked on, and not to be answered."""
+_ROLE = re.compile(r"(?i)\A\W{0,4}(?:you are an? |your (?:task|job|role|goal) is to )")
+"""A client that has no system prompt puts its own before the text."""
+_CLASSIFIED = re.compile(r"(?i)\b(?:the )?user'?s? (?:\w+ )?(?:message|input|request|query|prompt)\b")
 _THIRD = re.compile(r"(?i)\bthe (?:user|human|assistant|next agent)(?:'s)?\b|\buser preferences\b")
 _USE = re.compile(
     r"(?i)\b(?:context is (?:\w+ )?full|fresh instance|no tool calls|shown to the user|history list|sidebar"
@@ -83,6 +100,8 @@ _USE = re.compile(
     r"|future (?:reference|context|turns|sessions)|long-term|knowledge graph|can be found later|list of (?:chats"
     r"|conversations|threads)|replaces? (?:the|them|older|this) ?(?:history|messages|conversation|in)?|next agent"
     r"|another (?:agent|model|assistant)|older messages|not address the user|not call (?:any )?tools|for a coding tool"
+    r"|out of context|loss of context|without losing context|continu(?:e|ing) the work|new thread|resume the work"
+    r"|will be (?:replaced|removed|trimmed|discarded)"
     r"|search the web|web search|used (?:for|to|as|by)|history of chats)\b"
 )
 _ALONE = re.compile(
@@ -90,7 +109,7 @@ _ALONE = re.compile(
     r"|\bscheduled\b|\A\W*(?:cron|timer|system|heartbeat|background|maintenance|idle|wake-?up)\b"
     r"|\bno (?:new )?(?:user|human) (?:message|input)\b|\bmaintenance (?:turn|task|run)\b|\bbackground (?:check"
     r"|run|turn)\b"
-    r"|\bcompaction turn\b"
+    r"|\bcompaction turn\b|\b(?:hidden from|not (?:visible|shown) to) the (?:user|person|human)\b"
 )
 _NOTHING = re.compile(
     r"(?i)\b(?:if|when|unless|otherwise|should)\b[^.\n;]{0,60}\b(?:nothing|no action|no task|no work|all (?:is )?"
@@ -114,6 +133,12 @@ _MADE = re.compile(
     r"(?i)\b(?:code|function|script|program|class|method|test|schema|component|api|generator|haiku|poem|song|story"
     r"|screen|page|novel|game|character|scene|play|film)s?\b"
 )
+_QUOTED = re.compile(r"(?<!\w)(?:'\w{1,8}'|\"\w{1,8}\")(?!\w)")
+"""A word that is spoken of, not said."""
+_TOOL = re.compile(
+    r"(?i)\b(?:message|title|name|tag|summary|topic) generator\b|\b(?:iso|language|country|error|status) codes?\b"
+)
+"""What a client calls the model, and codes that are none of a program; who wants one made says so otherwise."""
 _SENTENCE = re.compile(r"[.!?。!?\n]+(?=\s|\Z)|[。\n]")
 _CHANGE = re.compile(r"(?m)^(?:diff --git |@@ |\+\+\+ |--- )")
 _PROBE = re.compile(
@@ -121,13 +146,16 @@ _PROBE = re.compile(
     r"|answer)(?: with)?(?: only)?(?: the word)?"
     r"\W*(?:ok|okay|hi|hello|pong|ping|yes|test|ready)\W*(?:only|and nothing else)?)\W*\Z"
 )
+_WHICH = ("first", "last", "latest", "opening", "most recent", "next", "new")
 TRIGGERS = (
+    *(f"{which} {what}" for which in _WHICH for what in ("question", "turn", "reply")),
     *("conversation", "chat", "dialog", "exchange", "thread", "session", "transcript", "discussion", "message"),
-    *("history", "the user", "the human", "the assistant", "context", "commit", "branch", "scheduled", "automat"),
-    *("cron", "nothing", "everything", "no action", "maintenance", "background", "gespräch", "unterhaltung"),
+    *("history", "user", "human", "person", "assistant", "context", "commit", "branch", "scheduled", "automat"),
+    *("cron", "timer", "system", "idle", "wake", "heartbeat", "compaction", "nothing", "everything"),
+    *("no action", "maintenance", "background", "diff", "@@ ", "+++ ", "--- ", "gespräch", "unterhaltung"),
     *("conversac", "conversaz", "conversa", "对话", "会话", "聊天", "会話"),
 )
-"""Every order has one of these words: a text without them has no points."""
+"""Every order has one of these words, or a word in capitals: a text without them has no points."""
 
 
 def points(text: str, *, system: bool, alone: bool, short: bool, shaped: bool) -> int:
@@ -141,25 +169,29 @@ def points(text: str, *, system: bool, alone: bool, short: bool, shaped: bool) -
     ask = text[: min([START, *marks])]
     if not ask.strip():
         ask = text[-TAIL:].rsplit("\n\n", 1)[-1]
-    if _OWN.search(ask) or (not system and _ABOUT.search(ask)):
+    if _OWN.search(_QUOTED.sub("", ask)) or (not system and _ABOUT.search(ask)):
         return 0
-    orders = [one for one in _SENTENCE.split(ask) if not _MADE.search(one)]
+    ordered = system or (alone and _ROLE.match(ask) is not None)
+    orders = [one for one in _SENTENCE.split(ask) if not _MADE.search(_TOOL.sub("", one) if ordered else one)]
     tasks = [one for one in orders if _TASK.search(one)]
-    forms = sum(bool(form.search(ask)) for form in _FORM) + shaped
+    forms = sum(bool(form.search(ask)) for form in FORM) + shaped
     uses = len({use.lower() for use in _USE.findall(ask)})
-    weak = system or shown or uses
-    found = 2 * any(
-        _TALK.search(one) or (weak and _WEAK.search(one)) or (system and _CHANGES.search(one)) for one in tasks
-    )
+    weak = ordered or shown or uses
+
+    unanswered = ordered and _UNANSWERED.search(ask) is not None
+    kinds = [(_TALK, True), (_WEAK, weak), (_CHANGES, ordered), (_CLASSIFIED, unanswered)]
+    counted = [pattern for pattern, counts in kinds if counts]
+    where = orders if tasks and (shown or shaped or unanswered) else tasks
+    found = 2 * any(pattern.search(one) for one in where for pattern in counted)
     about = found or shown or _CHANGE.search(text) is not None
     unasked = 0 if system else 2 * bool(_ALONE.search(ask)) + 2 * bool(_CONSTANT.search(ask))
     if unasked and unasked + bool(_NOTHING.search(ask)) + uses > 2:
         found += unasked + bool(_NOTHING.search(ask)) + min(uses, 3)
-    elif not about or not (forms or uses):
+    elif not about or not (forms or uses or unanswered or short):
         return 0
     else:
         found += bool(_ARTEFACT.search(ask)) + min(forms, 2) + min(uses, 3)
-    found += SHOWN * shown + bool(_CHANGE.search(text)) + bool(_THIRD.search(ask))
+    found += 2 * unanswered + SHOWN * shown + bool(_CHANGE.search(text)) + bool(_THIRD.search(ask))
     return found + alone + short
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, literal, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Insert, bindparam, delete, func, insert, literal, or_, select, update
 
 from talktune.store import schema
 from talktune.types import Turn, Verdict
@@ -37,13 +37,26 @@ def queue_for_judging(c: Connection, turns: Sequence[str]) -> None:
 
     One that is claimed right now waits anew: its judge may have found that nothing had followed yet.
     """
-    t, j = schema.turns.c, schema.judging
-    c.execute(update(j).where(j.c.turn.in_(turns), j.c.owner.is_not(None)).values(owner=None, until=0.0))
-    done = [select(table.c.turn) for table in (schema.verdicts, schema.feedback, j)]
+    c.execute(_WAITS_ANEW, {"ids": turns})
+    c.execute(_WAITS, {"ids": turns})
+
+
+def _waits() -> Insert:
+    t = schema.turns.c
+    done = [select(table.c.turn) for table in (schema.verdicts, schema.feedback, schema.judging)]
     new = select(t.id, t.created, literal(0.0), literal(0), literal(0.0)).where(
-        t.id.in_(turns), t.kind == "main", t.state == "complete", *(t.id.not_in(one) for one in done)
+        t.id.in_(_IDS), t.kind == "main", t.state == "complete", *(t.id.not_in(one) for one in done)
     )
-    c.execute(insert(j).from_select(["turn", "created", "after", "tries", "until"], new))
+    return insert(schema.judging).from_select(["turn", "created", "after", "tries", "until"], new)
+
+
+_IDS = bindparam("ids", expanding=True)
+_WAITS = _waits()
+_WAITS_ANEW = (
+    update(schema.judging)
+    .where(schema.judging.c.turn.in_(_IDS), schema.judging.c.owner.is_not(None))
+    .values(owner=None, until=0.0)
+)
 
 
 def queue_for_learning(c: Connection, turn: str, user: str, conversation: str, at: float) -> None:

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import (
     Connection,
+    Dialect,
     Engine,
     ExceptionContext,
-    Executable,
+    Insert,
     Table,
     and_,
     bindparam,
@@ -24,6 +25,7 @@ from sqlalchemy import (
     func,
     insert,
     make_url,
+    null,
     or_,
     select,
     update,
@@ -70,7 +72,8 @@ class Store:
             # A connection that died while nobody used it is opened again, before anything is asked over it.
             self.engine: Engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
             self._reading = self.engine.execution_options(talktune_reads=True)
-            self._conversation, self._text, self._sent = _upserts(self.engine.dialect.name)
+            self._asking = self.engine.execution_options(talktune_asks=True)
+            self._conversation, self._text, self._sent, self._turn = _writes(self.engine.dialect)
             if self.engine.dialect.name == "sqlite":
                 event.listen(self.engine, "connect", _sqlite_options)
                 event.listen(self.engine, "begin", _sqlite_begin)
@@ -134,12 +137,14 @@ class Store:
                 return
             fresh = _one_conversation_a_session(c, fresh)
             latest = {turn.conversation: turn for turn in fresh}.values()
-            c.execute(self._conversation, [_conversation_values(turn) for turn in latest])
-            if texts := {_text_hash(body): body for turn in fresh for body in _texts(turn) if body}:
-                c.execute(self._text, [{"hash": key, "body": body} for key, body in texts.items()])
+            self._conversation.of(c, [_conversation_values(turn) for turn in latest])
+            texts: dict[str, bytes] = {}
+            rows = [_turn_values(turn, texts) for turn in fresh]
+            if texts:
+                self._text.of(c, [{"hash": key, "body": body} for body, key in texts.items()])
             if messages := {key: row for turn in fresh for key, row in _sent(turn).items()}:
-                c.execute(self._sent, list(messages.values()))
-            c.execute(insert(schema.turns), [_turn_values(turn) for turn in fresh])
+                self._sent.of(c, list(messages.values()))
+            self._turn.of(c, rows)
             if parents := [turn.parent for turn in fresh if turn.parent is not None]:
                 c.execute(_CONTINUED, {"ids": parents})
                 queue_for_judging(c, [t.parent for t in fresh if t.parent is not None and t.kind == "main"])
@@ -154,28 +159,21 @@ class Store:
         Of several turns with one hash: one that answered under the same system prompt, then one that nothing
         continues yet, then the newest.
         """
-        t = schema.turns.c
-        same = (t.system == _text_hash(_system_text(system))) if system else t.system.is_(None)
-        with self._reading.connect() as c:
+        query, given = (_FIND, {}) if conversation is None else (_FIND_WITHIN, {"conversation": conversation})
+        with self._asking.connect() as c:
             for at in range(0, len(hashes), CHUNK):
-                query = (
-                    select(t.id, t.conversation, t.hash, t.kind, same.label("same"), t.continued, t.created)
-                    .where(t.user == user, t.hash.in_(hashes[at : at + CHUNK]))
-                )  # fmt: skip
-                if conversation is not None:
-                    query = query.where(t.conversation == conversation)
-                rows = c.execute(query).all()
+                rows = c.execute(query, {"user": user, "hashes": hashes[at : at + CHUNK], **given}).all()
                 if rows:
                     order = {key: i for i, key in enumerate(hashes)}
-                    best = min(rows, key=lambda r: (order[bytes(r.hash)], not r.same, r.continued, -r.created))
-                    return Found(best.id, best.conversation, bytes(best.hash), best.kind)
+                    same = _text_hash(_system_text(system)) if system else None
+                    best = min(rows, key=lambda r: (order[r.hash], r.system != same, r.continued, -r.created))
+                    return Found(best.id, best.conversation, best.hash, best.kind)
         return None
 
     def conversation_of_session(self, user: str, session: str) -> str | None:
         """The conversation that a client's own id stands for."""
-        s = schema.conversations.c
-        with self._reading.connect() as c:
-            return c.execute(select(s.id).where(s.user == user, s.session == session)).scalar()
+        with self._asking.connect() as c:
+            return c.execute(_OF_SESSION, {"user": user, "session": session}).scalar()
 
     def close_conversations(
         self, at: float, *, user: str | None = None, id: str | None = None, idle_since: float | None = None
@@ -341,16 +339,41 @@ _KNOWN_TURNS = select(schema.turns.c.id).where(schema.turns.c.id.in_(bindparam("
 _CONTINUED = (
     update(schema.turns).where(schema.turns.c.id.in_(bindparam("ids", expanding=True))).values(continued=1)
 )  # fmt: skip
+_FIND = select(
+    *(schema.turns.c[name] for name in ("id", "conversation", "hash", "kind", "system", "continued", "created"))
+).where(schema.turns.c.user == bindparam("user"), schema.turns.c.hash.in_(bindparam("hashes", expanding=True)))
+_FIND_WITHIN = _FIND.where(schema.turns.c.conversation == bindparam("conversation"))
+_OF_SESSION = select(schema.conversations.c.id).where(
+    schema.conversations.c.user == bindparam("user"), schema.conversations.c.session == bindparam("session")
+)
 
 
-def _upserts(dialect: str) -> tuple[Executable, Executable, Executable]:
-    """Make a conversation, or open it again; keep a text, or a message, unless it is there: without a look-up."""
-    of = (postgresql if dialect == "postgresql" else sqlite).insert
+class _Write:
+    """A statement that is compiled once: SQLAlchemy would go through every value of every row again each time."""
+
+    def __init__(self, dialect: Dialect, statement: Insert) -> None:
+        compiled = statement.compile(dialect=dialect, column_keys=[column.name for column in statement.table.columns])
+        self._text = str(compiled)
+        self._order = cast(Any, compiled).positiontup
+        """Of the values, where the driver takes them by their places."""
+
+    def of(self, c: Connection, rows: list[dict[str, Any]]) -> None:
+        """Write some rows, each with a value for every column."""
+        order = self._order
+        given: Any = rows if order is None else [tuple(map(row.__getitem__, order)) for row in rows]
+        c.exec_driver_sql(self._text, given)
+
+
+def _writes(dialect: Dialect) -> tuple[_Write, _Write, _Write, _Write]:
+    """Make a conversation, or open it again; keep a text, or a message, unless it is there; add a turn."""
+    of = (postgresql if dialect.name == "postgresql" else sqlite).insert
     new = of(schema.conversations)
-    again = {"touched": new.excluded.touched, "closed": None}
+    again = {"touched": new.excluded.touched, "closed": null()}
     conversation = new.on_conflict_do_update(index_elements=["id"], set_=again)
     text = of(schema.texts).on_conflict_do_nothing(index_elements=["hash"])
-    return conversation, text, of(schema.sent).on_conflict_do_nothing(index_elements=["conversation", "hash"])
+    sent = of(schema.sent).on_conflict_do_nothing(index_elements=["conversation", "hash"])
+    writes = [_Write(dialect, one) for one in (conversation, text, sent, of(schema.turns))]
+    return writes[0], writes[1], writes[2], writes[3]
 
 
 def _down(context: ExceptionContext) -> None:
@@ -376,9 +399,11 @@ def _sqlite_options(connection: Any, _record: Any) -> None:
 
 
 def _sqlite_begin(connection: Connection) -> None:
-    # IMMEDIATE: two transactions that both read first and then write would refuse each other. Readers wait for none.
-    reads = connection.get_execution_options().get("talktune_reads", False)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+    # IMMEDIATE: two transactions that both read first and then write would refuse each other. Readers wait for none,
+    # and one question is a transaction by itself.
+    options = connection.get_execution_options()
+    if not options.get("talktune_asks"):
+        connection.exec_driver_sql("BEGIN" if options.get("talktune_reads") else "BEGIN IMMEDIATE")
 
 
 def _one_conversation_a_session(c: Connection, turns: Sequence[NewTurn]) -> list[NewTurn]:
@@ -408,11 +433,6 @@ def _conversation_values(turn: NewTurn) -> dict[str, Any]:
     }
 
 
-def _texts(turn: NewTurn) -> tuple[str, str]:
-    tools = json.dumps([dict(tool) for tool in turn.tools], sort_keys=True) if turn.tools else ""
-    return _system_text(turn.system), tools
-
-
 def _system_text(system: str) -> str:
     # As JSON, because PostgreSQL's text cannot hold the character 0.
     return json.dumps(system) if system else ""
@@ -422,8 +442,17 @@ def _text_hash(body: str) -> bytes:
     return hashlib.sha256(body.encode("utf-8", "surrogatepass")).digest()
 
 
-def _turn_values(turn: NewTurn) -> dict[str, Any]:
-    system, tools = _texts(turn)
+def _text_key(body: str, texts: dict[str, bytes]) -> bytes | None:
+    """The hash of a text, which is put among `texts`; None for an empty one."""
+    if not body:
+        return None
+    if body not in texts:
+        texts[body] = _text_hash(body)
+    return texts[body]
+
+
+def _turn_values(turn: NewTurn, texts: dict[str, bytes]) -> dict[str, Any]:
+    tools = json.dumps([dict(tool) for tool in turn.tools], sort_keys=True) if turn.tools else ""
     s = turn.sampled
     return {
         "id": turn.id,
@@ -436,8 +465,8 @@ def _turn_values(turn: NewTurn) -> dict[str, Any]:
         "state": turn.state,
         "messages": json.dumps([message_to_dict(message) for message in turn.messages]),
         "answer": json.dumps(message_to_dict(turn.answer)),
-        "system": _text_hash(system) if system else None,
-        "tools": _text_hash(tools) if tools else None,
+        "system": _text_key(_system_text(turn.system), texts),
+        "tools": _text_key(tools, texts),
         "prompt_ids": None if s is None else ids_to_bytes(s.prompt_ids),
         "answer_ids": None if s is None else ids_to_bytes(s.answer_ids),
         "logprobs": None if s is None or s.logprobs is None else floats_to_bytes(s.logprobs),
