@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     policy = load_policy(ModelConfig(device="cpu"))
-    judge = LocalJudge(policy.model, policy.tokenizer, head=options.head)
+    judge = LocalJudge(policy, head=options.head)
     started = time.monotonic()
     rows: list[dict[str, object]] = []
     everything: list[bool] = []

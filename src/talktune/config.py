@@ -319,11 +319,11 @@ class ServeConfig:
     max_running: Count = 256
     """Most requests answered at once; more are told to come again."""
     key_running: Count = 64
-    """Most requests under way with one key, where keys are asked for."""
+    """Most requests under way with one key, where keys are asked for; those that only read are counted apart."""
     key_body_mib: Count = 64
     """Most MiB of request bodies that one key may hold at once."""
     key_rate: Count = 1200
-    """Most requests in a minute with one key."""
+    """Most requests in a minute with one key; those that only read are counted apart."""
     idle_minutes: Positive = 60.0
     """A conversation is closed when nothing was said in it for so long."""
     grace: NotNegative = 20.0

@@ -21,7 +21,7 @@ def turned(lines: list[JudgeLine]) -> list[str]:
     """The injected texts that are judged wrongly."""
     policy = load_policy(ModelConfig(device="cpu"))
     turns = [turn_of(line.exchange, number) for number, line in enumerate(lines)]
-    verdicts = judge_turns(LocalJudge(policy.model, policy.tokenizer), turns, 5)
+    verdicts = judge_turns(LocalJudge(policy), turns, 5)
     pairs = zip(verdicts, lines, strict=True)
     return [line.exchange.next_state for verdict, line in pairs if verdict.reward != line.label]
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,6 +20,8 @@ from transformers import AutoTokenizer
 from talktune.errors import UserError
 from talktune.policy.load import shipped_model
 from talktune.policy.tokens import (
+    TooLongError,
+    check_length,
     decode_answer,
     encode_text,
     end_ids,
@@ -434,3 +437,28 @@ def test_no_text_has_fewer_tokens_than_its_length_says(name: str, data: st.DataO
     bound = fewest_tokens(tokenizer(name), drawn)
     assert (bound > 0) == bool(drawn)
     assert bound <= len(encode_text(tokenizer(name), drawn))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@settings(max_examples=10, deadline=None)
+@given(data=st.data(), times=st.sampled_from((1, 30, 300)))
+def test_what_fits_is_never_refused(name: str, data: st.DataObject, times: int) -> None:
+    parts = st.lists(st.one_of(st.text(max_size=9), st.sampled_from([*longest_tokens(name), "e", "\u0301", " ", "- "])))
+    drawn = "".join(data.draw(parts)) * times
+    check_length(tokenizer(name), drawn, len(encode_text(tokenizer(name), drawn)))
+
+
+@pytest.mark.parametrize("text", ["word ", "x", "- ", " ", "\u00e9", "e\u0301", "\u4e2d\u6587", "1"])
+@pytest.mark.parametrize("name", MODELS)
+def test_megabytes_are_refused_before_they_are_tokenised(name: str, text: str) -> None:
+    check_length(tokenizer(name), "warm", 10)
+    long = text * ((15 << 20) // len(text.encode()))
+    began = time.process_time()
+    with pytest.raises(TooLongError, match="more than"):
+        check_length(tokenizer(name), long, 8192)
+    assert time.process_time() - began < 0.3
+
+
+def test_of_common_words_no_more_is_tokenised_than_a_few_times_what_fits() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    assert 6 * fewest_tokens(tokenizer("smollm2"), text) > len(encode_text(tokenizer("smollm2"), text))

@@ -6,15 +6,20 @@ policy sampled keeps the ids that were sampled.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
+import numpy as np
+import numpy.typing as npt
 from jinja2 import TemplateError
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from talktune.errors import UserError
 from talktune.policy.control import BREAK, Control
@@ -24,6 +29,9 @@ from talktune.types import Message
 Tools = Sequence[Mapping[str, Any]]
 """Tool definitions, as OpenAI's chat completions take them."""
 
+_AT_ONCE = 1 << 20
+"""Bytes that are counted at once: counting takes eight times their memory."""
+_BORDER = 16
 _PROBE = "Xprobe"
 _QUESTION = Message("user", "Yquestion")
 _CALL = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": {"a": _PROBE}}}
@@ -70,35 +78,64 @@ def render_prompt(
 
 
 def check_length(tokenizer: PreTrainedTokenizerBase, text: str, most: int) -> None:
-    """Raise TooLongError for a text that cannot have as few as `most` tokens."""
-    if (fewest := fewest_tokens(tokenizer, text)) > most:
-        raise TooLongError(f"The prompt has {len(text)} characters, which are more than {fewest - 1} tokens")
+    """Raise TooLongError for a text that cannot have as few as `most` tokens.
+
+    Its beginning mostly tells, and a normaliser may take seconds for the whole. Where that is cut, the normaliser may
+    have joined a few characters with the next ones: `_BORDER` tokens are not counted.
+    """
+    for size in (64 * most, 256 * most, len(text)):
+        border = _BORDER if size < len(text) else 0
+        if (fewest := fewest_tokens(tokenizer, text[:size]) - border) > most:
+            raise TooLongError(f"The prompt has {len(text)} characters, which are more than {fewest - 1} tokens")
+        if not border:
+            return
 
 
 def fewest_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
-    """How many tokens a text has at the least: its bytes, by those of the longest token in the vocabulary.
+    """How many tokens a text has at the least: ⌈sum over its bytes b of 1 / n(b)⌉, n(b) the longest token with b in it.
 
-    No text exceeds that, however it is made: in byte-level BPE, and in BPE that falls back to bytes, the tokens of a
-    text spell out all of it, as it is after the normaliser, and none spells more than the longest. The file's spelling
-    of a token has at least the bytes that it stands for. Of any other kind of tokenizer, which may read a whole word
-    as one unknown token, nothing is known: 0.
+    No text has fewer, however it is made: in byte-level BPE, and in BPE that falls back to bytes, the tokens of a text
+    spell out all of it, as it is after the normaliser, and the bytes of one token, n of them, have n(b) >= n each: they
+    add 1 at the most. Long tokens are made of few bytes (spaces, dashes), so that words weigh much more than by the
+    longest token of all. Of any other kind of tokenizer, which may read a whole word as one unknown token, nothing is
+    known: 0.
     """
-    longest = _longest_token(tokenizer)
-    if longest is None:
+    shares = _shares(tokenizer)
+    if shares is None:
         return 0
     normalizer = cast(Any, tokenizer).backend_tokenizer.normalizer
     said = text.replace(BREAK, "")
     said = said if normalizer is None else normalizer.normalize_str(said)
-    return -(-len(said.encode("utf-8", "replace")) // longest)
+    letters = np.frombuffer(said.encode("utf-8", "replace"), dtype=np.uint8)
+    counts = np.zeros(256)
+    for start in range(0, len(letters), _AT_ONCE):
+        counts += np.bincount(letters[start : start + _AT_ONCE], minlength=256)
+    return math.ceil(float(counts @ shares) * (1 - 1e-9))  # less than float noise: a sum that is whole stays whole
 
 
 @lru_cache(maxsize=16)
-def _longest_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Bytes of the longest token; None where tokens need not spell out the text."""
+def _shares(tokenizer: PreTrainedTokenizerBase) -> npt.NDArray[np.float64] | None:
+    """1 / n(b) for each byte b (256); None where tokens need not spell out the text.
+
+    A token counts by its spelling in the file and, where that is byte-level BPE's, by the bytes that it stands for.
+    """
     model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
     if not isinstance(model, BPE) or not (model.byte_fallback or model.unk_token is None):
         return None
-    return max(len(token.encode("utf-8", "replace")) for token in tokenizer.get_vocab())
+    longest = [1] * 256
+    bytes_of = {letter: byte for byte, letter in bytes_to_unicode().items()}
+    for token in tokenizer.get_vocab():
+        spelled = [token.encode("utf-8", "replace")]
+        with suppress(KeyError):
+            spelled.append(bytes(bytes_of[letter] for letter in token))
+        for said in spelled:
+            for byte in set(said):
+                longest[byte] = max(longest[byte], len(said))
+    shares = 1 / np.array(longest)
+    added: Any = getattr(tokenizer, "added_tokens_decoder", {})
+    if any(token.lstrip or token.rstrip for token in added.values()):  # such a token takes the gaps beside it along
+        shares[list(b" \t\n\r\v\f")] = 0.0
+    return shares
 
 
 def render_answer(

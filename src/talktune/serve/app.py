@@ -47,6 +47,8 @@ LARGE = 1 << 18
 """Bytes from which a body is parsed in a thread, so that others need not wait."""
 MOST_PAGE = 1000
 SMALL_BODY = 1 << 16
+OWN = ("/v1/", "/metrics")
+"""What takes a key begins so; the page, the state of health and the description are for anybody."""
 
 Handler = Callable[[Request], Awaitable[Any]]
 Understood = tuple[Form, ChatRequest]
@@ -327,7 +329,10 @@ class Server:
             ClientDisconnect: _gone,
             500: _broken,
         }
-        made = [Route(path, handler, methods=[method]) for path, handler, method in routes]
+        made = [
+            Route(path, self._limited(does) if method == "GET" and path.startswith(OWN) else does, methods=[method])
+            for path, does, method in routes
+        ]
         origins = self.service.config.allow_origin
         pages = Middleware(
             CORSMiddleware,
@@ -338,6 +343,15 @@ class Server:
             allow_private_network=True,
         )
         return Starlette(routes=made, exception_handlers=handlers, middleware=[pages] if origins else [])
+
+    def _limited(self, handler: Handler) -> Handler:
+        """The handler of what a user reads, within the limits of a key."""
+
+        async def limited(request: Request) -> Any:
+            with self.limits.reads(self.keys.user(request.headers)):
+                return await handler(request)
+
+        return limited
 
     async def _read(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.service.readers, work)

@@ -1,11 +1,13 @@
 """How much of the server one key may take: requests at once, bytes at once, requests a minute.
 
 A request counts as running from when its body is there: bodies that come slowly keep nobody from an answer.
+Requests that only read have the same limits once more, for themselves: a page that looks often costs nobody an answer.
 """
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from talktune.config import ServeConfig
@@ -38,8 +40,9 @@ class Limits:
         self._reading = 0
         self._requests: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
-        self._spent: dict[str, tuple[float, float]] = {}
-        """Requests of each user that the last minute does not cover yet, and when that was so."""
+        self._reads: Counter[str] = Counter()
+        self._spent: dict[tuple[str, bool], tuple[float, float]] = {}
+        """Requests of each user, by whether they only read, that the last minute does not cover yet, and when."""
 
     def take(self, user: str, size: int) -> Place:
         """A place for a request whose body has up to `size` bytes; BadRequest (429) where there is none."""
@@ -51,7 +54,7 @@ class Limits:
                 raise _busy(f"{most} requests with this key are under way; wait for one of them.")
             if self._requests[user] and self._bytes[user] + size > bytes_:
                 raise _busy(f"Requests with this key hold {self._bytes[user]} bytes; wait for one of them.")
-            self._spend(user)
+            self._spend(user, reads=False)
         self._reading += 1
         self._requests[user] += 1
         self._bytes[user] += size
@@ -74,14 +77,28 @@ class Limits:
         self._requests[place.user] -= 1
         self._bytes[place.user] -= place.size
 
-    def _spend(self, user: str) -> None:
+    @contextmanager
+    def reads(self, user: str) -> Generator[None]:
+        """While a request is answered that only reads; BadRequest (429) where there are too many with this key."""
+        most = self._config.key_running
+        if self._keyed:
+            if self._reads[user] >= most:
+                raise _busy(f"{most} requests with this key are being read for; wait for one of them.")
+            self._spend(user, reads=True)
+        self._reads[user] += 1
+        try:
+            yield
+        finally:
+            self._reads[user] -= 1
+
+    def _spend(self, user: str, *, reads: bool) -> None:
         rate, now = self._config.key_rate, self._clock()
-        spent, at = self._spent.get(user, (0.0, now))
+        spent, at = self._spent.get((user, reads), (0.0, now))
         spent = max(spent - (now - at) * rate / 60, 0.0)
         if spent + 1 > rate:
             wait = int((spent + 1 - rate) * 60 / rate) + 1
             raise _busy(f"There were {rate} requests with this key in a minute; try again.", wait)
-        self._spent[user] = (spent + 1, now)
+        self._spent[user, reads] = (spent + 1, now)
 
 
 def _busy(message: str, seconds: int | None = None) -> BadRequest:

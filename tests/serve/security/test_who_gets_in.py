@@ -222,9 +222,39 @@ def test_limits_of_a_key() -> None:
     assert limits.running == 0
 
 
+def test_reads_of_one_key_have_limits_of_their_own(tmp_path: Path, keys: Path, engine: Any) -> None:
+    options = ("--upstream", engine.url, "--keys", str(keys), "--key-rate", "5")
+    with serving(tmp_path / "s.db", *options) as server:
+        lists = ["turns", "conversations", "learning", "versions", "models", "turns"]
+        codes = [httpx2.get(f"{server.url}/v1/{name}", headers=key("ann")).status_code for name in lists]
+        assert codes == [200] * 5 + [429]
+        refused = httpx2.get(f"{server.url}/metrics", headers=key("ann"))
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) > 0
+        assert httpx2.get(f"{server.url}/v1/turns", headers=key("bob")).status_code == 200
+        assert httpx2.get(f"{server.url}/health").status_code == 200
+        assert httpx2.get(f"{server.url}/v1/turns").status_code == 401
+        asked = httpx2.post(f"{server.url}/v1/chat/completions", json=HI, headers=key("ann"))
+        assert asked.status_code == 200  # an answer is none of them
+
+
+def test_reads_at_once_of_one_key() -> None:
+    limits = Limits(ServeConfig(key_running=2), keyed=True)
+    with limits.reads("ann"), limits.reads("ann"):
+        with pytest.raises(BadRequest, match="2 requests"), limits.reads("ann"):
+            pass
+        with limits.reads("bob"):
+            pass
+        limits.leave(limits.take("ann", 0))
+    with limits.reads("ann"):
+        pass
+
+
 def test_without_keys_there_is_one_user_who_may_take_it_all() -> None:
     config = ServeConfig(max_running=2, key_running=1, key_body_mib=1, key_rate=1)
     limits = Limits(config, keyed=False)
+    with limits.reads("local"), limits.reads("local"):
+        pass
     places = [limits.take("local", 1 << 20) for _ in range(READING * 2)]
     with pytest.raises(BadRequest, match="being read"):
         limits.take("local", 0)
