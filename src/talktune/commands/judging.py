@@ -31,7 +31,7 @@ def judge_eval(
     judge = make_judge(config, truth=truth, seed=seed)
     with progress() as bar:
         task = bar.add_task("judging lines", total=len(lines))
-        found = evaluate_judge(judge, lines, config.votes, lambda done, _: bar.update(task, completed=done))
+        found = evaluate_judge(judge, lines, config.votes, lambda done, of: bar.update(task, completed=done, total=of))
     if as_json:
         out.print_json(json.dumps(_as_dict(found)), ensure_ascii=True)
     else:
@@ -58,7 +58,9 @@ def judge_train(file: LabelledFile, /, *, output: Output, config: ModelConfig = 
     policy = load_policy(config)
     with progress() as bar:
         task = bar.add_task("reading lines", total=len(lines))
-        head = fit_head(policy.model, policy.tokenizer, lines, seed, lambda done, _: bar.update(task, completed=done))
+        head = fit_head(
+            policy.model, policy.tokenizer, lines, seed, lambda done, of: bar.update(task, completed=done, total=of)
+        )
     save_head(head, output)
     warn(f"A head of {head.voters} voters is in {output}; measure it on lines that are not in {file}:")
     warn(f"talktune judge-eval OTHER.jsonl --judge local --judge-model {config.model} --judge-head {output}")
