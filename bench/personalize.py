@@ -41,6 +41,7 @@ from typing import Any
 
 import httpx2
 import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
 from openai import OpenAI
 from rich.console import Console
 from rich.progress import track
@@ -462,19 +463,19 @@ def show(found: Sequence[dict[str, Any]], console: Console) -> None:
 def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
     """The curves of each character: the mean of an arm's seeds, and the band between the lowest and the highest."""
     characters = list(dict.fromkeys(row["character"] for row in found))
+    colors = {arm: f"C{i}" for i, arm in enumerate(dict.fromkeys(row["arm"] for row in found))}
     figure, panels = plt.subplots(1, len(characters), figsize=(4 * len(characters), 3), squeeze=False, sharey=True)
     for panel, character in zip(panels[0], characters, strict=True):
         for arm in dict.fromkeys(row["arm"] for row in found if row["character"] == character):
             curves = [row["curve"] for row in found if (row["character"], row["arm"]) == (character, arm)]
             points = list(curves[0])
             values = [[curve[turns] for curve in curves] for turns in points]
-            (line,) = panel.plot(points, [statistics.mean(one) for one in values], label=arm)
-            panel.fill_between(
-                points, [min(x) for x in values], [max(x) for x in values], alpha=0.15, color=line.get_color()
-            )
+            panel.plot(points, [statistics.mean(one) for one in values], color=colors[arm])
+            low, high = [min(one) for one in values], [max(one) for one in values]
+            panel.fill_between(points, low, high, alpha=0.15, color=colors[arm])
         panel.set(title=character, xlabel="judged turns", ylim=(0, 1))
     panels[0][0].set_ylabel("held-out answers that please")
-    panels[0][-1].legend(fontsize="small")
+    panels[0][-1].legend(handles=[Line2D([], [], color=c, label=arm) for arm, c in colors.items()], fontsize="small")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
