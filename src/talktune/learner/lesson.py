@@ -57,7 +57,7 @@ def lesson(
     places = torch.arange(sum(lengths)).split(lengths)
     new, ids = student.likely, student.ids
     teacher = None if new is None else torch.empty_like(new)
-    with adapter_off(passes.model), torch.no_grad():
+    with adapter_off(passes.model):
         for packed in packs:
             assert teacher is not None
             assert ids is not None
