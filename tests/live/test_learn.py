@@ -536,11 +536,11 @@ def test_the_gate_asks_open_probes_and_facts_in_one_go(world: Make, tmp_path: An
     examiner = w.learner.examiner
     facts = examiner._asked(examiner._facts)
     opened = [ids for ids in examiner._asked(examiner._open) if ids not in facts]
-    open_answer, fact_answer = examiner._answers(None, facts, opened, w.learner.lora)
+    open_answer, fact_answer = examiner._answers(None, facts, opened)
     assert (open_answer.prompt_ids, fact_answer.prompt_ids) == (*opened, *facts)
     assert len(open_answer.answer_ids) <= 5 < FACT_TOKENS
     assert len(fact_answer.answer_ids) == FACT_TOKENS or fact_answer.answer_ids[-1] in w.host.end_ids
-    measures = examiner._measure(None, facts, opened, w.learner.lora)
+    measures = examiner._measure(None, facts, opened, w.learner._load)
     assert measures.ended == tuple(one.answer_ids[-1] in w.host.end_ids for one in (open_answer, fact_answer))
 
 

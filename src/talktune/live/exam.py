@@ -1,7 +1,7 @@
 """What the gate needs to know of a version: its answers to the probes, its KL to the base model, what the judge liked.
 
-Answers come from the engine, in batches with the users' own. Those of the live version and of the base model are kept
-from gate to gate.
+Answers come from the engine, in batches with the users' own; of a learner on another machine, from the engine that
+serves. Those of the live version and of the base model are kept from gate to gate.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +12,9 @@ import torch
 
 from talktune.config import GateConfig, SampleConfig
 from talktune.errors import UserError
-from talktune.host.engine import Engine
-from talktune.host.lora import Lora
 from talktune.learner.gate import Measures, Preference, Probe, measure, objections, preference, read_probes
 from talktune.learner.samples import sample_of, sample_of_answer
 from talktune.learner.update import Learner
-from talktune.live.asking import answers
 from talktune.policy.tokens import decode_answer, render_prompt
 from talktune.store.policies import Version
 from talktune.types import Sample, Sampled, Turn
@@ -25,18 +22,26 @@ from talktune.types import Sample, Sampled, Turn
 FACT_TOKENS = 64
 """Room for an answer in one sentence to end by itself, a long sentence too; one that does not goes on and on."""
 TEMPERATURE = 0.8
+Ask = Callable[[Sequence[Sequence[int]], Sequence[SampleConfig], Version | None], list[Sampled]]
+"""An answer to each prompt, sampled as is said for each, by a version (None: the base model); the same every time."""
 
 
 class Examiner:
     """Asks versions the probes and compares them."""
 
     def __init__(
-        self, learner: Learner, engine: Engine, tokenizer: Any, end_ids: frozenset[int], limits: GateConfig
+        self,
+        learner: Learner,
+        ask: Ask,
+        context: Callable[[], int],
+        tokenizer: Any,
+        end_ids: frozenset[int],
+        limits: GateConfig,
     ) -> None:
-        """Read the probes; UserError when they cannot be."""
+        """Read the probes; UserError when they cannot be. `context` is the most tokens of what `ask` can be asked."""
         self.limits = limits
         self._learner = learner
-        self._engine = engine
+        self._ask, self._context = ask, context
         self._tokenizer = tokenizer
         self._ends = end_ids
         probes = read_probes(limits.probes)
@@ -54,7 +59,6 @@ class Examiner:
         live: Version | None,
         held: Sequence[Turn],
         *,
-        lora: Callable[[Version], Lora],
         weights: Callable[[Version], None],
     ) -> tuple[list[str], dict[str, Any]]:
         """Why the candidate must not go live (nothing: it may), and what was measured.
@@ -65,9 +69,9 @@ class Examiner:
         facts = self._asked(self._facts)
         asked = self._asked([*self._open, *(Probe(turn.prompt) for turn in real)])
         opened = [ids for ids in asked if ids not in facts]
-        base = self._measure(None, facts, opened, lora)
-        now = base if live is None else self._measure(live, facts, opened, lora)
-        new = self._measure(candidate, facts, opened, lora)
+        base = self._measure(None, facts, opened, weights)
+        now = base if live is None else self._measure(live, facts, opened, weights)
+        new = self._measure(candidate, facts, opened, weights)
         judged = self._preference(candidate, live, held, weights)
         reasons = objections(new, now, base, judged, self.limits)
         measures = {"candidate": new.as_dict(), "live": now.as_dict(), "base": base.as_dict()}
@@ -81,7 +85,7 @@ class Examiner:
     def _asked(self, probes: Sequence[Probe]) -> dict[tuple[int, ...], Probe]:
         """The probes by their token ids, each once, without those that the model has no room for."""
         asked = {tuple(render_prompt(self._tokenizer, probe.prompt)): probe for probe in probes}
-        room = self._engine.context - max(self.limits.probe_tokens, FACT_TOKENS)
+        room = self._context() - max(self.limits.probe_tokens, FACT_TOKENS)
         return {ids: probe for ids, probe in asked.items() if len(ids) < room}
 
     def _measure(
@@ -89,11 +93,11 @@ class Examiner:
         version: Version | None,
         facts: Mapping[tuple[int, ...], Probe],
         opened: Sequence[tuple[int, ...]],
-        lora: Callable[[Version], Lora],
+        weights: Callable[[Version], None],
     ) -> Measures:
-        answered = self._answers(version, facts, opened, lora)
+        answered = self._answers(version, facts, opened)
         said, told = answered[: len(opened)], answered[len(opened) :]
-        kl = 0.0 if version is None else self._kl(said)
+        kl = 0.0 if version is None else self._kl(version, said, weights)
         return measure(
             list(facts.values()),
             [self._text(answer) for answer in told],
@@ -108,7 +112,6 @@ class Examiner:
         version: Version | None,
         facts: Mapping[tuple[int, ...], Probe],
         opened: Sequence[tuple[int, ...]],
-        lora: Callable[[Version], Lora],
     ) -> list[Sampled]:
         """Answers to the open probes, drawn, then to the facts, greedily, in one go."""
         number = None if version is None else version.number
@@ -117,13 +120,11 @@ class Examiner:
         prompts = dict.fromkeys(opened, drawn) | dict.fromkeys(facts, greedy)
         new = [prompt for prompt in prompts if (number, prompt) not in self._answered]
         if new:
-            how = [prompts[prompt] for prompt in new]
-            adapter = None if version is None else lora(version)
-            made = answers(self._engine, new, how, end_ids=self._ends, seeds=range(len(new)), lora=adapter)
+            made = self._ask(new, [prompts[prompt] for prompt in new], version)
             self._answered |= {(number, prompt): answer for prompt, answer in zip(new, made, strict=True)}
         return [self._answered[number, prompt] for prompt in prompts]
 
-    def _kl(self, said: Sequence[Sampled]) -> float:
+    def _kl(self, version: Version, said: Sequence[Sampled], weights: Callable[[Version], None]) -> float:
         """Mean over tokens of the k3 estimate e^(−d) − 1 + d, d = log-prob under the version − under the base model."""
         samples = [sample_of_answer(one, id=str(i), reward=0.0, group="") for i, one in enumerate(said)]
         keys = [sample.prompt_ids + sample.answer_ids for sample in samples]
@@ -131,9 +132,11 @@ class Examiner:
         rows = self._learner.answer_logprobs([samples[i] for i in new], bare=True)
         self._base = {key: self._base[key] for key in keys if key in self._base}
         self._base |= {keys[i]: row for i, row in zip(new, rows, strict=True)}
-        d = torch.cat(
-            [torch.tensor(s.rollout_logprobs) - torch.tensor(self._base[k]) for s, k in zip(samples, keys, strict=True)]
-        )
+        own = [list(s.rollout_logprobs) for s in samples if s.rollout_logprobs is not None]
+        if len(own) < len(samples):  # the engine did not tell them
+            weights(version)
+            own = self._learner.answer_logprobs(samples)
+        d = torch.cat([torch.tensor(o) - torch.tensor(self._base[k]) for o, k in zip(own, keys, strict=True)])
         return float((torch.exp(-d) - 1 + d).mean())
 
     def _preference(
@@ -144,13 +147,14 @@ class Examiner:
         weights: Callable[[Version], None],
     ) -> Preference | None:
         samples: list[Sample] = []
+        context = self._context()
         for turn in held:
             try:
                 assert turn.verdict is not None
                 made = sample_of(turn, turn.verdict.reward or 0.0, self._tokenizer, "batch")
             except UserError:  # a template that cannot say this turn
                 continue
-            if len(made.prompt_ids) + len(made.answer_ids) < self._engine.context:
+            if len(made.prompt_ids) + len(made.answer_ids) < context:
                 samples.append(made)
         if preference([s.reward for s in samples], [0.0] * len(samples)) is None:
             return None

@@ -5,23 +5,26 @@ computes the same again from the same turns.
 """
 
 import logging
+import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-from talktune.config import Config, GateConfig, LiveConfig, SampleConfig
+from talktune.config import Config, GateConfig, LiveConfig, SampleConfig, ServeConfig
 from talktune.errors import UserError
 from talktune.host.engine import Engine
 from talktune.host.lora import Lora, load_lora
 from talktune.judge.panel import Judge
 from talktune.learner.asking import make_asker
 from talktune.learner.track import Track
+from talktune.live.asking import answers
 from talktune.live.batches import Batches
 from talktune.live.candidates import Candidates
 from talktune.live.exam import Examiner
 from talktune.live.fresh import Fresh
+from talktune.live.gate_engine import GateEngine, GateEngineError
 from talktune.live.pruning import prune_versions
 from talktune.live.weights import Weights
 from talktune.policy.load import Policy
@@ -31,6 +34,7 @@ from talktune.store.policies import Policies, Version
 from talktune.store.queues import BUCKETS, lease, owner_name
 from talktune.store.renewal import renewed
 from talktune.store.store import Store
+from talktune.types import Sampled
 
 log = logging.getLogger(__name__)
 ROLE = "learner"
@@ -83,7 +87,14 @@ class LiveLearner:
             lora=self.lora, judge=judge, sample=sample or SampleConfig(),
             fresh=None if asker is None else Fresh(asker, store, config),
         )  # fmt: skip
-        self.examiner = Examiner(self.weights.learner, engine, policy.tokenizer, end_ids, config.gate or GateConfig())
+        gate = config.gate or GateConfig()
+        ask, context = self._answers, lambda: engine.context
+        if gate.gate_upstream:
+            key = os.environ.get((config.serve or ServeConfig()).upstream_key_env)
+            there = GateEngine(gate.gate_upstream, key, end_ids, self.policies.engine_name, engine.context)
+            ask, context = there.answers, lambda: there.context
+        self._ends = end_ids
+        self.examiner = Examiner(self.weights.learner, ask, context, policy.tokenizer, end_ids, gate)
 
     @cached_property
     def track(self) -> Track:
@@ -140,8 +151,8 @@ class LiveLearner:
             held = self.learning.held_out(users, candidate.created, 4 * self.examiner.limits.real_probes)
             turns = [one.turn for one in held]
             try:
-                reasons, measures = self.examiner.examine(candidate, live, turns, lora=self.lora, weights=self._load)
-            except ClosedError:
+                reasons, measures = self.examiner.examine(candidate, live, turns, weights=self._load)
+            except (ClosedError, GateEngineError):
                 raise
             except Exception as error:
                 self._failed[candidate.number] += 1
@@ -160,6 +171,13 @@ class LiveLearner:
         if version.number not in self._loras:
             self._loras[version.number] = load_lora(self._model, version.name, version.path)
         return self._loras[version.number]
+
+    def _answers(
+        self, prompts: Sequence[Sequence[int]], how: Sequence[SampleConfig], version: Version | None
+    ) -> list[Sampled]:
+        """The gate's probes, by the engine of this process."""
+        lora = None if version is None else self.lora(version)
+        return answers(self._engine, prompts, how, end_ids=self._ends, seeds=range(len(prompts)), lora=lora)
 
     def _load(self, version: Version) -> None:
         self.weights.load(version.lineage, version)

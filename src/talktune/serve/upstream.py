@@ -101,7 +101,7 @@ class Upstream:
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS),
         )
-        self._base = None if url is None else _base(url)
+        self._base = None if url is None else base_url(url)
         self._dialect: Dialect | None = None
         self._health: tuple[float, bool] = (-HEALTH_AGE, False)
         self.scaled = False
@@ -116,7 +116,7 @@ class Upstream:
 
     def move(self, url: str | None) -> None:
         """The engine is somewhere else now (a host that was started again), or nowhere for a while."""
-        self._base = None if url is None else _base(url)
+        self._base = None if url is None else base_url(url)
         self.roles = {}
         self.forget()
 
@@ -352,15 +352,16 @@ def _broken_off(error: Exception) -> EngineError:
     return EngineError(f"The engine broke off its answer ({type(error).__name__}).", broken_off=True)
 
 
-def _base(url: str) -> str:
+def base_url(url: str, option: str = "--upstream") -> str:
+    """An engine's address without /v1; UserError, which names the option, for what is no URL."""
     base = url.rstrip("/").removesuffix("/v1").rstrip("/")
     try:
         parsed = urlsplit(base)
         good = parsed.scheme in ("http", "https") and parsed.hostname and parsed.port != 0
     except ValueError as error:
-        raise UserError(f"--upstream {url}: is not a URL ({error}).") from error
+        raise UserError(f"{option} {url}: is not a URL ({error}).") from error
     if not good:
-        raise UserError(f"--upstream {url}: write it like http://127.0.0.1:8000.")
+        raise UserError(f"{option} {url}: write it like http://127.0.0.1:8000.")
     return base
 
 
