@@ -1,9 +1,9 @@
-# make install | demo | live | test | test-all | test-vllm | check | release-check | bench | bench-live | bench-trl: each one installs what it needs, once.
+# make install | demo | live | test | test-all | test-vllm | check | docs | release-check | bench | bench-live | bench-trl: each one installs what it needs, once.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := install
-.PHONY: install demo live test test-all test-vllm check release-check format bench bench-live bench-trl lab notebook tokenizers clients agents clean
+.PHONY: install demo live test test-all test-vllm check release-check format bench bench-live bench-trl docs lab notebook tokenizers clients agents clean
 
 # The first of these that is Python 3.11, 3.12 or 3.13; `make install PYTHON=…` takes another.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
@@ -96,6 +96,19 @@ live: .venv/.installed-dev
 # Every experiment of the course: about ten minutes on two cores.
 lab: install
 	$(BIN)/talktune lab all $(ARGS)
+
+# The pages of docs/ as a site with the reference, in a venv of its own; a warning is an error.
+DOCS := .cache/docs-venv
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(DOCS)/.installed
+	$(DOCS)/bin/mkdocs build --strict --quiet
+	@echo "The site: .cache/site/index.html"
+
+$(DOCS)/.installed: constraints.txt
+	test -n "$(PYTHON)"
+	test -x $(DOCS)/bin/pip || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt mkdocs-material 'mkdocstrings[python]' ruff
+	@touch $@
 
 # Run the notebooks again and keep their outputs.
 notebook: .venv/.installed-dev
