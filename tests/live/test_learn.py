@@ -15,6 +15,8 @@ from sqlalchemy import select
 
 from talktune.config import Config
 from talktune.errors import UserError
+from talktune.judge.call import CallJudge
+from talktune.judge.worker import JudgeWorker
 from talktune.live.exam import FACT_TOKENS
 from talktune.policy.turnstile import Role
 from talktune.store import schema
@@ -101,6 +103,19 @@ def test_an_update_without_a_finite_gradient_is_not_taken(world: Make, caplog: p
     w.judge()
     assert w.learn()
     assert w.learner.policies.version(1).state == "published"
+
+
+def test_the_step_is_shorter_where_most_answers_are_liked(world: Make) -> None:
+    rates: dict[int, float] = {}
+    for liked in (1, 2, 3):
+        w = world()
+        likes = CallJudge(lambda turn, liked=liked: 1 if int(turn.conversation_id[-2:]) <= liked else -1)
+        w.worker = JudgeWorker(w.store, likes, 3)
+        w.talk(4)
+        w.judge()
+        w.learn()
+        rates[liked] = w.learner.policies.version(1).metrics["learning_rate"] / w.config.train.learning_rate
+    assert rates == {1: 1.0, 2: 1.0, 3: 0.5}
 
 
 def test_a_candidate_whose_exam_fails_is_rejected_with_the_reason(world: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The schedule of the upper clip range: its ends, its middle, its monotony."""
+"""The schedule of the upper clip range: its ends, its middle, its monotony; the pace of live steps."""
 
 from typing import Any, Literal
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from talktune.rl.schedule import eps_high_at
+from talktune.rl.schedule import LEAST_PACE, eps_high_at, headroom
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine"])
@@ -38,3 +38,16 @@ def test_never_turns_back(step: int, total: int, kind: Any) -> None:
 def test_an_unknown_kind_is_named() -> None:
     with pytest.raises(ValueError, match="kind is 'step'"):
         eps_high_at(0, 10, 0.2, 0.4, "step")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "pace"), [([], 1.0), ([-1, -1], 1.0), ([1, -1], 1.0), ([1, 1, -1, 0], 0.75), ([1, 1], LEAST_PACE)]
+)
+def test_who_likes_most_answers_has_little_to_teach(rewards: list[float], pace: float) -> None:
+    assert headroom(rewards) == pytest.approx(pace)
+
+
+@given(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=1))
+def test_the_pace_never_stops_and_falls_with_each_answer_that_is_liked(rewards: list[float]) -> None:
+    assert LEAST_PACE <= headroom(rewards) <= 1.0
+    assert headroom([*rewards, 1.0]) <= headroom(rewards) + 1e-12

@@ -10,6 +10,7 @@ All of it is a pure function of the turns in their order.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log, sqrt
@@ -37,6 +38,16 @@ BASE_PRIOR = 0.5
 _WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]|\n")
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?]*")
 _LENGTHS = tuple(log(2) * k / 2 for k in range(5, 18))
+_STYLE: tuple[frozenset[str], ...] = tuple(
+    frozenset(signs.split(" "))
+    for signs in (
+        "!", "?", ":", ";", ",", ". …", "- – — •", "*", "# =", "` |", "\" “ ” „ «", "( ) [ ]", "\n",
+        "i i'm i'll i'd i've me my mine", "we we're we'll our us let's", "you you're you'll your yours",
+        "not no never don't doesn't can't isn't", "may might could would perhaps likely often usually",
+    )
+)  # fmt: skip
+"""Signs and small words that tell how something is said, whatever it is about, as stylometry counts them
+(Mosteller & Wallace 1963)."""
 _CONTENT = 4
 """Fewer letters make no content word; its first five stand for it."""
 
@@ -153,8 +164,23 @@ def _shapes(readings: Sequence[Reading]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
+def _style(readings: Sequence[Reading]) -> Tensor:
+    """Which signs and small words occur at all, in the first and in the last sentence; numbers and pictures, too."""
+    return torch.tensor([_style_of(r.words) for r in readings], dtype=torch.float64)
+
+
+def _style_of(said: frozenset[str]) -> list[float]:
+    row: list[float] = []
+    for mark in ("", "^", "$"):
+        here = frozenset(word[len(mark) :] for word in said if word.startswith(mark)) - {""}
+        row += [float(not signs.isdisjoint(here)) for signs in _STYLE]
+        row += [float(any(w.isdigit() for w in here)), float(any(unicodedata.category(w[-1]) == "So" for w in here))]
+    return row
+
+
 VIEWS: tuple[View, ...] = (
     View("words", _occurrences, counted=True),
+    View("style", _style),
     View("early", state_view((0, 0), (1, 0))),
     View("middle", state_view((1, 0), (3, 0))),
     View("late", state_view((1, 1), (2, 1), (3, 1))),

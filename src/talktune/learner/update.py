@@ -108,17 +108,17 @@ class Learner:
         if self.config.algorithm.distill == "auto":
             self.distill_weight = WEIGHT * found.get("complaints_help", 0.0)
 
-    def step(self, samples: Sequence[Sample], fresh: Sequence[Sample] = ()) -> dict[str, float]:
+    def step(self, samples: Sequence[Sample], fresh: Sequence[Sample] = (), pace: float = 1.0) -> dict[str, float]:
         """One update over `samples`; returns its metrics (`rl.metrics.METRICS`).
 
         Samples that are too stale are left out. Groups without variance carry no gradient and are skipped
         before any forward pass, but for those samples of them that have a teacher; when none is left the weights
         stay as they are. `fresh` answers, whose rewards are advantages already, are a second term beside the first,
-        averaged over its own tokens, and what people wanted to be answered a third. Raises NotFiniteError, and leaves
-        all as it was, where the gradient is no number.
+        averaged over its own tokens, and what people wanted to be answered a third. `pace` is the share of the learning
+        rate that this step takes. Raises NotFiniteError, and leaves all as it was, where the gradient is no number.
         """
         seconds = -time.perf_counter()
-        running = self.running
+        running, rate = self.running, pace * self.config.train.learning_rate
         with self._lane:
             metrics = self.gradient(samples)
             if fresh:
@@ -131,12 +131,14 @@ class Learner:
                     self.optimizer.zero_grad(set_to_none=True)
                     self.running = running
                     raise NotFiniteError(_not_finite(samples, self.update + 1))
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
                 metrics["grad_norm"] = norm
         self.update += 1
         seconds += time.perf_counter()
-        metrics |= {"learning_rate": self.config.train.learning_rate, "seconds": seconds}
+        metrics |= {"learning_rate": rate, "seconds": seconds}
         metrics["tokens_per_second"] = metrics.get("tokens", 0.0) / seconds
         return metrics
 

@@ -18,6 +18,7 @@ from talktune.live.fresh import NOTHING, Fresh, dealt
 from talktune.live.weights import Weights
 from talktune.policy.load import Policy
 from talktune.policy.tokens import decode_answer
+from talktune.rl.schedule import headroom
 from talktune.store.learning import Learning, NewVersion, Scored
 from talktune.store.policies import Policies, Version
 from talktune.types import Message, Sample
@@ -65,7 +66,8 @@ class Candidates:
         self._weights.changed()
         used = [one.id for one in batch.scored]
         try:
-            metrics = learner.step(samples, fresh.samples) | {"votes_agreement": _agreement(batch.scored)}
+            pace = headroom([sample.reward for sample in batch.samples])
+            metrics = learner.step(samples, fresh.samples, pace) | {"votes_agreement": _agreement(batch.scored)}
         except NotFiniteError as error:  # the same turns would fail again: they leave, learning goes on
             log.error("%s They are not learned from.", error)
             self._learning.drop(dict.fromkeys(used, "what they gave was not finite"))

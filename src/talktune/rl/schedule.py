@@ -1,5 +1,6 @@
-"""How the upper clip range moves while training goes on (a knob of talktune; DAPO keeps it constant)."""
+"""What moves while training goes on: the upper clip range (DAPO keeps it constant), and how long a live step is."""
 
+from collections.abc import Sequence
 from math import cos, pi
 from typing import Literal
 
@@ -25,3 +26,17 @@ def eps_high_at(
     if kind == "cosine":
         fraction = (1 - cos(pi * fraction)) / 2
     return (1 - fraction) * start + fraction * end
+
+
+LEAST_PACE = 0.1
+"""A person who is content may change their mind."""
+
+
+def headroom(rewards: Sequence[float]) -> float:
+    """1 − max(0, mean reward), at least 0.1: the share of the learning rate that a live update takes.
+
+    Rewards are in [−1, 1]. Who likes most answers has little to teach, and what is left of the gradient is noise, which
+    an optimizer that scales by the gradient's own size (Adam) follows with steps as long as ever. 1 without rewards.
+    """
+    mean = sum(rewards) / len(rewards) if rewards else 0.0
+    return max(LEAST_PACE, 1.0 - max(0.0, mean))
