@@ -256,12 +256,12 @@ def test_learning_over_both(
 ) -> None:
     path, folder = tmp_path / "store.db", tmp_path / "policies"
     user = User("plain")
-    options = ["--store", str(path), "--model", str(model), "--device", "cpu"]
+    learn = ["--model", str(model), "--device", "cpu", "--policies", str(folder), "--fresh-answers", "0"]
+    learn += ["--holdout", "0", "--gate-upstream", engines[0].url]
     roles = [
-        [sys.executable, "-m", "talktune", "judge", *options],
-        [sys.executable, "-m", "talktune", "learn", *options, "--policies", str(folder), "--fresh-answers", "0",
-         "--holdout", "0"],
-    ]  # fmt: skip
+        [sys.executable, "-m", "talktune", role, "--store", str(path), *options]
+        for role, options in (("judge", []), ("learn", learn))
+    ]
     questions = user.questions["train"]
     running: list[subprocess.Popen[bytes]] = []
     with serving(path, *before(engines), "--policies", str(folder)) as server:
