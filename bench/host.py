@@ -5,16 +5,15 @@ One run, real processes: `python bench/host.py --output host.json`.
 
 import argparse
 import asyncio
-import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import openai
+from common import keep, started
 from rich.console import Console
 from rich.table import Table
 
@@ -96,24 +95,16 @@ def main() -> None:
     parser.add_argument("--adapter")
     parser.add_argument("--output", type=Path, help="write the figures as JSON, too")
     args = parser.parse_args()
-    command = [sys.executable, "-m", "talktune.host", "--model", args.model]
-    command += ["--adapter", args.adapter] if args.adapter else []
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        ready = process.stdout.readline().split()
-        if not ready:
-            sys.exit("the host did not start")
-        figures = asyncio.run(measure(ready[1]))
-        process.terminate()
+    adapter = ["--adapter", args.adapter] if args.adapter else []
+    with started(sys.executable, "-m", "talktune.host", "--model", args.model, *adapter) as (_, url):
+        figures = asyncio.run(measure(url))
     table = Table("what", "value")
     for name, value in figures.items():
         table.add_row(name.replace("_", " "), f"{value:.2f}")
     console = Console()
     console.print(f"{args.model}, {platform.machine()}, {os.cpu_count()} cores, {TOKENS} tokens an answer")
     console.print(table)
-    if args.output:
-        machine = {"model": args.model, "machine": platform.machine(), "cores": os.cpu_count()}
-        args.output.write_text(json.dumps(machine | figures, indent=2) + "\n", encoding="utf-8")
+    keep(args.output, {"model": args.model} | figures)
 
 
 if __name__ == "__main__":

@@ -7,18 +7,16 @@ Models have real shapes and random weights. `--only ROW` runs one row, `--output
 import argparse
 import json
 import math
-import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
+from common import keep
 from rich.console import Console
 from rich.table import Table
 
@@ -494,18 +492,8 @@ def main() -> None:
         console.print(f"log-log slope of seconds over turns: {slopes}")
     if not torch.cuda.is_available():
         console.print("No GPU here: the rows of a GPU are owed (python bench/learner.py --only gpu-qwen3-0.6b …).")
-    if args.output:
-        machine = {"machine": platform.machine(), "system": platform.platform(), "cores": os.cpu_count()}
-        if torch.cuda.is_available():
-            machine["gpu"] = torch.cuda.get_device_name()
-        versions: dict[str, str] = {}
-        for package in ("torch", "transformers", "peft", "trl"):
-            try:
-                versions[package] = version(package)
-            except PackageNotFoundError:
-                versions[package] = "absent"
-        kept = {"machine": machine, "versions": versions, "slopes": slopes, "rows": results}
-        args.output.write_text(json.dumps(kept, indent=1) + "\n")
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    keep(args.output, gpu | {"slopes": slopes, "rows": results})
 
 
 if __name__ == "__main__":

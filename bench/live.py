@@ -8,24 +8,20 @@ run.
 import argparse
 import asyncio
 import json
-import os
-import platform
 import random
 import statistics
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from subprocess import PIPE, Popen
 from typing import Any
 
 import aiohttp
 import numpy as np
 import torch
+from common import keep, started, talktune
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -85,21 +81,9 @@ async def ask(session: aiohttp.ClientSession, url: str, body: dict[str, Any], **
     return answer
 
 
-@contextmanager
-def server(store: Path, *options: str) -> Iterator[tuple[Popen[str], str]]:
+def serve(store: Path) -> list[str]:
     """`talktune serve` on a free port."""
-    command = [sys.executable, "-m", "talktune", "serve", "--port", "0", "--store", str(store), *options]
-    with Popen(command, stdout=PIPE, text=True) as running:
-        try:
-            assert running.stdout is not None
-            while not (line := running.stdout.readline()).startswith("ready"):
-                if not line:
-                    raise SystemExit(f"{command}: it ended")
-            threading.Thread(target=running.stdout.read, daemon=True).start()
-            yield running, line.split()[-1]
-        finally:
-            running.terminate()
-            running.wait(60)
+    return talktune("serve", "--port", "0", "--store", str(store))
 
 
 def p99(values: Sequence[float]) -> float:
@@ -146,7 +130,7 @@ def measure_swaps(requests: int, swaps: int) -> dict[str, Any]:
         store = Store(folder / "store.db")
         policies = Policies(store)
         options = ["--model", str(model), "--device", "cpu", "--no-judge", "--no-learn"]
-        with server(folder / "store.db", *options) as (_, url):
+        with started(*serve(folder / "store.db"), *options) as (_, url):
             answers, swapped, failed = asyncio.run(_swapping(url, requests, policies, adapters))
         store.close()
     during = [a for a in answers if any(s <= a.times[0] and a.sent <= s + SWAP_SECONDS for s in swapped)]
@@ -247,7 +231,7 @@ def measure_updates(turns: int, learn: bool) -> dict[str, Any]:
         folder = Path(name)
         path = folder / "store.db"
         options = ["--policies", str(folder / "policies"), *([] if learn else ["--no-judge", "--no-learn"])]
-        with server(path, *options) as (process, url):
+        with started(*serve(path), *options) as (process, url):
             memory = Memory(process.pid)
             store = Store(path)
             try:
@@ -340,9 +324,7 @@ def main() -> None:
         table.add_row("memory, highest, server and host", f"{m:.0f} MiB", f"{n:.0f} MiB", f"× {n / m:.2f}")
         table.add_row("updates", "", str(all_["updates"]), "")
     console.print(table)
-    if args.output:
-        machine = {"machine": platform.machine(), "system": platform.platform(), "cores": os.cpu_count()}
-        args.output.write_text(json.dumps({"machine": machine} | found, indent=1) + "\n")
+    keep(args.output, found)
 
 
 def _ms(*seconds: float) -> list[str]:

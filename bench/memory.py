@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from common import keep
 from learner import SHAPES, make_model, measure
 from rich.console import Console
 from rich.table import Table
@@ -82,8 +83,7 @@ def main() -> None:
         found[variant] = {"tokens": args.tokens, "extra_mib": extra, "mib_per_1000": rise}
         table.add_row(variant, *(f"{one:.0f}" for one in extra), f"{rise:.1f}", f"{rows[-1]['seconds']:.1f}")
     Console().print(table)
-    if args.output:
-        args.output.write_text(json.dumps({"shape": args.shape, "rows": found}, indent=1) + "\n")
+    keep(args.output, {"shape": args.shape, "rows": found})
 
 
 if __name__ == "__main__":

@@ -19,28 +19,24 @@ arms   learn      as `talktune serve` learns by default: fresh answers to the pr
 
 import argparse
 import json
-import os
-import platform
 import random
 import sqlite3
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import matplotlib.pyplot as plt
+from common import keep, started, talktune
 from matplotlib.lines import Line2D
 from openai import OpenAI
 from rich.console import Console
@@ -308,30 +304,6 @@ def wait_for_judging(store: Path, turns: int) -> None:
         time.sleep(0.5)
 
 
-@contextmanager
-def server(folder: Path, seed: int, options: Sequence[str]) -> Generator[str]:
-    """`talktune serve` on a free port; its log is in the folder."""
-    command = [sys.executable, "-m", "talktune", "serve", "--port", "0", "--store", str(folder / "store.db")]
-    command += ["--policies", str(folder / "policies"), "--seed", str(seed), *options]
-    with (
-        (folder / "server.log").open("w") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as running,
-    ):
-        try:
-            assert running.stdout is not None
-            while not (line := running.stdout.readline()).startswith("ready"):
-                if not line:
-                    raise SystemExit((folder / "server.log").read_text()[-2000:] or "talktune serve ended")
-            threading.Thread(target=running.stdout.read, daemon=True).start()
-            yield line.split()[-1]
-        finally:
-            running.terminate()
-            try:
-                running.wait(60)
-            except subprocess.TimeoutExpired:
-                running.kill()
-
-
 def measure(run: Run, args: argparse.Namespace, console: Console) -> Run:
     """One run: a fresh server, exam, talk, exam."""
     began = time.monotonic()
@@ -342,7 +314,9 @@ def measure(run: Run, args: argparse.Namespace, console: Console) -> Run:
         raise SystemExit(f"{store} is there from an earlier run: give another --keep, or remove {folder}.")
     folder.mkdir(parents=True, exist_ok=True)
     learns = "--no-learn" not in ARMS[run.arm]
-    with server(folder, run.seed, [*args.server, *ARMS[run.arm]]) as url:
+    own = ["--store", str(store), "--policies", str(folder / "policies"), "--seed", str(run.seed)]
+    command = talktune("serve", "--port", "0", *own, *args.server, *ARMS[run.arm])
+    with started(*command, log=folder / "server.log") as (_, url):
         client = Client(url, args.tokens or TOKENS[run.character], args.temperature)
         talks = Talks(client, character, run, store, args.ahead if learns else None)
         run.heard = talks.heard
@@ -508,24 +482,10 @@ def main() -> None:
         if args.keep:
             console.print(f"store, versions and the server's log: {args.keep / runs[-1].folder}")
         if args.output:
-            args.output.write_text(json.dumps(_report(args, found, runs), indent=1) + "\n")
+            options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+            keep(args.output, {"options": options, "table": found, "runs": [asdict(one) for one in runs]})
             draw(found, args.output.with_suffix(".png"))
     show([figures(run) for run in runs], console)
-
-
-def _report(args: argparse.Namespace, found: list[dict[str, Any]], runs: Sequence[Run]) -> dict[str, Any]:
-    return {
-        "machine": {
-            "machine": platform.machine(),
-            "system": platform.platform(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-        },
-        "versions": {name: version(name) for name in ("talktune", "torch", "transformers", "peft", "openai")},
-        "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()},
-        "table": found,
-        "runs": [asdict(run) for run in runs],
-    }
 
 
 if __name__ == "__main__":

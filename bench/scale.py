@@ -25,6 +25,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from common import keep
 from rich.console import Console
 from rich.table import Table
 
@@ -269,8 +270,7 @@ def main() -> None:
             table.add_row(*row(f"{users:,} users, {learners} learners", told, there, args.days))
             rows.append({"users": users, "learners": learners, "per_user": True} | _plain(told))
     console.print(table)
-    if args.output:
-        args.output.write_text(json.dumps({"site": asdict(site), "rows": rows}, indent=1))
+    keep(args.output, {"site": asdict(site), "rows": rows})
 
 
 def _plain(told: Told) -> dict[str, object]:

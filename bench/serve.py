@@ -10,8 +10,6 @@ request.
 import argparse
 import asyncio
 import json
-import os
-import platform
 import re
 import shutil
 import statistics
@@ -20,13 +18,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
+from common import keep, started, talktune
 from rich.console import Console
 from rich.table import Table
 
@@ -105,20 +102,6 @@ def instant() -> None:
     asyncio.run(run())
 
 
-@contextmanager
-def process(*command: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A process and the address in the line that begins with `ready` or http."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
-        try:
-            assert running.stdout is not None
-            while not (line := running.stdout.readline()).startswith(("ready", "http")):
-                if not line:
-                    raise SystemExit(f"{command}: it ended")
-            yield running, line.split()[-1]
-        finally:
-            running.kill()
-
-
 def load(url: str, script: str, connections: int, seconds: float) -> dict[str, float]:
     """One run of wrk: median in ms, requests per second."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
@@ -149,9 +132,9 @@ def resident_mib(pid: int) -> float:
 def measure_proxy(seconds: float, turns: int, conversations: int, console: Console) -> dict[str, Any]:
     """Direct against through talktune, and an empty store against a full one."""
     found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder, process(sys.executable, __file__, "--engine") as (_, engine):
-        serve = [sys.executable, "-m", "talktune", "serve", "--port", "0", "--upstream", engine, "--store"]
-        with process(*serve, f"{folder}/store.db") as (server, url):
+    with tempfile.TemporaryDirectory() as folder, started(sys.executable, __file__, "--engine") as (_, engine):
+        serve = talktune("serve", "--port", "0", "--upstream", engine, "--store")
+        with started(*serve, f"{folder}/store.db") as (server, url):
             for connections in (1, 32):
                 console.print(f"measuring {connections} at once …", style="dim")
                 load(url, fresh(), connections, 2)
@@ -181,7 +164,7 @@ def measure_proxy(seconds: float, turns: int, conversations: int, console: Conso
                 "seconds": time.monotonic() - began,
                 "memory_mib": [round(memory[0]), round(memory[len(memory) // 2]), round(memory[-1])],
             }
-            with process(*serve, f"{folder}/empty.db") as (_, begun):
+            with started(*serve, f"{folder}/empty.db") as (_, begun):
                 load(begun, fresh(), 32, 2)
                 rates = [[load(one, fresh(), 32, seconds / 2)["per_second"] for one in (begun, url)] for _ in range(5)]
             found["store"]["per_second"] = rates
@@ -218,8 +201,8 @@ def measure_host() -> dict[str, float]:
     """Tokens per second of one request and of eight, and a late request's first token."""
     body = {"stream": True, "max_tokens": 64, "temperature": 0.8}
     with tempfile.TemporaryDirectory() as folder:
-        serve = [sys.executable, "-m", "talktune", "serve", "--port", "0", "--store", f"{folder}/store.db"]
-        with process(*serve) as (_, url):
+        serve = talktune("serve", "--port", "0", "--store", f"{folder}/store.db")
+        with started(*serve) as (_, url):
 
             def ask(i: int, tokens: int = 64) -> tuple[float, float, int]:
                 began, first, count = time.perf_counter(), 0.0, 0
@@ -289,9 +272,7 @@ def main() -> None:
     late = f"{host['late_first_token']:.2f} s, {host['others_still_running']} others still running"
     table.add_row("first token of a late request", "", late, "")
     console.print(table)
-    if args.output:
-        machine = {"machine": platform.machine(), "system": platform.platform(), "cores": os.cpu_count()}
-        args.output.write_text(json.dumps({"machine": machine} | found, indent=1) + "\n")
+    keep(args.output, found)
     return None
 
 
