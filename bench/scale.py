@@ -23,6 +23,8 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from itertools import islice
+from math import ceil
 from pathlib import Path
 
 from common import keep
@@ -159,20 +161,22 @@ def _learn(
             continue
         lineage = min(ready)
         queue, published = waiting[lineage], lives.setdefault(lineage, [])
-        n = turns_of_update(len(queue), BATCH, OLDEST)
-        taken = [queue.popleft() for _ in range(n)]
+        next_ones = [len(published) - one.version for one in islice(queue, BATCH)]
+        age = max(1, ceil(statistics.mean(next_ones))) if len(queue) > BATCH else 1
+        n = turns_of_update(len(queue), BATCH, OLDEST, age)
+        taken = [queue.popleft() for _ in range(min(n, len(queue)))]
         fresh = [one for one in taken if len(published) - one.version <= OLDEST]
         told.dropped += len(taken) - len(fresh)
         if len(fresh) < len(taken):  # the rest goes back, as `Batches.take` leaves it
             queue.extendleft(reversed(fresh))
         else:
             a, b = site.update_seconds
-            took = a + b * n + site.gate_seconds
+            took = a + b * len(taken) + site.gate_seconds
             now += took
             told.busy += took
             told.updates += 1
-            told.learned += n
-            told.sizes.append(n)
+            told.learned += len(taken)
+            told.sizes.append(len(taken))
             told.staleness += [len(published) - one.version for one in taken]
             published.append(now)
             told.heard += [now - one.answered for one in taken]

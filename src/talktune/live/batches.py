@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from math import ceil
+from statistics import mean
 
 from transformers import PreTrainedTokenizerBase
 
@@ -67,7 +69,8 @@ class Batches:
         live, parents = self.policies.live(lineage), self.policies.parents()
         while (waiting := self._lineages().get(lineage)) and not self._missing(waiting, now):
             counts = _counts(waiting)
-            n = turns_of_update(sum(counts.values()), self._config.train.batch_turns, self._staleness)
+            age = self._age(counts, live, parents)
+            n = turns_of_update(sum(counts.values()), self._config.train.batch_turns, self._staleness, age)
             found = self.learning.oldest(quotas(counts, n, self._live.user_share), n)
             samples: list[Sample] = []
             gone: dict[str, str] = {}
@@ -112,6 +115,16 @@ class Batches:
             sentence += " (--timer-minutes)"
         return sentence
 
+    def _age(self, counts: Mapping[str, int], live: Version | None, parents: Mapping[int, int | None]) -> int:
+        """How many versions old the next turns are on average, rounded up, where more wait than an update takes."""
+        n = self._config.train.batch_turns
+        if sum(counts.values()) <= n:
+            return 1
+        found = self.learning.oldest(quotas(counts, n, self._live.user_share), n)
+        sampled = [one.turn.sampled for one in found if one.turn.sampled is not None]
+        ages = [_apart(live, one.policy_version, parents) for one in sampled if one.policy_version in (None, *parents)]
+        return max(1, ceil(mean(ages))) if ages else 1
+
     def _sample_of(self, one: Scored, live: Version | None, parents: Mapping[int, int | None]) -> Sample:
         """A waiting turn as a sample; UserError says why it cannot be one."""
         turn, train = one.turn, self._config.train
@@ -128,25 +141,33 @@ class Batches:
         if self._config.algorithm.distills:
             made = with_teacher(made, turn, self._tokenizer, train.max_tokens)
         made = with_wanted(made, turn, self._tokenizer, train.max_tokens)
-        ours = ancestry(None if live is None else live.number, parents)
         if made.policy_version is not None and made.policy_version not in parents:
             raise UserError("from a version that this store does not know")
-        # Updates back and forth over the common ancestor: a version that was rolled back may have answered.
-        staleness = len(set(ours) ^ set(ancestry(made.policy_version, parents)))
+        staleness = _apart(live, made.policy_version, parents)
         if staleness > self._staleness:
             raise UserError(f"more than {self._staleness} versions old")
-        return replace(made, id=one.id, policy_version=len(ours) - staleness)
+        taken = len(ancestry(None if live is None else live.number, parents))
+        return replace(made, id=one.id, policy_version=taken - staleness)
 
 
-def turns_of_update(waiting: int, usual: int, max_staleness: int) -> int:
-    """How many turns an update takes: min(max(usual, ⌈waiting / (max_staleness − 1)⌉), 4 usual).
+def _apart(live: Version | None, version: int | None, parents: Mapping[int, int | None]) -> int:
+    """Updates between a version and the live one, back and forth over their common ancestor.
+
+    Back, too: a version that was rolled back may have answered.
+    """
+    ours = ancestry(None if live is None else live.number, parents)
+    return len(set(ours) ^ set(ancestry(version, parents)))
+
+
+def turns_of_update(waiting: int, usual: int, max_staleness: int, age: int = 1) -> int:
+    """How many turns an update takes: min(max(usual, ⌈waiting / (max_staleness − age)⌉), 4 usual).
 
     Of updates of n turns, the last that waits is in the one after ⌊(waiting − 1) / n⌋ others, by so many versions
-    older than when it was answered, and by one more where a version went live before its verdict: at most
-    `max_staleness` as long as n is no less than this. Where turns come faster than even such updates, the oldest are
-    left out.
+    older than now, and `age` versions went live before it came: people take their time to react. So it is at most
+    `max_staleness` old as long as n is no less than this. Where turns come faster than even such updates, the oldest
+    are left out.
     """
-    wanted = -(-waiting // max(1, max_staleness - 1))
+    wanted = -(-waiting // max(1, max_staleness - age))
     return min(max(usual, wanted), MOST_TIMES * usual)
 
 

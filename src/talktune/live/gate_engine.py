@@ -98,7 +98,9 @@ class GateEngine:
         name = f"gate-{self._name(version.number)}"
         with suppress(GateEngineError):  # from an exam that was killed
             self._ask(client, "/v1/unload_lora_adapter", {"lora_name": name})
-        self._ask(client, "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(version.path)}, str(version.path))
+        self._ask(
+            client, "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(version.path)}, str(version.path)
+        )
         try:
             yield name
         finally:
