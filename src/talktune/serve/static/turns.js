@@ -1,7 +1,7 @@
 // Turns, newest first, a page at a time; opened: all of one, and a verdict that overrules the judge's.
 
 import { get, text } from "/page/api.js";
-import { action, ago, by, h } from "/page/dom.js";
+import { action, ago, by, h, thumb } from "/page/dom.js";
 import { tokens } from "/page/tokens.js";
 import { verdict } from "/page/verdict.js";
 
@@ -92,7 +92,7 @@ function makeRow(turn) {
 function mark(badge, turn) {
   const reward = turn.reward;
   const [sign, word, kind] =
-    reward === null ? ["·", "no verdict yet", ""] : reward > 0 ? ["👍", "liked", "good"] : reward < 0 ? ["👎", "disliked", "bad"] : ["–", "neutral", ""];
+    reward === null ? ["·", "no verdict yet", ""] : reward > 0 ? [thumb(true), "liked", "good"] : reward < 0 ? [thumb(false), "disliked", "bad"] : ["–", "neutral", ""];
   badge.className = `badge ${kind}`;
   const who = turn.feedback ? "by a person" : "by the judge";
   const label = reward === null ? word : `${word}, ${who}`;
