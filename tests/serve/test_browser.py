@@ -123,7 +123,7 @@ def test_the_shipped_model_learns_before_ones_eyes(tmp_path: Path) -> None:
     options += ("--max-answer-tokens", "12", "--policies", str(tmp_path / "policies"))
     with serving(tmp_path / "s.db", *options) as server, browser(tmp_path / "browser") as page:
         page.open(server.url)
-        page.wait("document.querySelector('#line').textContent === 'No reaction heard yet. Next update in 4 reactions.'")
+        page.wait("document.querySelector('#line').textContent.endsWith('heard yet. Next update in 4 reactions.')")
         page.run("window.stays = true")
         for number, thing in enumerate(("bread", "snow", "glass", "rust")):
             page.type("#words", f"What is {thing}?")
@@ -133,7 +133,7 @@ def test_the_shipped_model_learns_before_ones_eyes(tmp_path: Path) -> None:
         page.wait("document.querySelector('#line').textContent.startsWith('4 reactions heard')")
         page.wait("document.querySelector('tr.live')", tries=3 * TRIES)
         assert page.run("document.querySelector('tr.live').textContent").startswith("policy-000001")
-        page.wait("document.querySelector('#line').textContent.startsWith('4 reactions heard, 1 version. Answers liked')")
+        page.wait("document.querySelector('#line').textContent.startsWith('4 reactions heard, 1 version. Answers')")
         page.click(".turn > summary")  # the newest: rust, disliked
         page.click(".turn input[value=advantage]")
         page.wait("/in update 1 is -[.0-9]+;.*less likely/.test(document.querySelector('.turn .legend').textContent)")

@@ -14,7 +14,7 @@ ROWS = {
         printf('t%07d', i), 'c' || (i - i % 2), iif(i % 2, printf('t%07d', i - 1), NULL), :user,
         CAST(printf('%032d', i) AS BLOB), i % 2 = 0, 'main', 'complete',
         json_array(json_object('role', 'user', 'content', 'Why is number ' || i || ' as it is?')),
-        json_object('role', 'assistant', 'content', replace('........', '.', 'Because it comes after the one before. ')),
+        json_object('role', 'assistant', 'content', replace('........', '.', 'Because it comes after another. ')),
         'host', i FROM n""",
     "verdicts(turn, reward, created)": "printf('t%07d', i), iif(i * 7 % :turns < i, 1.0, -1.0), i FROM n",
     "votes(turn, number, label, confidence, judge, reason, created, cost)": """
