@@ -27,7 +27,7 @@ export function thumb(up) {
 
 export const by = (id) => document.getElementById(id);
 
-export const percent = (share) => `${Math.round(100 * share)} %`;
+export const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
 
 export function ago(seconds) {
   const gone = Date.now() / 1000 - seconds;

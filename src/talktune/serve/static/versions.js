@@ -82,7 +82,7 @@ function row(version) {
     "tr",
     { class: version.live ? "live" : "" },
     h("th", { scope: "row" }, version.name, h("br"), h("span", { class: "dim" }, ago(version.created))),
-    h("td", { class: state === "rejected" ? "bad" : state === "live" ? "good" : "" }, state, h("br"), h("span", { class: "dim" }, version.reason ?? "")),
+    h("td", { class: state === "rejected" ? "bad" : state === "live" ? "good" : "" }, state, version.reason ? h("div", { class: "dim why" }, version.reason) : null),
     measured,
     h("td", {}, may ? promote : ""),
   );
