@@ -12,6 +12,7 @@ SIZES = ("--updates", "2", "--questions", "4", "--fresh-answers", "2", "--max-ne
 JUDGE = ("--judge", "oracle", "--judge-accuracy", "0.3")
 WEIGHTS = Path("adapter/adapter_model.safetensors")
 CLOCK = {"seconds", "tokens_per_second"}
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tensorboard's own libraries
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
@@ -22,7 +23,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def run(talktune: Any, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("demo") / "run"
-    said = talktune("demo", "--model", tiny_model, *JUDGE, "--output", output, *SIZES)
+    said = talktune("demo", "--model", tiny_model, *JUDGE, "--output", output, *SIZES, "--track", "tensorboard")
     assert said.code == 0, said.err
     assert "held-out questions that satisfy the user" in said.out
     assert str(output / "report.html") in said.out.replace("\n", "")
@@ -33,6 +34,7 @@ def test_everything_is_there(run: Path) -> None:
     names = {p.name for p in run.iterdir()}
     assert {"config.toml", "metrics.jsonl", "summary.json", "samples.jsonl", "before.json", "report.html"} <= names
     assert {"adapter", "checkpoints"} <= names
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
     assert [line["update"] for line in metrics(run)] == [1, 2]
     assert all(0 <= line["satisfaction"] <= 1 for line in metrics(run))
     assert any(line.get("grad_norm", 0) > 0 for line in metrics(run))

@@ -13,7 +13,7 @@ from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 AXE = Path(__file__).parents[2] / ".cache" / "npm" / "node_modules" / "axe-core" / "axe.min.js"
-TRIES, PAUSE = 600, 0.05
+TRIES, PAUSE = 2400, 0.05
 
 
 class Browser:
@@ -67,9 +67,9 @@ class Browser:
         assert "exceptionDetails" not in found, (script, found["exceptionDetails"])
         return found["result"].get("value")
 
-    def wait(self, script: str) -> None:
+    def wait(self, script: str, tries: int = TRIES) -> None:
         """Until an expression is true, as JavaScript takes it."""
-        for _ in range(TRIES):
+        for _ in range(tries):
             if self.run(f"Boolean({script})"):
                 return
             time.sleep(PAUSE)

@@ -14,7 +14,7 @@ from talktune.store.policies import Policies
 from talktune.store.store import Store
 
 from ..versions import make_candidate, make_versions
-from .browser import AXE, CHROMIUM, Browser, browser
+from .browser import AXE, CHROMIUM, TRIES, Browser, browser
 from .conftest import serving
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
@@ -117,6 +117,43 @@ def test_talk_react_correct_compare_and_roll_back(server: Any, page: Browser) ->
     assert len(listed) == 1, "nothing is learned from what was compared"
 
 
+def test_the_shipped_model_learns_before_ones_eyes(tmp_path: Path) -> None:
+    """Everything real: four answers, a thumb for each, and the version that comes of them is seen, tried and left."""
+    options = ("--no-judge", "--no-gate", "--holdout", "0", "--batch-turns", "4", "--fresh-answers", "0")
+    options += ("--max-answer-tokens", "12", "--policies", str(tmp_path / "policies"))
+    with serving(tmp_path / "s.db", *options) as server, browser(tmp_path / "browser") as page:
+        page.open(server.url)
+        page.wait("document.querySelector('#line').textContent.endsWith('heard yet. Next update in 4 reactions.')")
+        page.run("window.stays = true")
+        for number, thing in enumerate(("bread", "snow", "glass", "rust")):
+            page.type("#words", f"What is {thing}?")
+            page.press_enter()
+            page.wait(f"document.querySelectorAll('.answer .verdict').length === {number + 1}")
+            page.click(f".answer:last-child .thumb[data-score='{-1 if number % 2 else 1}']")
+        page.wait("document.querySelector('#line').textContent.startsWith('4 reactions heard')")
+        page.wait("document.querySelector('tr.live')", tries=3 * TRIES)
+        assert page.run("document.querySelector('tr.live').textContent").startswith("policy-000001")
+        page.wait("document.querySelector('#line').textContent.startsWith('4 reactions heard, 1 version. Answers')")
+        page.click(".turn > summary")  # the newest: rust, disliked
+        page.click(".turn input[value=advantage]")
+        page.wait("/in update 1 is -[.0-9]+;.*less likely/.test(document.querySelector('.turn .legend').textContent)")
+        page.click(".turn input[value=change]")
+        page.wait("document.querySelector('.turn .legend').textContent.includes('to policy-000001: ')")
+        page.click(".turn .thumb[aria-label='Good answer']")
+        page.wait("document.querySelector('.turn .badge.good')")
+        page.type("#prompt", "What is salt?")
+        page.click("#compare .main")
+        page.wait("document.querySelectorAll('.side:not([aria-busy])').length === 2")
+        base, learned = page.run("[...document.querySelectorAll('.side .text')].map((one) => one.textContent)")
+        assert base
+        assert learned
+        page.click("#back")
+        page.wait("document.querySelector('#version-list').textContent.includes('The model serves as it was.')")
+        assert page.run("window.stays"), "all of it without a reload"
+        assert not page.complaints
+        assert all(url.startswith(server.url) for url in page.requests)
+
+
 def test_no_serious_fault_of_accessibility(page: Browser) -> None:
     if not AXE.is_file():
         pytest.skip("axe-core is not there: `make clients` fetches it, where npm's registry can be reached")
@@ -142,6 +179,25 @@ def test_a_second_user_sees_none_of_it(page: Browser) -> None:
     assert page.run("document.querySelectorAll('.turn').length") == 0
     page.wait("document.querySelector('#line').textContent.startsWith('No reaction heard yet')")
     assert not page.run("Boolean(document.querySelector('#version-list button'))")
+
+
+def test_turns_that_were_pushed_down_are_brought_up_to_date_too(server: Any, page: Browser) -> None:
+    give_key(page, "bob-secret")
+    page.wait("!document.querySelector('#no-turns').hidden")
+
+    def post(path: str, body: Any) -> Any:
+        return httpx2.post(f"{server.url}/v1/{path}", json=body, headers={"X-Api-Key": "bob-secret"}, timeout=60).json()
+
+    ids: list[str] = []
+    for number in range(12):
+        ids.append(post("chat/completions", {"messages": [{"role": "user", "content": f"Number {number}"}]})["id"])
+        page.wait(f"document.querySelectorAll('.turn').length === {number + 1}")
+    page.run("(now => { Date.now = () => now() + 3600e3; })(Date.now)")
+    post("feedback", {"completion_id": ids[0], "thumbs": "up"})
+    page.wait("document.querySelector('.turn:last-child .badge.good')")
+    assert page.run("document.querySelector('.turn:last-child .cells').textContent").startswith("Number 0")
+    ages = "[...document.querySelectorAll('.turn > summary > .dim')].map((one) => one.textContent.slice(0, 14))"
+    assert set(page.run(ages)) <= {"60 minutes ago", "61 minutes ago"}
 
 
 def test_it_fits_a_phone(page: Browser) -> None:

@@ -1,8 +1,7 @@
 """The page before a store with 100,000 turns: what it costs until it can be used, and while it is open."""
 
 import os
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx2
@@ -15,7 +14,7 @@ from .conftest import Serving, running_engine, serving
 TURNS = 100_000
 INTERACTIVE_SECONDS = 1.0
 POLL_SECONDS = 0.005
-ROUNDS, POLLS = 4, 40
+TRIES, POLLS = 4, 40  # the first that is cheap enough counts: beside other work a processor does less in the same time
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 USABLE = "document.querySelectorAll('.turn').length === 10 && !document.querySelector('#send').disabled"
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
@@ -40,36 +39,46 @@ def _children(task: Path) -> list[int]:
     return [int(child) for child in (task / "children").read_text().split()]
 
 
-def cost_of_opening(page: Browser, server: Serving) -> tuple[float, float]:
-    """Processor time and time until the page can be used."""
+def cheap_enough(measure: Callable[[], float], limit: float) -> list[float]:
+    """What was measured, up to the first that is below the limit."""
+    costs: list[float] = []
+    while len(costs) < TRIES and (not costs or costs[-1] >= limit):
+        costs.append(measure())
+    return costs
+
+
+def cost_of_opening(page: Browser, server: Serving) -> float:
+    """Processor time until the page can be used."""
     page.open("about:blank")
     processes = (server.process.pid, page.process)
-    before, began = sum(map(computed, processes)), time.monotonic()
-    page.open(f"{server.url}/?{began}")
+    before = sum(map(computed, processes))
+    page.open(server.url)
     page.wait(USABLE)
-    return sum(map(computed, processes)) - before, time.monotonic() - began
+    return sum(map(computed, processes)) - before
 
 
 def test_it_is_interactive_within_a_second(server: Serving, tmp_path: Path) -> None:
     with browser(tmp_path) as page:
-        costs = [cost_of_opening(page, server) for _ in range(3)]
+        costs = cheap_enough(lambda: cost_of_opening(page, server), INTERACTIVE_SECONDS)
         assert page.run("document.querySelector('.turn .cells').textContent").startswith(f"Why is number {TURNS - 1}")
         page.wait("document.querySelector('#line').textContent.startsWith('100000 reactions heard')")
         page.wait("document.querySelector('.plot .line')")
         assert not page.complaints
-    print("computed, took:", costs)
-    assert min(computed for computed, _ in costs) < INTERACTIVE_SECONDS
+    print("computed:", costs)
+    assert costs[-1] < INTERACTIVE_SECONDS
 
 
 @pytest.mark.parametrize("path", ["/v1/turns?limit=10", "/v1/learning", "/v1/versions", "/health"])
 def test_a_poll_costs_next_to_nothing(server: Serving, path: str) -> None:
     with httpx2.Client() as client:
         assert client.get(server.url + path).status_code == 200
-        costs: list[float] = []
-        for _ in range(ROUNDS):  # the least counts: beside other work a processor does less in the same time
+
+        def poll() -> float:
             before = computed(server.process.pid)
             for _ in range(POLLS):
                 client.get(server.url + path)
-            costs.append((computed(server.process.pid) - before) / POLLS)
+            return (computed(server.process.pid) - before) / POLLS
+
+        costs = cheap_enough(poll, POLL_SECONDS)
     print(path, [f"{1000 * cost:.1f} ms" for cost in costs])
-    assert min(costs) < POLL_SECONDS
+    assert costs[-1] < POLL_SECONDS

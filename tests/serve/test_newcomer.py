@@ -32,6 +32,7 @@ def answer(url: str, messages: list[dict[str, str]]) -> tuple[str, bool]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)  # of which the limits below are parts
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
 def test_after_24_reactions_a_version_is_live_and_the_page_says_so(tmp_path: Path) -> None:
     user, rng = User("plain"), random.Random(0)
@@ -50,7 +51,7 @@ def test_after_24_reactions_a_version_is_live_and_the_page_says_so(tmp_path: Pat
             reaction = user.react(user.judge(question, text, finished), question, rng)
             answer(server.url, [*said, {"role": "assistant", "content": text}, {"role": "user", "content": reaction}])
         talked = time.monotonic()
-        until = talked + 900
+        until = talked + 1500
         while not page.run("Boolean(document.querySelector('tr.live'))"):
             assert time.monotonic() < until, page.run("document.body.innerText")
             assert "rejected" not in page.run("document.querySelector('#version-list').textContent")

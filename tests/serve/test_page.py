@@ -110,6 +110,8 @@ def test_the_page_holds_no_script_and_names_files_that_are_there() -> None:
             assert foreign == [] or foreign == ["http://www.w3.org"], name
         for named in re.findall(r'"/page/([^"]+)"', text):
             assert named in files, (name, named)
+        emoji = re.findall(r"[\U00010000-\U0010ffff]", text)  # which need a font that not every machine has
+        assert emoji == [], name
     ids = set(re.findall(r'id="([^"]+)"', page))
     assert set(re.findall(r'for="([^"]+)"|aria-labelledby="([^"]+)"', page)) <= {(i, "") for i in ids} | {
         ("", i) for i in ids
@@ -170,12 +172,15 @@ def test_a_person_overrules_the_judge_after_its_verdict_too(watched: Watched, tm
     found = watched.get("bob", f"turns/{liked}")
     assert (found["reward"], found["feedback"]) == (0.5, {"score": 0.5, "better": "What I wanted"})
     assert [vote["label"] for vote in found["votes"]] == [1]
+    exported = httpx2.get(f"{watched.url}/v1/judge-lines", headers=key("bob"))
+    assert (exported.json()["label"], exported.json()["better"]) == (1, "What I wanted")
     assert watched.post("bob", "feedback", {"completion_id": liked, "better": ""})["better"] is None
     assert [one["id"] for one in watched.get("bob", "turns", corrected=1)["data"]] == [liked]
     lines = tmp_path / "lines.jsonl"
     lines.write_bytes(httpx2.get(f"{watched.url}/v1/judge-lines", headers=key("bob")).content)
     (line,) = load_judge_lines(lines)
     assert line == JudgeLine(Exchange("One", "I am fine", "user", "Two"), 1)
+    assert "better" not in lines.read_text()
     for wrong in ({"better": 1}, {}):
         assert watched.post("bob", "feedback", {"completion_id": liked} | wrong) == 400
 
@@ -260,8 +265,11 @@ def test_any_version_can_be_asked_by_its_name_and_the_model_as_it_was(watched: W
     for name in ("policy-000001", "policy-000002", "policy-000004", "policy-base"):
         watched.say("ann", "Compare", model=name, turn_type="side")
         assert watched.engine.asked[-1]["model"] == {"policy-base": "m"}.get(name, of_the_engine(name))
-    # The live one stays, and of the others the last two.
-    assert set(watched.engine.loaded) == {of_the_engine(f"policy-{n:06}") for n in (2, 3, 4)}
+    # The live one stays, and of the others the last two; no answer waits until another is gone.
+    kept, until = {of_the_engine(f"policy-{n:06}") for n in (2, 3, 4)}, time.monotonic() + 30
+    while set(watched.engine.loaded) != kept:
+        assert time.monotonic() < until, watched.engine.loaded
+        time.sleep(0.05)
     for name in ("policy-000005", "policy-000009"):
         unknown = {"messages": [{"role": "user", "content": "?"}], "model": name}
         assert watched.post("ann", "chat/completions", unknown) == 404

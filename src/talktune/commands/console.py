@@ -14,6 +14,9 @@ from talktune.terminal import printable, speaks
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+ENDLESS = 100_000
+"""Columns of a pipe."""
+
 
 class _Plain(Console):
     """A console whose own styles are all that steers the terminal: everything printed goes through `render`."""
@@ -77,13 +80,18 @@ def progress_shown() -> "Generator[Callable[[str, int, int], None]]":
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a small table; cells are plain text, never markup."""
+    """Print a small table; cells are plain text, never markup.
+
+    The first column's names are never broken; in a pipe or a file, which has no width, no cell is.
+    """
     made = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
-        made.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+        made.add_column(column, justify="left" if i == 0 else "right", overflow="fold", no_wrap=i == 0)
     for row in rows:
         made.add_row(*(_escape(cell) for cell in row))
-    out.print(made)
+    if not out.is_terminal:
+        made.width = out.measure(made, options=out.options.update(max_width=ENDLESS)).maximum
+    out.print(made, crop=False)
 
 
 def side_by_side(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -16,9 +16,10 @@ from talktune.store.queues import BUCKETS
 from talktune.store.reactions import Reactions, reactions, roles, waiting_for_judge
 from talktune.store.store import Store
 
-SWIFT_SECONDS = 0.1
-IDLE = 50
-"""What took longer than SWIFT_SECONDS to read is kept for so many times as long: a large store costs no more."""
+SECONDS_A_VERDICT = 1e-4
+"""All verdicts are read anew no sooner than so long after the last time, for each of them: reading 100,000, which
+takes a third of a second of a processor, is done every ten seconds at most. Not by how long it took: beside an update
+that has every core, a few verdicts take as long."""
 UNCHANGED_SECONDS = 600.0
 """What is known is read anew after so long though no verdict came: somebody may have been forgotten."""
 CONFIDENCE = 1.96
@@ -51,7 +52,7 @@ class Learned:
             "object": "learning",
             "user": caller.user,
             "admin": caller.admin,
-            "reactions": heard.liked + heard.disliked + heard.neutral,
+            "reactions": heard.heard,
             "liked": heard.liked,
             "disliked": heard.disliked,
             "neutral": heard.neutral,
@@ -82,9 +83,8 @@ class Learned:
         kept = self._kept.get(user)
         if kept is None or began >= (kept.at + UNCHANGED_SECONDS if judged == kept.judged else kept.until):
             found = reactions(self._store, user)
-            now = self._clock()
             points = [asdict(point) | band(point.share, point.size) for point in found.points]
-            kept = _Kept(found, points, judged, now, now + IDLE * max(0.0, now - began - SWIFT_SECONDS))
+            kept = _Kept(found, points, judged, began, began + SECONDS_A_VERDICT * found.heard)
             self._kept[user] = kept
         return kept
 

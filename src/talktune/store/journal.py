@@ -93,7 +93,10 @@ def entry(store: Store, user: str | None, id: str) -> Entry | None:
 
 
 def judge_lines(store: Store, user: str) -> Iterator[dict[str, Any]]:
-    """What a user said of answers that were reacted to, newest first: lines as `talktune judge-train` reads them."""
+    """What a user said of answers that were reacted to, newest first: lines as `talktune judge-train` reads them.
+
+    `better` is the wanted answer, where one was given; a judge never sees it.
+    """
     before = None
     while page := entries(store, user, before=before, limit=PAGE, corrected=True):
         before = page[-1].id
@@ -101,7 +104,8 @@ def judge_lines(store: Store, user: str) -> Iterator[dict[str, Any]]:
             if one.reaction and one.score is not None:
                 label = (one.score > 0) - (one.score < 0)
                 line = {"request": one.request, "response": one.answer, "role": one.reacted}
-                yield line | {"next_state": one.reaction, "label": label}
+                line |= {"next_state": one.reaction, "label": label}
+                yield line if one.better is None else line | {"better": one.better}
 
 
 def sampled(store: Store, id: str) -> Sampled | None:

@@ -31,6 +31,11 @@ class Reactions:
     """Of how many each point is the share."""
     points: tuple[Point, ...]
 
+    @property
+    def heard(self) -> int:
+        """How many verdicts there are."""
+        return self.liked + self.disliked + self.neutral
+
 
 def reactions(store: Store, user: str | None, *, window: int = 40, points: int = 60) -> Reactions:
     """The verdicts on a user's turns (None: on everybody's), and the share of the last `window` that were liked.

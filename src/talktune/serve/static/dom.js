@@ -18,9 +18,16 @@ function fill(element, properties, children) {
   return element;
 }
 
+// A thumb, up or down, as a drawing: not every machine has a font with one.
+export function thumb(up) {
+  const hand = "M2 10h4v11H2zM8 10l4-8c2 0 3 1 3 3l-1 4h6c1.5 0 2.2 1 2 2l-1.5 8c-.3 1.3-1 2-2 2H8z";
+  const turned = up ? null : "rotate(180 12 12)";
+  return svg("svg", { viewBox: "0 0 24 24", class: "sign", "aria-hidden": "true" }, svg("path", { d: hand, transform: turned }));
+}
+
 export const by = (id) => document.getElementById(id);
 
-export const percent = (share) => `${Math.round(100 * share)} %`;
+export const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
 
 export function ago(seconds) {
   const gone = Date.now() / 1000 - seconds;

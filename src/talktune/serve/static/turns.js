@@ -1,11 +1,12 @@
 // Turns, newest first, a page at a time; opened: all of one, and a verdict that overrules the judge's.
 
 import { get, text } from "/page/api.js";
-import { action, ago, by, h } from "/page/dom.js";
+import { action, ago, by, h, thumb } from "/page/dom.js";
 import { tokens } from "/page/tokens.js";
 import { verdict } from "/page/verdict.js";
 
 const PAGE = 10;
+const MOST = 50; // of those that are shown, so many are looked at again whenever something changed
 const rows = new Map();
 let filter = "";
 let next = null;
@@ -24,8 +25,11 @@ export function start() {
   by("lines").append(action("Your verdicts as a file for judge-train", save));
 }
 
-// The newest page; turns that are shown already are brought up to date, an opened one is left open.
-export const refresh = () => load();
+// The newest; turns that are shown already are brought up to date, an opened one is left open.
+export async function refresh() {
+  await load();
+  for (const row of rows.values()) row.age();
+}
 
 async function save() {
   const url = URL.createObjectURL(new Blob([await text("/v1/judge-lines")], { type: "application/jsonl" }));
@@ -40,10 +44,11 @@ function clear() {
 
 async function load(before = null) {
   const wanted = filter;
-  const found = await get(`/v1/turns?limit=${PAGE}&${filter}${before ? `&before=${encodeURIComponent(before)}` : ""}`);
+  const count = before ? PAGE : Math.min(MOST, Math.max(PAGE, rows.size));
+  const found = await get(`/v1/turns?limit=${count}&${filter}${before ? `&before=${encodeURIComponent(before)}` : ""}`);
   if (wanted !== filter) return;
   if (!before && !found.data.some((turn) => rows.has(turn.id))) clear(); // so many are new that there is a gap
-  if (before || !rows.size || rows.size <= PAGE) next = found.next;
+  if (before || rows.size <= count) next = found.next;
   let last = null;
   for (const turn of found.data) {
     const known = rows.get(turn.id);
@@ -70,11 +75,15 @@ function makeRow(turn) {
   const summary = h("summary", {}, badge, h("span", { class: "cells" }, request, answer, reaction), when);
   const inside = h("div", { class: "inside" });
   const element = h("details", { class: "turn", "data-id": turn.id, ontoggle: open }, summary, inside);
-  return { element, update };
+  return { element, update, age };
+
+  function age() {
+    when.textContent = `${ago(turn.created)} · ${turn.version ?? "the model as it was"}`;
+  }
 
   function update(now) {
     mark(badge, now);
-    when.textContent = `${ago(now.created)} · ${now.version ?? "the model as it was"}`;
+    age();
     reaction.textContent = now.reaction ? `↳ ${now.reaction}` : "";
   }
 
@@ -92,7 +101,7 @@ function makeRow(turn) {
 function mark(badge, turn) {
   const reward = turn.reward;
   const [sign, word, kind] =
-    reward === null ? ["·", "no verdict yet", ""] : reward > 0 ? ["👍", "liked", "good"] : reward < 0 ? ["👎", "disliked", "bad"] : ["–", "neutral", ""];
+    reward === null ? ["·", "no verdict yet", ""] : reward > 0 ? [thumb(true), "liked", "good"] : reward < 0 ? [thumb(false), "disliked", "bad"] : ["–", "neutral", ""];
   badge.className = `badge ${kind}`;
   const who = turn.feedback ? "by a person" : "by the judge";
   const label = reward === null ? word : `${word}, ${who}`;

@@ -1,15 +1,15 @@
 // A person's own word on an answer: thumbs, and what it should have said. It overrules the judge.
 
 import { post } from "/page/api.js";
-import { action, h } from "/page/dom.js";
+import { action, h, thumb } from "/page/dom.js";
 
 // `given` is {score, better} or null; `changed` hears what the server keeps.
 export function verdict(id, given, changed = () => {}) {
   const thumbs = [
-    [1, "👍", "Good answer"],
-    [-1, "👎", "Bad answer"],
-  ].map(([score, sign, label]) =>
-    action(sign, () => send({ score }), { class: "thumb", "aria-label": label, title: label, "data-score": score }),
+    [1, "Good answer"],
+    [-1, "Bad answer"],
+  ].map(([score, label]) =>
+    action(thumb(score > 0), () => send({ score }), { class: "thumb", "aria-label": label, title: label, "data-score": score }),
   );
   const words = h("textarea", { rows: 3, "aria-label": "What it should have said" });
   words.value = given?.better ?? "";
@@ -37,9 +37,9 @@ export function verdict(id, given, changed = () => {}) {
   }
 
   function show(kept) {
-    for (const thumb of thumbs) {
-      const pressed = kept !== null && Math.sign(kept.score) === Number(thumb.dataset.score);
-      thumb.setAttribute("aria-pressed", pressed);
+    for (const button of thumbs) {
+      const pressed = kept !== null && Math.sign(kept.score) === Number(button.dataset.score);
+      button.setAttribute("aria-pressed", pressed);
     }
   }
 }

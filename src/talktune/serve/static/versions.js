@@ -12,8 +12,10 @@ const MEASURES = [
 ];
 let admin = false;
 let shown = "";
+let picked = false; // by a person; until then it is the model as it was, the live version and the newest
 
 export function start() {
+  by("which").addEventListener("change", () => (picked = true));
   by("compare").addEventListener("submit", (event) => {
     event.preventDefault();
     compare(by("prompt").value.trim());
@@ -80,7 +82,7 @@ function row(version) {
     "tr",
     { class: version.live ? "live" : "" },
     h("th", { scope: "row" }, version.name, h("br"), h("span", { class: "dim" }, ago(version.created))),
-    h("td", { class: state === "rejected" ? "bad" : state === "live" ? "good" : "" }, state, h("br"), h("span", { class: "dim" }, version.reason ?? "")),
+    h("td", { class: state === "rejected" ? "bad" : state === "live" ? "good" : "" }, state, version.reason ? h("div", { class: "dim why" }, version.reason) : null),
     measured,
     h("td", {}, may ? promote : ""),
   );
@@ -91,7 +93,7 @@ function choices(found, live) {
   const names = [[BASE, "the model as it was"]];
   for (const version of found.slice(0, 6)) names.push([version.name, version.live ? `${version.name} (live)` : version.name]);
   const boxes = names.map(([name, words], i) => {
-    const chosen = before.size ? before.has(name) : name === BASE || name === live?.name || i === 1;
+    const chosen = picked ? before.has(name) : name === BASE || name === live?.name || i === 1;
     const box = h("input", { type: "checkbox", name: "version", value: name });
     box.checked = chosen;
     return h("label", {}, box, ` ${words}`);
