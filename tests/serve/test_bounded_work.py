@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from talktune.conversations import marks, passing, words
-from talktune.serve import placing, side, telling
+from talktune.serve import likeness, placing, side, telling
 from talktune.serve.matching import history_hash
 from talktune.types import Message
 
@@ -51,7 +51,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
             return tuple(map(counted, value))
         return value
 
-    for module in (words, passing, marks, side, telling, placing):
+    for module in (words, passing, marks, side, telling, likeness, placing):
         for name, value in list(vars(module).items()):
             monkeypatch.setattr(module, name, counted(value))
     yield counts

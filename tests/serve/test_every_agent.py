@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from .conftest import running_engine, serving
-from .programs import Codex, OpenClaw, missing
+from .programs import Codex, Gateway, OpenClaw, missing
 from .scripted import HEAD, Score, Script, sayings, score
 from .test_every_client import CLIENTS, INSTALLED, PYTHON
 
@@ -76,4 +76,29 @@ def test_agents(name: str, program: type[OpenClaw | Codex], tmp_path: Path) -> N
                 told.append([(said, agent.ask(said)) for said in sayings(start, 10)])
     found = score(tmp_path / "store.db", told, script)
     report(name, found, script, tmp_path)
+    holds(found)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_openclaws_gateway(tmp_path: Path) -> None:
+    """Its process stays, and asks the model by itself between what the person says."""
+    if (reason := missing("openclaw")) is not None:
+        pytest.skip(reason)
+    script, talk = Script(), list[tuple[str, str]]()
+    with running_engine() as engine:
+        engine.decide = script
+        with (
+            serving(tmp_path / "store.db", "--upstream", engine.url) as server,
+            Gateway(server.url, tmp_path) as agent,
+        ):
+            for i, said in enumerate(sayings(0, 12)):
+                talk.append((said, agent.ask(said)))
+                if i % 3 == 1:
+                    before = len(script.log)
+                    agent.wake(f"Backup {i} ended.")
+                    agent.until(lambda before=before: len(script.log) > before)
+    found = score(tmp_path / "store.db", [talk], script)
+    report("OpenClaw's gateway", found, script, tmp_path)
+    assert found.sides
     holds(found)

@@ -62,7 +62,7 @@ def needed() -> list[tuple[str, re.Pattern[str], Sequence[str]]]:
         (name, pattern, side._WORDS) for name, pattern in known.items()
     ]
     about = {"_TALK": telling._TALK, "_WEAK": telling._WEAK, "_CHANGES": telling._CHANGES}
-    about |= {"_CLASSIFIED": telling._CLASSIFIED, "_ALONE": telling._ALONE, "_CHANGE": telling._CHANGE}
+    about |= {"_CLASSIFIED": telling._CLASSIFIED, "_ALONE": telling._ALONE, "_CHANGE": telling.CHANGE}
     about |= {"TRANSCRIPT": telling.TRANSCRIPT, "PERSON": telling.PERSON, "_CONSTANT": telling._CONSTANT}
     found += [(name, pattern, telling.TRIGGERS) for name, pattern in about.items()]
     return found

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from talktune.serve import likeness
 from talktune.serve.telling import ENOUGH, FORM, PERSON, SHOWN, TRANSCRIPT, TRIGGERS, is_probe, is_transcript, points
 from talktune.types import Message, TurnKind
 
@@ -318,8 +319,7 @@ def kind_of(
     form; `patterns` are a user's own, looked for in the system prompt and in what was said since the last finished
     answer, in the parts of them that are looked at.
     """
-    system = [_looked_at(m.content) for m in messages if m.role == "system"][:LATEST]
-    words = [text for text in map(_bare, since_last_answer(messages)[-LATEST:]) if text]
+    system, words = seen(messages)
     if patterns and any(re.search(pattern, text) for pattern in patterns for text in (*system, *words)):
         return "side"
     answered = any(m.role == "assistant" for m in messages)
@@ -329,6 +329,8 @@ def kind_of(
         return "side"
     told = max((_told(text, alone, short, shaped) for text in system), default=0) if tools <= 1 else 0
     if told >= ENOUGH or (told >= ENOUGH - SHOWN and words and is_transcript(words[-1])):
+        return "side"
+    if tools <= 1 and likeness.points(system, lasting(words), shape(messages, words, tools, limit)) >= likeness.ENOUGH:
         return "side"
     last = messages[-1]
     if len(messages) > len(system) and last.role == "system" and _BEHIND.match(last.content[:START]):
@@ -344,6 +346,26 @@ def kind_of(
         return "main"
     later = words[len(clients) - clients[::-1].index(True) :]
     return "side" if all(_PASSING.match(text) for text in later) else "main"
+
+
+def seen(messages: Sequence[Message]) -> tuple[list[str], list[str]]:
+    """What is looked at: the system prompts, and what users said since the last answer."""
+    system = [_looked_at(m.content) for m in messages if m.role == "system"][:LATEST]
+    return system, [text for text in map(_bare, since_last_answer(messages)[-LATEST:]) if text]
+
+
+def shape(messages: Sequence[Message], words: Sequence[str], tools: int, limit: int | None) -> list[str]:
+    """What a request is but for its words."""
+    told = {
+        "answered": any(m.role == "assistant" for m in messages),
+        "short": limit is not None and limit <= FEW_TOKENS,
+    }
+    return [f"said {min(len(words), 2)}", f"tools {min(tools, 2)}", *(name for name, there in told.items() if there)]
+
+
+def lasting(words: Sequence[str]) -> list[str]:
+    """What was said, without what a client adds in passing."""
+    return [text for text in words if not _PASSING.match(text)]
 
 
 @lru_cache(maxsize=256)

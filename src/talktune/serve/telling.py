@@ -119,13 +119,13 @@ _CONSTANT = re.compile(
     r"\b(?i:reply|respond|answer|output|return|say|print|send)\b[^.\n]{0,30}?\b(?!JSON\b|HTML\b|YAML\b|TRUE\b)"
     r"[A-Z][A-Z_]{3,}\b"
 )
-_OWN = re.compile(
+OWN = re.compile(
     r"(?i)\b(?:i|i'm|i've|me|my|mine|we|us|our|ich|mir|mich|meine?[rnms]?|wir|je|moi|mon|nous|yo|mis?|io|mio|eu"
     r"|meu|minha)\b"
     r"|\bprompt\b|\bplease[.!,]"
 )
 """A person's words for themselves; or about an order, which is no order."""
-_ABOUT = re.compile(
+ABOUT = re.compile(
     r"(?i)\A\W*(?:why|how|what|when|where|who|which|is|are|does|do|did|can|could|should|would|explain|debug|fix"
     r"|implement|help|tell|translate|rewrite|improve|correct|edit)\b|\?\s*\Z"
 )
@@ -133,14 +133,14 @@ _MADE = re.compile(
     r"(?i)\b(?:code|function|script|program|class|method|test|schema|component|api|generator|haiku|poem|song|story"
     r"|screen|page|novel|game|character|scene|play|film)s?\b"
 )
-_QUOTED = re.compile(r"(?<!\w)(?:'\w{1,8}'|\"\w{1,8}\")(?!\w)")
+QUOTED = re.compile(r"(?<!\w)(?:'\w{1,8}'|\"\w{1,8}\")(?!\w)")
 """A word that is spoken of, not said."""
 _TOOL = re.compile(
     r"(?i)\b(?:message|title|name|tag|summary|topic) generator\b|\b(?:iso|language|country|error|status) codes?\b"
 )
 """What a client calls the model, and codes that are none of a program; who wants one made says so otherwise."""
 _SENTENCE = re.compile(r"[.!?。!?\n]+(?=\s|\Z)|[。\n]")
-_CHANGE = re.compile(r"(?m)^(?:diff --git |@@ |\+\+\+ |--- )")
+CHANGE = re.compile(r"(?m)^(?:diff --git |@@ |\+\+\+ |--- )")
 _PROBE = re.compile(
     r"(?i)\A\W*(?:hi|hello|hey|ping|test|testing|\.|(?:just )?(?:say|reply|respond"
     r"|answer)(?: with)?(?: only)?(?: the word)?"
@@ -165,11 +165,11 @@ def points(text: str, *, system: bool, alone: bool, short: bool, shaped: bool) -
     its form is given with the request.
     """
     shown = is_transcript(text)
-    marks = [m.start() for p in (TRANSCRIPT, PERSON, _CHANGE) if (m := p.search(text)) is not None]
+    marks = [m.start() for p in (TRANSCRIPT, PERSON, CHANGE) if (m := p.search(text)) is not None]
     ask = text[: min([START, *marks])]
     if not ask.strip():
         ask = text[-TAIL:].rsplit("\n\n", 1)[-1]
-    if _OWN.search(_QUOTED.sub("", ask)) or (not system and _ABOUT.search(ask)):
+    if OWN.search(QUOTED.sub("", ask)) or (not system and ABOUT.search(ask)):
         return 0
     ordered = system or (alone and _ROLE.match(ask) is not None)
     orders = [one for one in _SENTENCE.split(ask) if not _MADE.search(_TOOL.sub("", one) if ordered else one)]
@@ -183,7 +183,7 @@ def points(text: str, *, system: bool, alone: bool, short: bool, shaped: bool) -
     counted = [pattern for pattern, counts in kinds if counts]
     where = orders if tasks and (shown or shaped or unanswered) else tasks
     found = 2 * any(pattern.search(one) for one in where for pattern in counted)
-    about = found or shown or _CHANGE.search(text) is not None
+    about = found or shown or CHANGE.search(text) is not None
     unasked = 0 if system else 2 * bool(_ALONE.search(ask)) + 2 * bool(_CONSTANT.search(ask))
     if unasked and unasked + bool(_NOTHING.search(ask)) + uses > 2:
         found += unasked + bool(_NOTHING.search(ask)) + min(uses, 3)
@@ -191,7 +191,7 @@ def points(text: str, *, system: bool, alone: bool, short: bool, shaped: bool) -
         return 0
     else:
         found += bool(_ARTEFACT.search(ask)) + min(forms, 2) + min(uses, 3)
-    found += 2 * unanswered + SHOWN * shown + bool(_CHANGE.search(text)) + bool(_THIRD.search(ask))
+    found += 2 * unanswered + SHOWN * shown + bool(CHANGE.search(text)) + bool(_THIRD.search(ask))
     return found + alone + short
 
 
