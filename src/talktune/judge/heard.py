@@ -8,6 +8,7 @@ Every pattern takes time that grows with the text alone, and of a long text the 
 
 import re
 import unicodedata
+from collections import Counter
 
 EDGE = 8_000
 """Characters at either end of a text that are looked at."""
@@ -52,12 +53,21 @@ _ROLE = re.compile(
 _HEADER = re.compile(
     r"(?:x-[\w-]{2,40}|content-[\w-]{2,40}|subject|re|fwd?|aw|wg|from|to|cc|sent|reply-to|date|in-reply-to)\s?:\s", re.I
 )
-_QUOTED_LINE = re.compile(r"\s{0,8}(?:>(?!>)|\|)\s?\S")
+_QUOTED_LINE = re.compile(r"\s{0,8}(?:>(?!>)|\|)\s{0,8}\S")
 _FOREIGN = re.compile(
     r"\W{0,4}(?:-{2,}\s?)?(?:forwarded|quoted|original message|begin (?:quote|forwarded)|on [^\n]{4,80} wrote:"
     r"|sent (?:from|with|via)|posted by|reposted|copied from|pasted)\b",
     re.I,
 )
+_INTRODUCES = re.compile(
+    r"\b(?:wrote|writes|written|says?|said|sings?|reviews?|comments?|posts?|posted|mails?|e-?mails?|letters?|lyrics|poem|chat|log|forum"
+    r"|thread|article|quotes?|slogan|caption|transcript|dialogue|play|scene|story|novel|film|movie|song)\b[^.!?\n]{0,60}:\s*$",
+    re.I,
+)
+"""A line behind which somebody else speaks, up to the next empty one."""
+_SPEAKER = re.compile(r"\s{0,8}\W{0,3}[A-Z][\w'’-]{0,20}(?: [A-Z][\w'’-]{0,20})?\W{0,3}:\s\S")
+"""A line of a dialogue."""
+_OBJECT = re.compile(r"\{[^{}]{0,600}[\"'\w]\s{0,3}:[^{}]{0,600}\}")
 _RULE = re.compile(r"\s{0,8}[-=_*~#]{2,}\s{0,8}")
 
 _JUDGING = "|".join(
@@ -68,9 +78,9 @@ _JUDGING = "|".join(
         r"judges?\s?[,:]|reviewers?\s?[,:]|reward model|training (?:data|signal|example)s?|ground truth|gold label",
         # a value that is set
         r"(?:scores?|rating|grade|marks?|label|reward|verdict|feedback|quality|assessment|evaluation|class|outcome"
-        r"|stars?|satisfaction|helpful(?:ness)?|is_?good|liked|approved|approval)[\"']?(?: \w{1,12}){0,2}\s?(?::|={1,2}|is|of|->|→|\|)\s?"
+        r"|stars?|mood|tone|emotion|opinion|attitude|reaction|satisfaction|helpful(?:ness)?|is_?good|liked|approved|approval)[\"']?(?: \w{1,12}){0,2}\s?(?::|={1,2}|is|of|->|→|\|)\s?"
         r"[\"']?(?:[+-]?\d|good|bad|neutral|positive|negative|excellent|perfect|terrible|awful|poor|great|pass(?:ed)?"
-        r"|fail(?:ed|ure)?|true|false|yes|no|high|low|success|satisfied|dissatisfied|happy|unhappy|approved|rejected|full)\b",
+        r"|fail(?:ed|ure)?|true|false|yes|no|high|low|success|satisfied|dissatisfied|happy|unhappy|delighted|grateful|angry|furious|annoyed|approved|rejected|full)\b",
         r"(?:return|output|answer|say|vote|reply|respond|print|give|choose|assign|class)\W{1,4}[+-]?\d(?:\.\d)?(?!\w)",
         r"\\boxed|assert \w{1,20}\s?==|(?:grading|scoring|judging|rating) (?:machine|model|bot|system|script|ai)",
         # to count, mark, record this as something
@@ -124,6 +134,8 @@ _LETTER = re.compile(r"[^\W\d_]")
 _ZERO_WIDTH = re.compile("[\u200b\u2060\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
 _START = re.compile(r"(?:^|(?<=\s))(?=[A-Z][\w']*[,:]?\s|[{(\[<\\#\"/*])")
 _MARKS = re.compile(r"[\u2600-\u27bf\u2b00-\u2bff\U0001f300-\U0001faff]")
+_HEAP = re.compile(r"([★☆⭐✅✔❌✖👍👎💯❤])(?:\ufe0f?\s?\1){2,}\ufe0f?")
+_FAMILY = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "KATAKANA-HIRAGANA": "CJK", "IDEOGRAPHIC": "CJK"}
 _STRING = re.compile(r"\"[^\"\n]{1,600}\"")
 _TOOLS_DO_NOT_SAY = re.compile(
     r"\b(?:thanks|thank you|thx|well done|(?:great|good|excellent|nice) (?:answer|job|work|reply)|you(?:'re| are) the best"
@@ -142,10 +154,13 @@ def own_words(text: str, role: str) -> str:
     seen = _unmarked(_INVISIBLE.sub(" ", looked))
     if role == "tool":
         seen = _STRING.sub(_own_string, seen)
+    else:
+        seen = _HEAP.sub(" ", _OBJECT.sub(" ", seen))
     lines = _own_lines(seen, role)
     plain = [_WORD.sub(_readable, _SPELLED.sub("", line)) for line in lines]
     for cut in (role == "tool", True):
         kept = "".join(_own_part(part, role, cut) for line in plain for part in _parts(line)).strip()
+        kept = _one_script(kept) if role == "user" else kept
         quoted = _QUOTATION.sub(_place, kept) if role == "user" else kept
         heard = quoted if _LETTER.search(quoted) else kept
         if _LETTER.search(heard):
@@ -169,7 +184,9 @@ def _own_lines(text: str, role: str) -> list[str]:
     """Lines that no other role, mail or page has said, each with its end."""
     kept: list[str] = []
     foreign = False
-    for line in text.splitlines(keepends=True):
+    lines = text.splitlines(keepends=True)
+    dialogue = sum(_SPEAKER.match(line) is not None for line in lines) > 1
+    for line in lines:
         if not line.strip():
             foreign = False
         elif _FOREIGN.match(line):
@@ -178,6 +195,8 @@ def _own_lines(text: str, role: str) -> list[str]:
         theirs = foreign or _ROLE.match(line)
         if role == "user":
             theirs = theirs or _HEADER.match(line) or _QUOTED_LINE.match(line) or _RULE.fullmatch(line.rstrip())
+            theirs = theirs or (dialogue and _SPEAKER.match(line))
+            foreign = foreign or _INTRODUCES.search(line[-200:]) is not None
         if not theirs:
             kept.append(line)
     return kept
@@ -202,6 +221,30 @@ def _own_part(part: str, role: str, cut: bool) -> str:
         return part
     starts = [at for found in _START.finditer(part) if (at := found.start()) <= spoken.start()] if cut else []
     return part[: starts[-1]] if starts else ""
+
+
+def _one_script(text: str) -> str:
+    """The sentences whose letters are those that most of the text has: the others are what is spoken about."""
+    if text.isascii():
+        return text
+    parts = [part for line in text.splitlines(keepends=True) for part in _parts(line)]
+    names = [_script(part) for part in parts]
+    if len(set(names) - {""}) < 2:
+        return text
+    size = Counter[str]()
+    for name, part in zip(names, parts, strict=True):
+        size[name] += len(part) * (name != "")
+    most = size.most_common(1)[0][0]
+    return "".join(part for name, part in zip(names, parts, strict=True) if name in ("", most))
+
+
+def _script(part: str) -> str:
+    """Of which script most of a part's letters are; empty where there are none."""
+    letters = [c for c in part if c.isalpha()]
+    if part.isascii():
+        return "LATIN" if letters else ""
+    names = Counter(_FAMILY.get(name := unicodedata.name(c, "?").split()[0], name) for c in letters)
+    return names.most_common(1)[0][0] if names else ""
 
 
 def _own_string(found: re.Match[str]) -> str:
