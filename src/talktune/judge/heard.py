@@ -1,14 +1,15 @@
 """What a judge hears of a next state: its author's own words, without what speaks to the judge or is somebody else's.
 
-A text is taken apart at sentences, lines and marks of machines. Parts that speak of how this is judged, that pretend to
-be another role, that no eye sees, or that nobody speaks (codes, symbols, letters dressed up) are left out; of a quotation
-only its place stays. What is left out never counts as a verdict: where nothing else is there, the whole text is heard.
+A text is taken apart at sentences, lines and marks of machines. Parts that speak of how this is judged, that pretend
+to be another role, that no eye sees, or that nobody speaks (codes, symbols, letters dressed up) are left out; of a
+quotation only its place stays. Where nothing else is there, the whole text is heard.
 Every pattern takes time that grows with the text alone, and of a long text the two ends are looked at.
 """
 
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 
 EDGE = 8_000
 """Characters at either end of a text that are looked at."""
@@ -26,7 +27,8 @@ _INVISIBLE = re.compile(
 
 _TOKEN = re.compile(
     r"<\|[^|<>\n]{1,40}\|>|\[/?(?:INST|SYS|SYSTEM|ASSISTANT|USER)\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>"
-    r"|</?(?:data|user|system|assistant|human|judge|reward|label|verdict|score|rating|reaction|feedback|response|answer"
+    r"|</?(?:data|user|system|assistant|human|judge|reward|label|verdict|score|rating|reaction|feedback"
+    r"|response|answer"
     r"|prompt|instructions?|evaluation|grader?|turn|message|note|tool(?:_result|_output)?)\b[^<>\n]{0,80}>",
     re.I,
 )
@@ -43,7 +45,8 @@ _ASIDE_FIRST = re.compile(r"\s*[(\[][^()\[\]\n]{1,300}[)\]]\s+")
 """An aside that begins a line."""
 
 _ROLE = re.compile(
-    r"\W{0,6}(?:assistant|ai|bot|model|user|human|system|developer|judge|reviewer|grader|evaluator|rater|moderator|admin"
+    r"\W{0,6}(?:assistant|ai|bot|model|user|human|system|developer|judge|reviewer|grader|evaluator|rater"
+    r"|moderator|admin"
     r"(?:istrator)?|reaction|response|feedback|verdict|customer|narrator)(?: (?:message|note|prompt|\d{1,3}))?"
     r"(?: \([^()\n]{0,40}\))?\W{0,3}:(?!\S)",
     re.I,
@@ -51,7 +54,9 @@ _ROLE = re.compile(
 """A line that pretends to be said by another role."""
 
 _HEADER = re.compile(
-    r"(?:x-[\w-]{2,40}|content-[\w-]{2,40}|subject|re|fwd?|aw|wg|from|to|cc|sent|reply-to|date|in-reply-to)\s?:\s", re.I
+    r"(?:x-[\w-]{2,40}|content-[\w-]{2,40}|subject|re|fwd?|aw|wg|from|to|cc|sent|reply-to|date"
+    r"|in-reply-to)\s?:\s",
+    re.I,
 )
 _QUOTED_LINE = re.compile(r"\s{0,8}(?:>(?!>)|\|)\s{0,8}\S")
 _FOREIGN = re.compile(
@@ -60,8 +65,10 @@ _FOREIGN = re.compile(
     re.I,
 )
 _INTRODUCES = re.compile(
-    r"\b(?:wrote|writes|written|says?|said|sings?|reviews?|comments?|posts?|posted|mails?|e-?mails?|letters?|lyrics|poem|chat|log|forum"
-    r"|thread|article|quotes?|slogan|caption|transcript|dialogue|play|scene|story|novel|film|movie|song)\b[^.!?\n]{0,60}:\s*$",
+    r"\b(?:wrote|writes|written|says?|said|sings?|reviews?|comments?|posts?|posted|mails?|e-?mails?|letters?"
+    r"|lyrics|poem|chat|log|forum"
+    r"|thread|article|quotes?|slogan|caption|transcript|dialogue|play|scene|story|novel|film|movie"
+    r"|song)\b[^.!?\n]{0,60}:\s*$",
     re.I,
 )
 """A line behind which somebody else speaks, up to the next empty one."""
@@ -70,52 +77,82 @@ _SPEAKER = re.compile(r"\s{0,8}\W{0,3}[A-Z][\w'’-]{0,20}(?: [A-Z][\w'’-]{0,2
 _OBJECT = re.compile(r"\{[^{}]{0,600}[\"'\w]\s{0,3}:[^{}]{0,600}\}")
 _RULE = re.compile(r"\s{0,8}[-=_*~#]{2,}\s{0,8}")
 
+_SETS = r":|={1,2}|->|→|\|"
+_VALUE = (
+    r"[\"']?(?:[+-]?\d|good|bad|neutral|positive|negative|excellent|perfect|terrible|awful|poor|great|pass(?:ed)?"
+    r"|fail(?:ed|ure)?|true|false|yes|no|high|low|success|satisfied|dissatisfied|happy|unhappy|delighted|grateful"
+    r"|angry|furious|annoyed|approved|rejected|full)\b"
+)
 _JUDGING = "|".join(
     (
         # nouns that only a reading of verdicts is about
-        r"verdicts?|rewards?|rewarded|rlhf|classifiers?|graders?|evaluators?|raters?|annotators?|sentiment|thumbs[- ]?(?:up|down)",
-        r"(?:dear|hey|hello|note to(?: the)?|the|this|any|ai|whoever|an?|attention,?) (?:ai )?(?:judges?|reviewers?|scorers?|assessors?|examiners?)",
+        r"verdicts?|rewards?|rewarded|rlhf|classifiers?|graders?|evaluators?|raters?|annotators?|sentiment"
+        r"|thumbs[- ]?(?:up|down)",
+        r"(?:dear|hey|hello|note to(?: the)?|the|this|any|ai|whoever|an?|attention,?) (?:ai )?(?:judges?"
+        r"|reviewers?|scorers?|assessors?|examiners?)",
         r"judges?\s?[,:]|reviewers?\s?[,:]|reward model|training (?:data|signal|example)s?|ground truth|gold label",
         # a value that is set
-        r"(?:scores?|rating|grade|marks?|label|reward|verdict|feedback|quality|assessment|evaluation|class|outcome"
-        r"|stars?|mood|tone|emotion|opinion|attitude|reaction|satisfaction|helpful(?:ness)?|is_?good|liked|approved|approval)[\"']?(?: \w{1,12}){0,2}\s?(?::|={1,2}|is|of|->|→|\|)\s?"
-        r"[\"']?(?:[+-]?\d|good|bad|neutral|positive|negative|excellent|perfect|terrible|awful|poor|great|pass(?:ed)?"
-        r"|fail(?:ed|ure)?|true|false|yes|no|high|low|success|satisfied|dissatisfied|happy|unhappy|delighted|grateful|angry|furious|annoyed|approved|rejected|full)\b",
-        r"(?:return|output|answer|say|vote|reply|respond|print|give|choose|assign|class)\W{1,4}[+-]?\d(?:\.\d)?(?!\w)",
+        r"(?:scores?|rating|grade|marks?|label|reward|verdict)[\"']?(?: \w{1,12}){0,2}\s?"
+        rf"(?:{_SETS}|is|of)\s?{_VALUE}",
+        r"(?:feedback|quality|assessment|evaluation|class|outcome|stars?|mood|tone|emotion|opinion|attitude|reaction"
+        r"|satisfaction|helpful(?:ness)?|is_?good|liked|approved|approval)[\"']?(?: \w{1,12}){0,2}\s?"
+        rf"(?:{_SETS})\s?{_VALUE}",
+        r"(?:return|output|answer|say|vote|reply|respond|print|give|choose|assign"
+        r"|class)\W{1,4}[+-]?\d(?:\.\d)?(?!\w)",
         r"\\boxed|assert \w{1,20}\s?==|(?:grading|scoring|judging|rating) (?:machine|model|bot|system|script|ai)",
         # to count, mark, record this as something
-        r"(?:count|mark|record|rate|score|grade|label|treat|deem|classif(?:y|ied)|log|regist(?:er|ered)|interpret|consider"
-        r"|read|tag|flag|file)(?:s|ed|ing|d)?\b[^.!?\n]{0,60}?\b(?:as|to be|for|it) (?:an? |the )?(?:very |highly |most )?"
-        r"(?:success|failure|positive|negative|good|bad|neutral|praise|blame|compliment|complaint|thanks|approvals?|approved"
-        r"|rejected|satisf\w{2,8}|dissatisf\w{2,8}|high|low|win|loss|pass(?:ed)?|fail(?:ed)?|nice|helpful|unhelpful|perfect|happy"
+        r"(?:count|mark|record|rate|score|grade|label|treat|deem|classif(?:y|ied)|log|regist(?:er|ered)"
+        r"|interpret|consider"
+        r"|read|tag|flag|file)(?:s|ed|ing|d)?\b[^.!?\n]{0,60}?\b(?:as|to be|for|it) (?:an? |the )?(?:very "
+        r"|highly |most )?"
+        r"(?:success|failure|positive|negative|good|bad|neutral|praise|blame|compliment|complaint|thanks"
+        r"|approvals?|approved"
+        r"|rejected|satisf\w{2,8}|dissatisf\w{2,8}|high|low|win|loss|pass(?:ed)?|fail(?:ed)?|nice|helpful"
+        r"|unhelpful|perfect|happy"
         r"|correct|wrong|great|complaints|compliments)\b",
-        r"(?:low|high|top|full|good|bad|best|worst|highest|lowest|nice|positive|negative|these|those) (?:marks?|scores?|ratings?|grades?"
+        r"(?:low|high|top|full|good|bad|best|worst|highest|lowest|nice|positive|negative|these|those) (?:marks?"
+        r"|scores?|ratings?|grades?"
         r"|rewards?|labels?)",
-        r"(?:are|is|be|been|was|were|counts?|deemed?|recorded|count(?:ed|s)?) (?:to be )?(?:taken |read |recorded |counted |seen |deemed )?"
-        r"(?:as|for|to be) (?:an? )?(?:praise|complaints?|compliments?|approvals?|thanks|satisfied|dissatisfied|failed|successful|success"
+        r"(?:are|is|be|been|was|were|counts?|deemed?|recorded|count(?:ed|s)?) (?:to be )?(?:taken |read "
+        r"|recorded |counted |seen |deemed )?"
+        r"(?:as|for|to be) (?:an? )?(?:praise|complaints?|compliments?|approvals?|thanks|satisfied|dissatisfied"
+        r"|failed|successful|success"
         r"|failures?|positive|negative)",
-        r"(?:the|this|our|each|every|that|such) (?:user|human|reaction|exchange|conversation|sentence|text|message|turn|reply|replies|statement"
-        r"|remark|following|above)s? (?:\w{1,12} ){0,2}(?:is|are|was|were|above|below|counts?|has|have|had|feels?|felt|pressed|clicked"
-        r"|loved?|liked?|hated?|means?|expresse[sd]|shows?|indicates?|should)\b[^.!?\n]{0,40}?\b(?:positive|negative|satisf\w{2,8}"
-        r"|pleased|happy|unhappy|angry|annoyed|delighted|content|furious|praise|complaint|compliment|thumbs|good|bad|success"
+        r"(?:the|this|our|each|every|that|such) (?:user|human|reaction|exchange|conversation|sentence|text"
+        r"|message|turn|reply|replies|statement"
+        r"|remark|following|above)s? (?:\w{1,12} ){0,2}(?:is|are|was|were|above|below|counts?|has|have|had"
+        r"|feels?|felt|pressed|clicked"
+        r"|loved?|liked?|hated?|means?|expresse[sd]|shows?|indicates?|should)\b[^.!?\n]{0,40}?\b(?:positive"
+        r"|negative|satisf\w{2,8}"
+        r"|pleased|happy|unhappy|angry|annoyed|delighted|content|furious|praise|complaint|compliment|thumbs"
+        r"|good|bad|success"
         r"|failure|grateful|thankful|ironic|sarcastic|sarcasm|approval|a joke)",
         r"(?:approved|rejected|accepted|verified|certified) (?:this|the) (?:answer|reply|response|turn|conversation)",
-        r"(?:user|reader|customer|person|human) (?:is |was )?(?:satisfied|content|pleased|happy|unhappy|angry|delighted|dissatisfied|annoyed)\b",
-        r"(?:mark|grade|rate|score|judge|vote on|evaluate|assess|review)s? (?:this|these|it|them|the (?:answer|reply|response|turn|reaction))"
-        r"\b(?: \w{1,12})? ?(?:one|well|high|low|kindly|up|down|good|bad|positive|negative|as|nicely|fairly|generously)?",
+        r"(?:user|reader|customer|person|human) (?:is |was )?(?:satisfied|content|pleased|happy|unhappy|angry"
+        r"|delighted|dissatisfied|annoyed)\b",
+        r"(?:mark|grade|rate|score|judge|vote on|evaluate|assess|review)s? (?:this|these|it|them|the (?:answer"
+        r"|reply|response|turn|reaction))"
+        r"\b(?: \w{1,12})? ?(?:one|well|high|low|kindly|up|down|good|bad|positive|negative|as|nicely|fairly"
+        r"|generously)?",
         # other rules
-        r"(?:ignore|disregard|forget|override|skip) (?:all |any |the |your |everything |what |of )*(?:previous|prior|above|before|earlier"
+        r"(?:ignore|disregard|forget|override|skip) (?:all |any |the |your |everything |what |of )*(?:previous"
+        r"|prior|above|before|earlier"
         r"|instructions|rules|prompt|preceding|foregoing|guidelines)",
-        r"(?:policy|guideline|instruction|protocol|system|override|legal|official|compliance) (?:update|notice|override|message|note|prompt|mode)",
+        r"(?:policy|guideline|instruction|protocol|system|override|legal|official|compliance) (?:update|notice"
+        r"|override|message|note|prompt|mode)",
         r"opposite day|the other way (?:a)?round|means? the opposite",
         # what is said for show
-        r"(?:test|sample|example|dummy|placeholder|mock) (?:phrase|text|sentence|string|message|input|reaction|reply|feedback)s?",
+        r"(?:test|sample|example|dummy|placeholder|mock) (?:phrase|text|sentence|string|message|input|reaction"
+        r"|reply|feedback)s?",
         r"not (?:my|our) (?:own |real )?(?:opinion|words?|view|reaction)",
-        r"(?:pretend|imagine|suppose|assume|act as (?:if|though)|as if) (?:that )?(?:i|the user|we|they|this|somebody|someone)\b",
+        r"(?:pretend|imagine|suppose|assume|act as (?:if|though)|as if) (?:that )?(?:i|the user|we|they|this"
+        r"|somebody|someone)\b",
         r"(?:ai|llm|language) (?:systems?|models?|assistants?|agents?)|reinforcement|preference data",
         # the same in other languages
-        r"bewertung\w{0,3}|urteil\w{0,2}|belohnung\w{0,2}|punktzahl|évaluat\w{2,5}|récompenses?|veredictos?|calificaci[oó]n\w{0,2}"
-        r"|puntuaci[oó]n|evaluador\w{0,2}|recompensas?|valutazion[ei]|punteggio|ricompens[ae]|giudizio|avaliaç\w{2,4}|pontuaç\w{2,4}"
+        r"bewertung\w{0,3}|urteil\w{0,2}|belohnung\w{0,2}|punktzahl|évaluat\w{2,5}|récompenses?|veredictos?"
+        r"|calificaci[oó]n\w{0,2}"
+        r"|puntuaci[oó]n|evaluador\w{0,2}|recompensas?|valutazion[ei]|punteggio|ricompens[ae]|giudizio"
+        r"|avaliaç\w{2,4}|pontuaç\w{2,4}"
         r"|beoordeling\w{0,2}|oordeel|beloning|оценк\w|вердикт\w{0,2}|наград\w|评分|评价|评判|奖励|評価|判定|報酬",
         r"(?:praise|thanks|complaints?|compliments?|approvals?) (?:is|are|means?|counts?|must|should|shall)\b",
     )
@@ -138,7 +175,8 @@ _HEAP = re.compile(r"([★☆⭐✅✔❌✖👍👎💯❤])(?:\ufe0f?\s?\1){2,
 _FAMILY = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "KATAKANA-HIRAGANA": "CJK", "IDEOGRAPHIC": "CJK"}
 _STRING = re.compile(r"\"[^\"\n]{1,600}\"")
 _TOOLS_DO_NOT_SAY = re.compile(
-    r"\b(?:thanks|thank you|thx|well done|(?:great|good|excellent|nice) (?:answer|job|work|reply)|you(?:'re| are) the best"
+    r"\b(?:thanks|thank you|thx|well done|(?:great|good|excellent|nice) (?:answer|job|work|reply)|you(?:'re"
+    r"| are) the best"
     r"|(?:love|loved|hate|hated) (?:it|this|that))\b",
     re.I,
 )
@@ -152,13 +190,12 @@ def own_words(text: str, role: str) -> str:
     """
     looked = text if len(text) <= 2 * EDGE else f"{text[:EDGE]}\n{text[-EDGE:]}"
     seen = _unmarked(_INVISIBLE.sub(" ", looked))
-    if role == "tool":
-        seen = _STRING.sub(_own_string, seen)
-    else:
-        seen = _HEAP.sub(" ", _OBJECT.sub(" ", seen))
-    lines = _own_lines(seen, role)
-    plain = [_WORD.sub(_readable, _SPELLED.sub("", line)) for line in lines]
-    for cut in (role == "tool", True):
+    seen = _STRING.sub(_own_string, seen) if role == "tool" else _HEAP.sub(" ", _OBJECT.sub(" ", seen))
+    whole = seen.splitlines(keepends=True)
+    own = _own_lines(whole, role)
+    # Less is taken away where it would leave nothing.
+    for lines, cut in ((own, role == "tool"), (own, True), (whole, role == "tool"), (whole, True)):
+        plain = [_WORD.sub(_readable, _SPELLED.sub("", line)) for line in lines]
         kept = "".join(_own_part(part, role, cut) for line in plain for part in _parts(line)).strip()
         kept = _one_script(kept) if role == "user" else kept
         quoted = _QUOTATION.sub(_place, kept) if role == "user" else kept
@@ -180,11 +217,10 @@ def _unmarked(text: str) -> str:
     return text if not at else "\n".join([*kept, text[at:] if closed else ""])
 
 
-def _own_lines(text: str, role: str) -> list[str]:
+def _own_lines(lines: Sequence[str], role: str) -> list[str]:
     """Lines that no other role, mail or page has said, each with its end."""
     kept: list[str] = []
     foreign = False
-    lines = text.splitlines(keepends=True)
     dialogue = sum(_SPEAKER.match(line) is not None for line in lines) > 1
     for line in lines:
         if not line.strip():
@@ -192,7 +228,7 @@ def _own_lines(text: str, role: str) -> list[str]:
         elif _FOREIGN.match(line):
             foreign = line.rstrip().endswith(":")
             continue
-        theirs = foreign or _ROLE.match(line)
+        theirs = foreign or (_ROLE.match(line) and not _ASIDE_FIRST.match(line))
         if role == "user":
             theirs = theirs or _HEADER.match(line) or _QUOTED_LINE.match(line) or _RULE.fullmatch(line.rstrip())
             theirs = theirs or (dialogue and _SPEAKER.match(line))
@@ -235,7 +271,7 @@ def _one_script(text: str) -> str:
     for name, part in zip(names, parts, strict=True):
         size[name] += len(part) * (name != "")
     most = size.most_common(1)[0][0]
-    return "".join(part for name, part in zip(names, parts, strict=True) if name in ("", most))
+    return "".join(part for name, part in zip(names, parts, strict=True) if name in ("", most)).strip()
 
 
 def _script(part: str) -> str:

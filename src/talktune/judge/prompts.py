@@ -168,7 +168,7 @@ ORDERS: tuple[str, ...] = (
 
 
 def exchange_of(turn: Turn) -> Exchange:
-    """The person's last words in the prompt, the answer with its tool calls, and what is their own in the next state."""
+    """The person's last words in the prompt, the answer with its tool calls, and what is said in the next state."""
     calls = [f"call: {_call(dict(call))}" for call in turn.answer.tool_calls]
     role = turn.next_state[0].role if turn.next_state else "user"
     return Exchange(
