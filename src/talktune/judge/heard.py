@@ -205,6 +205,12 @@ def own_words(text: str, role: str) -> str:
     return text
 
 
+def sentences(text: str) -> list[str]:
+    """The sentences, lines and asides of a text that have letters in them."""
+    parts = [part.strip() for line in text.splitlines(keepends=True) for part in _parts(line)]
+    return [part for part in parts if _LETTER.search(part)]
+
+
 def _unmarked(text: str) -> str:
     """Without marks of a chat template, and without what stands in another's place."""
     kept: list[str] = []
