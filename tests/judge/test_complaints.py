@@ -11,7 +11,7 @@ from talktune.judge.panel import judge_turns
 from talktune.judge.prompts import Exchange, turn_of
 from talktune.policy.load import load_policy
 
-GOOD, BAD, UNSURE = [0.1, 0.1, 0.8], [0.95, 0.03, 0.02], [0.8, 0.1, 0.1]
+GOOD, BAD, UNSURE, NEUTRAL = [0.1, 0.1, 0.8], [0.95, 0.03, 0.02], [0.8, 0.1, 0.1], [0.2, 0.7, 0.1]
 
 
 def exchange(text: str) -> Exchange:
@@ -29,6 +29,7 @@ def probabilities(*rows: list[float]) -> Tensor:
         ("Thank you, darling! You gave me one.", GOOD, [GOOD, BAD], BAD),
         ("Thanks. You gave me one, but fine.", GOOD, [GOOD, UNSURE], GOOD),
         ("A bad one. Thanks.", BAD, [], BAD),
+        ("You gave me one. And now chess.", NEUTRAL, [], NEUTRAL),
         ("Thank you.", GOOD, [], GOOD),
         ("", GOOD, [], GOOD),
     ],

@@ -13,6 +13,8 @@ from torch import Tensor
 from talktune.judge.heard import sentences
 from talktune.judge.prompts import Exchange
 
+GOOD = 2
+"""The place of a good verdict in a distribution."""
 SURE = 0.9
 """How likely a sentence must be bad, by the mean of the voters."""
 SENTENCES = 4
@@ -20,14 +22,14 @@ SENTENCES = 4
 
 
 def with_complaints(probs: Tensor, exchanges: Sequence[Exchange], read: Callable[[list[Exchange]], Tensor]) -> Tensor:
-    """Probabilities (N, voters, 3) of exchanges, those of its surest complaint in place of a whole that is not bad.
+    """Probabilities (N, voters, 3) of exchanges, those of its surest complaint in place of a whole that is good.
 
     `read` gives the probabilities of further exchanges, as `probs` are those of the first.
     """
     parts = [
         (place, replace(exchange, next_state=sentence))
         for place, exchange in enumerate(exchanges)
-        if probs[place].mean(0).argmax() > 0
+        if probs[place].mean(0).argmax() == GOOD
         for sentence in sentences(exchange.next_state)[:SENTENCES]
     ]
     parts = [part for part in parts if part[1].next_state != exchanges[part[0]].next_state.strip()]
