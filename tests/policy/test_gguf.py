@@ -110,7 +110,7 @@ def test_what_a_killed_conversion_left_goes_and_one_at_work_stays(tiny: Path, ca
         file.parent.mkdir(parents=True)
         file.write_bytes(b"half")
         for path in (file, file.parent):
-            os.utime(path, (time.time() - age,) * 2)
+            os.utime(path, (then := time.time() - age, then))
     load_policy(ModelConfig(str(tiny), device="cpu"))
     assert [one.name for one in cache.glob("*.tmp")] == ["gguf-busy.8.tmp"]
 
