@@ -247,8 +247,8 @@ def _own_lines(lines: Sequence[str], role: str) -> list[str]:
 def _parts(line: str) -> list[str]:
     """Sentences and asides of a line, each with the space behind it: joined they are the line."""
     first = _ASIDE_FIRST.match(line)
-    ends = [found.end() for found in _BREAK.finditer(line)]
-    ends = sorted({*ends, *([first.end()] if first else [])})
+    found = {found.end() for found in _BREAK.finditer(line)}
+    ends = sorted(found if first is None else found | {first.end()})
     return [line[start:end] for start, end in zip([0, *ends], [*ends, len(line)], strict=True) if start < end]
 
 
