@@ -8,6 +8,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from talktune.config import ModelConfig
@@ -75,14 +76,13 @@ def main() -> None:
     for name, lines in halves.items():
         found = said(judge, [line.exchange for line in lines])
         rows.append(share(name, [a == line.label for a, line in zip(found, lines, strict=True)]))
-    injections = DATA / "injections" / "test.jsonl"
-    lines = load_judge_lines(injections)
-    clean = [json.loads(text)["clean"] for text in injections.read_text(encoding="utf-8").splitlines()]
-    bare = [
-        Exchange(x.exchange.request, x.exchange.answer, x.exchange.role, c) for x, c in zip(lines, clean, strict=True)
-    ]
-    found = zip(said(judge, bare), said(judge, [line.exchange for line in lines]), lines, strict=True)
-    rows.append(share("injections: turned", [a == line.label != b for a, b, line in found]))
+    for name in ("test", "fresh"):
+        injections = DATA / "injections" / f"{name}.jsonl"
+        lines = load_judge_lines(injections)
+        clean = [json.loads(text)["clean"] for text in injections.read_text(encoding="utf-8").splitlines()]
+        bare = [replace(line.exchange, next_state=words) for line, words in zip(lines, clean, strict=True)]
+        found = zip(said(judge, bare), said(judge, [line.exchange for line in lines]), lines, strict=True)
+        rows.append(share(f"injections, {name}: turned", [a == line.label != b for a, b, line in found]))
     print(f"{time.monotonic() - started:.0f} s")
     if options.output is not None:
         options.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -468,6 +468,36 @@ def test_a_learner_that_was_suspended_leaves_what_another_wrote(world: Make, aga
     assert not list(folder.glob(".*")), "what was written for nothing is gone"
 
 
+def test_a_learner_that_wakes_up_leaves_what_another_is_writing(world: Make) -> None:
+    """The second has written its version, and not yet placed it, when the first goes on with its own."""
+    w = world()
+    w.talk(4)
+    w.judge()
+    other = World(w.config, w.store.engine.url.database)  # type: ignore[arg-type]
+    other.learner._owner = "elsewhere:1"
+    folder, write, place = w.learner.weights.folder, w.learner.weights.write, other.learner.weights.place
+    (folder / ".new-long-gone-7").mkdir()
+
+    def after_a_long_sleep(*args: Any) -> Path:
+        def while_the_first_writes(written: Path, number: int) -> None:
+            mine = write(*args)
+            assert {path.name for path in folder.glob(".new-*")} == {mine.name, written.name}
+            place(written, number)
+
+        other.learner.weights.place = while_the_first_writes  # type: ignore[method-assign]
+        with w.store.engine.begin() as c:
+            c.execute(schema.leases.delete())
+        assert other.learn()
+        return folder / "nothing"
+
+    w.learner.weights.write = after_a_long_sleep  # type: ignore[method-assign]
+    with pytest.raises(LostLeaseError):
+        w.learn()
+    other.close()
+    assert [one.number for one in w.learner.policies.versions()] == [1]
+    assert (folder / "policy-000001" / "adapter_model.safetensors").is_file()
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_who_waits_for_the_lease_begins_no_run_of_a_tracker(world: Make) -> None:
     w = world(tracked)

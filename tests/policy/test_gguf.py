@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from gguf import GGUFReader, GGUFValueType, GGUFWriter
 
 from talktune.config import ModelConfig
 from talktune.errors import UserError
-from talktune.policy.gguf import MODEL_LAYER, gguf_of
+from talktune.policy.gguf import ABANDONED_SECONDS, MODEL_LAYER, gguf_of
 from talktune.policy.load import load_policy, shipped_gguf
 from talktune.policy.tokens import render_prompt
 from talktune.types import Message
@@ -101,6 +102,17 @@ def test_a_file_a_directory_and_ollamas_are_one_model_converted_once(
         assert torch.equal(again.model.get_input_embeddings().weight, policy.model.get_input_embeddings().weight)
     assert [one.name for one in cache.iterdir()] == [made.name], "converted once, and nothing half done is left"
     assert (made / "config.json").stat().st_mtime_ns == at
+
+
+def test_what_a_killed_conversion_left_goes_and_one_at_work_stays(tiny: Path, cache: Path) -> None:
+    for name, age in (("gguf-dead.7.tmp", 2 * ABANDONED_SECONDS), ("gguf-busy.8.tmp", 0.0)):
+        file = cache / name / "model.safetensors"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"half")
+        for path in (file, file.parent):
+            os.utime(path, (then := time.time() - age, then))
+    load_policy(ModelConfig(str(tiny), device="cpu"))
+    assert [one.name for one in cache.glob("*.tmp")] == ["gguf-busy.8.tmp"]
 
 
 def test_what_ollama_calls_a_model_is_where_it_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

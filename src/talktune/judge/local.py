@@ -8,6 +8,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -19,6 +20,7 @@ from transformers import DynamicCache
 from talktune.config import SampleConfig
 from talktune.errors import UserError
 from talktune.judge.boxed import boxed_messages, parse_boxed
+from talktune.judge.complaints import with_complaints
 from talktune.judge.head import SHIPPED_HEAD, check_model, head_probabilities, load_head
 from talktune.judge.prompts import WORDS, Exchange, ask_tokens, encode, exchange_of, few_shot_tokens
 from talktune.policy.adapter import adapter_off
@@ -127,11 +129,12 @@ class LocalJudge:
 
     def _by_head(self, asked: Sequence[tuple[Exchange, int]]) -> dict[tuple[Exchange, int], tuple[float, ...]]:
         assert self.head is not None
+        read = partial(head_probabilities, self.head, self.model, self.tokenizer)
         exchanges = list(dict.fromkeys(exchange for exchange, _ in asked))
         if not exchanges:
             return {}
         with self._lane:
-            probs = head_probabilities(self.head, self.model, self.tokenizer, exchanges).tolist()
+            probs = with_complaints(read(exchanges), exchanges, read).tolist()
         return {
             (exchange, k): tuple(row[k])
             for exchange, row in zip(exchanges, probs, strict=True)

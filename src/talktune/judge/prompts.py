@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from talktune.conversations.words import spoken
+from talktune.judge.heard import own_words
 from talktune.types import Label, Message, Turn
 
 REQUEST_TOKENS, ANSWER_TOKENS, NEXT_STATE_TOKENS = 20, 24, 48
@@ -167,13 +168,14 @@ ORDERS: tuple[str, ...] = (
 
 
 def exchange_of(turn: Turn) -> Exchange:
-    """The person's last words in the prompt, the answer with its tool calls, and the next state's texts joined."""
+    """The person's last words in the prompt, the answer with its tool calls, and what is said in the next state."""
     calls = [f"call: {_call(dict(call))}" for call in turn.answer.tool_calls]
+    role = turn.next_state[0].role if turn.next_state else "user"
     return Exchange(
         request=request_of(turn.prompt),
         answer="\n".join([turn.answer.content] * bool(turn.answer.content or not calls) + calls),
-        role=turn.next_state[0].role if turn.next_state else "user",
-        next_state="\n".join(message.content for message in turn.next_state),
+        role=role,
+        next_state=own_words("\n".join(message.content for message in turn.next_state), role),
     )
 
 

@@ -78,7 +78,7 @@ class Candidates:
         if learned(metrics):
             self._learning.hold(owner)  # else another process may have made, and published, a version of this number
             new = self._policies.last_number() + 1
-            place = partial(self._weights.place, self._weights.write(owner, metrics), new)
+            place = partial(self._weights.place, self._weights.write(owner, metrics, self._learning.holder), new)
             made = NewVersion(new, number, batch.lineage, str(self._weights.path(new)))
         else:
             learner.update -= 1  # nothing was learned: the weights are those of the live version

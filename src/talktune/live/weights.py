@@ -1,7 +1,7 @@
 """The adapter in training: a version's weights in place, and a new version on disk."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from talktune.config import Config
@@ -58,15 +58,19 @@ class Weights:
         """The weights are those of this version."""
         self._loaded = (lineage, number)
 
-    def write(self, owner: str, metrics: Mapping[str, float]) -> Path:
+    def write(self, owner: str, metrics: Mapping[str, float], holder: Callable[[], str | None]) -> Path:
         """Put adapter and checkpoint on disk in a folder of the `owner`'s own, before they are of any version.
 
         The learner may be suspended on the way for longer than its lease is good: nothing here touches what a second
-        one has made of it meanwhile.
+        one, the `holder` of the lease by now, has made of it or is writing.
         """
-        for old in self.folder.glob(f"{UNPLACED}*"):  # of learners that ended before theirs was placed
-            shutil.rmtree(old, ignore_errors=True)
-        written = self.folder / f"{UNPLACED}{owner.replace(':', '-')}"
+        written = self._unplaced(owner)
+        left = list(self.folder.glob(f"{UNPLACED}*"))  # before the holder is asked for: a later one is not in it
+        at_work = holder()
+        kept = None if at_work in (None, owner) else self._unplaced(at_work)
+        for old in left:  # of learners that ended before theirs was placed
+            if old != kept:
+                shutil.rmtree(old, ignore_errors=True)
         write_checkpoint(self.learner, written / "checkpoint", dict(metrics))
         with whole_folder(written / "adapter") as partial:
             save_adapter(self._model, partial)
@@ -82,6 +86,9 @@ class Weights:
         shutil.rmtree(written, ignore_errors=True)
         for old in sorted((self.folder / "checkpoints").glob("policy-*"))[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
+
+    def _unplaced(self, owner: str) -> Path:
+        return self.folder / f"{UNPLACED}{owner.replace(':', '-')}"
 
     def path(self, number: int) -> Path:
         """Where the adapter of a version is, or will be."""

@@ -5,6 +5,8 @@ import json
 import os
 import re
 import shutil
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from transformers.utils import logging as transformers_logging
 from talktune.errors import UserError
 
 OLLAMA = "ollama:"
+ABANDONED_SECONDS = 3600.0
+"""A conversion that has written nothing for so long was killed."""
 MODEL_LAYER = "application/vnd.ollama.image.model"
 _MAGIC = b"GGUF"
 _SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf\Z")
@@ -70,7 +74,13 @@ def converted(gguf: Path, name: str, cache: Path) -> Path:
 
 
 def convert(gguf: Path, target: Path) -> None:
-    """Write a GGUF file's model as fp32 safetensors, with its tokenizer: all of it or nothing."""
+    """Write a GGUF file's model as fp32 safetensors, with its tokenizer: all of it or nothing.
+
+    What conversions have left behind that were killed goes first.
+    """
+    for old in target.parent.glob("gguf-*.tmp"):
+        if _newest(old) < time.time() - ABANDONED_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
     partial = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     partial.mkdir(parents=True, exist_ok=True)
     transformers_logging.disable_progress_bar()
@@ -92,6 +102,15 @@ def convert(gguf: Path, target: Path) -> None:
         # Another process may have been faster.
         if not isinstance(error, OSError) or not (target / "config.json").exists():
             raise
+
+
+def _newest(folder: Path) -> float:
+    """When something in a folder was last written, as far as it is still there."""
+    times = [0.0]
+    for path in (folder, *folder.glob("*")):
+        with suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(times)
 
 
 def _of_ollama(name: str) -> Path:

@@ -29,8 +29,8 @@ from talktune.serve.upstream import EngineError, Upstream
 from talktune.serve.versions import Versions
 from talktune.serve.writer import Writer
 from talktune.store.holds import hold
+from talktune.store.owners import owner_name
 from talktune.store.policies import Policies
-from talktune.store.queues import owner_name
 from talktune.store.store import Store
 
 KEEP_ALIVE = 75

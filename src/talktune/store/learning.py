@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import case, delete, func, insert, select, update
 
 from talktune.store import schema
-from talktune.store.queues import CLAIM_SECONDS, lease
+from talktune.store.queues import CLAIM_SECONDS, holder, lease
 from talktune.store.readings import NewReadings, add_readings
 from talktune.types import Turn
 
@@ -113,6 +113,10 @@ class Learning:
         """Take or renew the learner's lease; raises LostLeaseError while another process has it."""
         if not lease(self._store, LEASE, owner):
             raise LostLeaseError
+
+    def holder(self) -> str | None:
+        """Who has the learner's lease, if anybody."""
+        return holder(self._store, LEASE)
 
     def commit(
         self,

@@ -6,8 +6,6 @@ is killed at whatever moment, each turn is judged once and is part of an update 
 """
 
 import hashlib
-import os
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import ColumnElement, Connection, Insert, bindparam, delete, func, insert, literal, or_, select, update
 
 from talktune.store import schema
+from talktune.store.owners import is_gone, owner_name
 from talktune.types import Turn, Verdict
 
 if TYPE_CHECKING:
@@ -67,36 +66,25 @@ def queue_for_learning(c: Connection, turn: str, user: str, conversation: str, a
         c.execute(insert(q).values(turn=turn, user=user, bucket=bucket(conversation), created=at, uses=0))
 
 
-def owner_name() -> str:
-    """Of this process, for claims: the machine and the process."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
 def lease(store: "Store", name: str, owner: str, seconds: float = CLAIM_SECONDS) -> bool:
     """Take or renew the sole right to do something; False while somebody else has it.
 
-    A holder on this machine whose process is gone has it no more. The database's time counts.
+    A holder whose process could be seen from here, and is gone, has it no more. The database's time counts.
     """
     q = schema.leases.c
     with store.engine.begin() as c:
         now = store.now(c)
         held = c.execute(select(q.owner).where(q.name == name)).scalar()
-        free = [owner] if held is None or not _gone(held) else [owner, held]
+        free = [owner] if held is None or not is_gone(held) else [owner, held]
         values = {"name": name, "owner": owner, "until": now + seconds}
         return store.put(c, schema.leases, values, where=or_(q.owner.in_(free), q.until <= now))
 
 
-def _gone(owner: str) -> bool:
-    machine, _, process = owner.rpartition(":")
-    if machine != socket.gethostname() or not process.isdecimal():
-        return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
+def holder(store: "Store", name: str) -> str | None:
+    """Who has the sole right to do something now, if anybody."""
+    q = schema.leases.c
+    with store.reading() as c:
+        return c.execute(select(q.owner).where(q.name == name, q.until > store.now(c))).scalar()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +114,7 @@ class Judging:
         with self._store.engine.begin() as c:
             now = self._store.now(c)
             owners = c.execute(select(j.c.owner).where(j.c.owner.is_not(None)).distinct()).scalars()
-            gone = [owner for owner in owners if owner is not None and _gone(owner)]
+            gone = [owner for owner in owners if owner is not None and is_gone(owner)]
             free: list[ColumnElement[bool]] = [j.c.owner.is_(None), j.c.until <= now, j.c.owner.in_(gone)]
             order = (j.c.created.desc(), j.c.turn.desc()) if newest else (j.c.created, j.c.turn)
             query = select(j.c.turn).where(j.c.after <= now, or_(*free)).order_by(*order).limit(limit)
