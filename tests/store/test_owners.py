@@ -33,6 +33,6 @@ def test_a_process_of_another_container_with_this_name_is_not_known_to_be_gone()
     assert not is_gone(owner)
 
 
-@pytest.mark.parametrize("owner", ["elsewhere:1", "", "nobody", f"{owner_name()}:1234abcd", f"elsewhere:{os.getpid()}"])
+@pytest.mark.parametrize("owner", ["elsewhere:1", "", "nobody", "{me}:1234abcd", "elsewhere:{process}"])
 def test_of_others_nothing_is_known(owner: str) -> None:
-    assert not is_gone(owner)
+    assert not is_gone(owner.format(me=owner_name(), process=os.getpid()))
