@@ -338,9 +338,8 @@ def test_disliked_turns_teach_where_no_group_has_variance(tiny_model: Path) -> N
 
 def test_the_lesson_leads_to_what_the_teacher_says(tiny_model: Path) -> None:
     """Learned until the student, who never reads the reaction, says much like the teacher who does."""
-    it = learner(tiny_model, distill=1.0, beta=0.0)
+    it = learner(tiny_model, distill=1.0, beta=0.0, learning_rate=0.01)
     batch = [replace(s, reward=-1.0) for s in taught(6)]
-    it.optimizer.param_groups[0]["lr"] = 0.01
     gaps = [it.step(batch)["distill_gap"] for _ in range(40)]
     assert gaps[-1] < 0.7 * gaps[0]
 
@@ -425,9 +424,8 @@ def test_wanted_answers_are_cut_into_pieces_too(tiny_model: Path) -> None:
 
 
 def test_a_wanted_answer_is_a_step_where_verdicts_say_nothing_and_becomes_likelier(tiny_model: Path) -> None:
-    it = learner(tiny_model, beta=0.0)
+    it = learner(tiny_model, beta=0.0, learning_rate=0.01)
     batch = shown([replace(s, reward=-1.0) for s in samples(5)], 0)
-    it.optimizer.param_groups[0]["lr"] = 0.01
     found = [it.step(batch) for _ in range(20)]
     assert "tokens" not in found[0]
     assert found[-1]["wanted_loss"] < found[0]["wanted_loss"] - 1

@@ -5,13 +5,13 @@ versions are those of a run that nobody disturbed.
 import json
 import os
 import random
-import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -161,10 +161,8 @@ def check_turns(store: Path, load: Load) -> None:
 def check_undisturbed(folder: Path, store: Path, model: Path) -> None:
     """A learner that nobody kills, over the same verdicts, makes the same versions, bit for bit."""
     calm = folder / "calm.db"
-    shutil.copy(store, calm)
-    for suffix in ("-wal", "-shm"):
-        if (side := store.with_name(store.name + suffix)).exists():
-            shutil.copy(side, calm.with_name(calm.name + suffix))
+    with closing(sqlite3.connect(store)) as whole, closing(sqlite3.connect(calm)) as copy:
+        whole.backup(copy)  # its files beside it may go at any moment, as the last process closes them
     with sqlite3.connect(calm) as c:
         c.execute(
             "INSERT INTO learning SELECT t.id, t.user, 0, v.created, 0 FROM turns t JOIN verdicts v ON v.turn = t.id "
