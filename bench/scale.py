@@ -215,11 +215,12 @@ def check(store: Path, site: Site, console: Console) -> None:
         ).fetchall()
         made = c.execute("select created from versions where state = 'published' order by number").fetchall()
     seconds = statistics.mean(one["seconds"] for one in metrics)
+    # Until somebody asks, nobody sees that a version is live: the shortest wait has the least of that in it.
     gates = [first - begun for (first,), (begun,) in zip(live, made, strict=False)]
     start = min(answered for _, answered in judged)
     told = Told(turns=len(judged))
     mean = statistics.mean(sizes)
-    given = Site(update_seconds=(0.0, seconds / mean), gate_seconds=statistics.median(gates) if gates else 0.0)
+    given = Site(update_seconds=(0.0, seconds / mean), gate_seconds=min(gates, default=0.0))
     _learn([(at - start, answered - start, 0) for at, answered in judged], given, told, {}, per_user=False)
     table = Table("", "updates", "turns an update", "staleness, mean", title=f"{store}: {len(judged)} verdicts")
     stale = sum(one["staleness"] * n for one, n in zip(metrics, sizes, strict=True)) / sum(sizes)
@@ -227,7 +228,7 @@ def check(store: Path, site: Site, console: Console) -> None:
     size, old = statistics.mean(told.sizes), statistics.mean(told.staleness)
     table.add_row("simulated", str(told.updates), f"{size:.1f}", f"{old:.2f}")
     console.print(table)
-    console.print(f"update {seconds:.0f} s, gate and the first answer {given.gate_seconds:.0f} s, both as measured")
+    console.print(f"update {seconds:.0f} s, gate and the first answer {given.gate_seconds:.0f} s at most, as measured")
 
 
 def main() -> None:
