@@ -207,8 +207,7 @@ def own_words(text: str, role: str) -> str:
 
 def sentences(text: str) -> list[str]:
     """The sentences, lines and asides of a text that have letters in them."""
-    parts = [part.strip() for line in text.splitlines(keepends=True) for part in _parts(line)]
-    return [part for part in parts if _LETTER.search(part)]
+    return [part.strip() for part in _parts_of(text) if _LETTER.search(part)]
 
 
 def _unmarked(text: str) -> str:
@@ -252,6 +251,11 @@ def _parts(line: str) -> list[str]:
     return [line[start:end] for start, end in zip([0, *ends], [*ends, len(line)], strict=True) if start < end]
 
 
+def _parts_of(text: str) -> list[str]:
+    """Those of all lines of a text."""
+    return [part for line in text.splitlines(keepends=True) for part in _parts(line)]
+
+
 def _own_part(part: str, role: str, cut: bool) -> str:
     """The part, or what of it is left: nothing, or with `cut` what stands before the sentence that is not theirs."""
     spoken = _SPEAKS_OF_JUDGING.search(part) or _ROLE.match(part)
@@ -269,7 +273,7 @@ def _one_script(text: str) -> str:
     """The sentences whose letters are those that most of the text has: the others are what is spoken about."""
     if text.isascii():
         return text
-    parts = [part for line in text.splitlines(keepends=True) for part in _parts(line)]
+    parts = _parts_of(text)
     names = [_script(part) for part in parts]
     if len(set(names) - {""}) < 2:
         return text
