@@ -32,7 +32,7 @@ from talktune.commands.status import status
 from talktune.commands.stores import forget
 from talktune.commands.train import train
 from talktune.commands.turns import fix, list_turns
-from talktune.commands.waiting import wait_as_needed
+from talktune.commands.waiting import wait_briefly
 from talktune.errors import UserError
 from talktune.files import OUTSIDE
 from talktune.terminal import complain, log_to_stderr, rank_of_torchrun
@@ -147,7 +147,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     log_to_stderr()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    wait_as_needed()
+    wait_briefly()
     os.umask(0o077)  # conversations, versions and logs are their owner's alone
     arguments = sys.argv[1:]
     _brief.everything = brief.ALL in arguments

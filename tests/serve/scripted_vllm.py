@@ -6,6 +6,8 @@ sampled it. A token is a word.
 
 import asyncio
 import json
+import os
+import signal
 import sys
 import zlib
 from collections.abc import AsyncIterator
@@ -20,6 +22,7 @@ from starlette.routing import Route
 WORDS, PAUSE, LOAD_SECONDS = 8, 0.02, 0.1
 PORT = int(sys.argv[1])
 loaded: dict[str, str] = {}
+asked_to_die = asyncio.Event()
 
 
 def tokens(text: str) -> list[int]:
@@ -45,6 +48,8 @@ async def chat(request: Request) -> Response:
         yield event(chunk(model, {"role": "assistant", "content": ""}) | {"prompt_token_ids": prompt})
         for i, word in enumerate(words):
             await asyncio.sleep(PAUSE)
+            if i == WORDS // 2 and asked_to_die.is_set():
+                os.kill(os.getpid(), signal.SIGKILL)
             text = f" {word}" if begun or i else word
             told = {"content": [{"token": word, "logprob": -0.5}]}
             yield event(chunk(model, {"content": text}, token_ids=tokens(word), logprobs=told))
@@ -87,6 +92,12 @@ async def unload(request: Request) -> Response:
     return JSONResponse("Success")
 
 
+async def die(_request: Request) -> Response:
+    """In the middle of the next answer, so that there is one to go on with elsewhere."""
+    asked_to_die.set()
+    return Response()
+
+
 async def version(_request: Request) -> Response:
     return JSONResponse({"version": "0.14.0"})
 
@@ -102,6 +113,7 @@ app = Starlette(
         Route("/v1/models", models),
         Route("/v1/load_lora_adapter", load, methods=["POST"]),
         Route("/v1/unload_lora_adapter", unload, methods=["POST"]),
+        Route("/die", die, methods=["POST"]),
         Route("/version", version),
         Route("/health", health),
     ]

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from talktune.commands.console import out
 from talktune.commands.options import Seed, Store
-from talktune.commands.waiting import wait_briefly
 from talktune.config import (
     AlgorithmConfig,
     Config,
@@ -36,8 +35,6 @@ def serve(
 
     With --upstream or --engine llama.cpp it is only served: run `talktune judge` and `talktune learn` beside this.
     """
-    if live.no_judge or live.no_learn:
-        wait_briefly()
     option = "--upstream" if server.upstream else "--engine llama.cpp" if server.engine == "llama.cpp" else None
     if option is not None and live.notify is not None:
         raise UserError(f"--notify: with {option} nobody learns here; give it to `talktune learn`.")
@@ -55,7 +52,6 @@ def serve(
 
 def judge(*, store: Store = "talktune.db", judge: JudgeConfig = JudgeConfig(), seed: Seed = 0) -> int:
     """Judge what a server stores, as a process of its own: votes and verdicts on every turn that was reacted to."""
-    wait_briefly()
     from talktune.live.roles import run_judge
 
     run_judge(Config(judge=judge, train=LiveTrainConfig(seed=seed), serve=ServeConfig(store=store)), _say)
@@ -74,7 +70,6 @@ def learn(
     fresh: FreshConfig = FreshConfig(),
 ) -> int:
     """Learn from what a server stores and a judge judged, as a process of its own: versions come out."""
-    wait_briefly()
     from talktune.live.roles import run_learner
 
     server = ServeConfig(store=store)
