@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from ..store.large import make_large
-from .browser import CHROMIUM, Browser, browser
+from .browser import CHROMIUM, browser
 from .conftest import Serving, running_engine, serving
 
 TURNS, FEW = 100_000, 200
