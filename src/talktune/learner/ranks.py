@@ -1,8 +1,8 @@
 """Several processes that train one model: which of them this is, and how they agree (torchrun, torch.distributed).
 
 Every rank reads the same samples and cuts the same packs, computes those that are dealt to it, and holds its share of
-the weights and of the optimizer's state (FSDP2, `fully_shard`): gradients are summed on the way back. Rank 0 alone
-reads what people wrote, asks the judge and writes files.
+the weights and of the optimizer's state (FSDP2, `fully_shard`), or a copy of them all (`live.followers`): gradients are
+summed. Rank 0 alone reads what people wrote, asks the judge and writes files.
 """
 
 import os
@@ -63,6 +63,14 @@ class Ranks:
         found: list[Any] = [None] * self.count
         dist.all_gather_object(found, list(mine))
         return [one for part in found for one in part]
+
+    def add(self, tensor: Tensor) -> None:
+        """Let a tensor be the sum of those that the ranks have, on all of them."""
+        dist.all_reduce(tensor)
+
+    def copy(self, tensor: Tensor) -> None:
+        """Let a tensor be that of the first rank, on all of them."""
+        dist.broadcast(tensor, src=0)
 
 
 ALONE = Ranks()
