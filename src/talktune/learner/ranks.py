@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 
 from talktune.errors import UserError
@@ -85,8 +86,14 @@ def joined() -> Generator[Ranks]:
     gpus = torch.cuda.is_available()
     if gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # what `cuda` and `auto` mean from now on
-    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
-    yield Ranks(dist.get_rank(), dist.get_world_size())
+    store, number, count = next(rendezvous("env://"))
+    store.set_timeout(PATIENCE)
+    # torchrun's own store outlives ranks that it starts again, and has the addresses of those that died.
+    store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if gpus else "gloo", store=store, rank=number, world_size=count, timeout=PATIENCE
+    )
+    yield Ranks(number, count)
     dist.destroy_process_group()  # not after an error: the others may be in the middle of something
 
 

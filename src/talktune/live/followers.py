@@ -87,8 +87,8 @@ class Followers:
         """Let the others end; UserError where they cannot be told, so that torchrun has to end them."""
         if not self._speaking.acquire(blocking=False) or self._broken:  # it is kept: nobody speaks after this
             raise UserError("The other ranks are not there; what was under way is taken up again by the next start.")
-        with suppress(ClosedError):  # who is gone needs no word
-            self._say(END)
+        with suppress(RuntimeError):  # who is gone needs no word
+            self.ranks.of_first(lambda: END)
 
     def _say(self, word: Update | str) -> None:
         try:
