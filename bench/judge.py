@@ -18,7 +18,7 @@ from talktune.judge.local import LocalJudge
 from talktune.judge.prompts import Exchange, JudgeLine, turn_of
 from talktune.policy.load import load_policy
 from talktune.rl.votes import LABELS, majority_vote
-from talktune.serve.learned import band
+from talktune.serve.page.learned import band
 from talktune.types import Label
 
 DATA = Path(__file__).parent.parent / "tests" / "data"

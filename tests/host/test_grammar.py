@@ -16,7 +16,7 @@ from talktune.host.engine import Engine
 from talktune.host.grammar import BrokenForm, Grammars, steer
 from talktune.host.job import Job, Token
 from talktune.policy.tokens import encode_text, end_ids
-from talktune.serve.wire import BadRequest
+from talktune.serve.dialects.wire import BadRequest
 
 
 def an_object(properties: dict[str, Any]) -> dict[str, Any]:

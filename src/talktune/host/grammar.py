@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from talktune.serve.wire import BadRequest
+from talktune.serve.dialects.wire import BadRequest
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer

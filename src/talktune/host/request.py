@@ -16,7 +16,7 @@ from talktune.config import SampleConfig
 from talktune.conversations.messages import BadConversation, message_from_dict
 from talktune.errors import UserError
 from talktune.policy.tokens import TooLongError, check_length, encode_text, render_answer, render_prompt
-from talktune.serve.wire import BadRequest, Fields
+from talktune.serve.dialects.wire import BadRequest, Fields
 from talktune.types import Message
 
 MAX_COPIES = 64

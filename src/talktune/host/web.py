@@ -36,8 +36,8 @@ from talktune.host.lora import Lora, load_lora
 from talktune.host.replies import Choice, Chunk, Replies
 from talktune.host.request import ChatRequest, Prompt, parse_request, render
 from talktune.policy.load import Policy
+from talktune.serve.dialects.wire import BadRequest, Fields, read_json
 from talktune.serve.keys import Keys
-from talktune.serve.wire import BadRequest, Fields, read_json
 
 Handler = Callable[[Request], Awaitable[Response]]
 

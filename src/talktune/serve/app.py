@@ -19,24 +19,24 @@ from starlette.routing import Route
 from talktune.config import Config
 from talktune.conversations.records import conversation_to_dict
 from talktune.errors import StoreDownError
-from talktune.serve import anthropic
 from talktune.serve.body import CLOSE, expected, page_size, read_body
 from talktune.serve.chat import ChatAnswer, Receive, Scope, Send, Service
-from talktune.serve.engine import HostProcess
-from talktune.serve.form import ChatForm, Form
-from talktune.serve.forward import engine_body
+from talktune.serve.dialects import anthropic
+from talktune.serve.dialects.chat_request import ChatRequest, parse_request
+from talktune.serve.dialects.form import ChatForm, Form
+from talktune.serve.dialects.openapi import DESCRIPTION
+from talktune.serve.dialects.responses.events import ResponsesForm
+from talktune.serve.dialects.responses.items import may_be_named
+from talktune.serve.dialects.responses.response import stored_response
+from talktune.serve.dialects.responses.to_chat import chat_of, references
+from talktune.serve.dialects.wire import BadRequest, Fields, read_json
+from talktune.serve.engines.child import HostProcess
+from talktune.serve.engines.engine_body import engine_body
+from talktune.serve.engines.upstream import RETRY, STORE_DOWN, EngineError
 from talktune.serve.keys import Caller, Keys
 from talktune.serve.limits import Limits
-from talktune.serve.openapi import DESCRIPTION
-from talktune.serve.page import Page
-from talktune.serve.request import ChatRequest, parse_request
-from talktune.serve.responses.events import ResponsesForm
-from talktune.serve.responses.items import may_be_named
-from talktune.serve.responses.request import chat_of, references
-from talktune.serve.responses.response import stored_response
-from talktune.serve.upstream import RETRY, STORE_DOWN, EngineError
-from talktune.serve.watching import Watching
-from talktune.serve.wire import BadRequest, Fields, read_json
+from talktune.serve.page.assets import Page
+from talktune.serve.page.watching import Watching
 from talktune.store.journal import entry
 from talktune.store.lookup import Answered, answers
 from talktune.types import Conversation

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from starlette.requests import ClientDisconnect, Request
 
-from talktune.serve.wire import BadRequest
+from talktune.serve.dialects.wire import BadRequest
 
 CLOSE = {"Connection": "close"}
 """With an answer to a body that was not read to its end."""

@@ -15,21 +15,21 @@ from typing import Any
 
 from talktune.config import ServeConfig
 from talktune.errors import StoreDownError, UserError
-from talktune.serve.continuing import going_on
-from talktune.serve.engines import Engine, Engines, Route
-from talktune.serve.exchange import Exchange
-from talktune.serve.form import Form
-from talktune.serve.forward import engine_body
+from talktune.serve.capture.exchange import Exchange
+from talktune.serve.capture.find_turn import Place, place
+from talktune.serve.capture.writer import Writer
+from talktune.serve.dialects.chat_request import ChatRequest
+from talktune.serve.dialects.form import Form
+from talktune.serve.dialects.wire import BadRequest, write_json
+from talktune.serve.engines.engine_body import engine_body
+from talktune.serve.engines.model_names import Models
+from talktune.serve.engines.normalise import read_stream, read_whole
+from talktune.serve.engines.pool import Engine, Engines, Route
+from talktune.serve.engines.too_long import explained, with_room
+from talktune.serve.engines.upstream import STORE_DOWN, EngineError, Reply
+from talktune.serve.engines.versions import Wish, number_of
+from talktune.serve.failover import going_on
 from talktune.serve.metrics import Metrics
-from talktune.serve.models import Models
-from talktune.serve.placing import Place, place
-from talktune.serve.reading import read_stream, read_whole
-from talktune.serve.request import ChatRequest
-from talktune.serve.too_long import explained, with_room
-from talktune.serve.upstream import STORE_DOWN, EngineError, Reply
-from talktune.serve.versions import Wish, number_of
-from talktune.serve.wire import BadRequest, write_json
-from talktune.serve.writer import Writer
 from talktune.store.policies import version_name
 from talktune.store.store import Store
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from talktune.errors import UserError
-from talktune.serve.wire import BadRequest
+from talktune.serve.dialects.wire import BadRequest
 
 KEY_ENV = "TALKTUNE_API_KEY"
 LOCAL_USER = "local"

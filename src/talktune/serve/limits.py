@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from talktune.config import ServeConfig
-from talktune.serve.wire import BadRequest
+from talktune.serve.dialects.wire import BadRequest
 
 READING = 4
 """Requests whose bodies are read at once, as a multiple of those that are answered at once."""
