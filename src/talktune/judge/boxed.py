@@ -8,7 +8,7 @@ import json
 import re
 from typing import Any
 
-from talktune.judge.prompts import request_of
+from talktune.judge.exchange import request_of
 from talktune.types import Label, Turn
 
 MAX_CHARS = 8000

@@ -10,8 +10,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from talktune.judge.exchange import Exchange
 from talktune.judge.heard import sentences
-from talktune.judge.prompts import Exchange
 
 GOOD = 2
 """The place of a good verdict in a distribution."""

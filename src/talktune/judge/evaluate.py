@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from talktune.conversations.files import Problem, read_records
 from talktune.errors import UserError
+from talktune.judge.exchange import Exchange, JudgeLine, turn_of
 from talktune.judge.panel import ExactJudge, Judge
-from talktune.judge.prompts import Exchange, JudgeLine, turn_of
 from talktune.rl.votes import LABELS, exact_vote, majority_vote
 from talktune.types import Label, Vote
 

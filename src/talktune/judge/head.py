@@ -21,8 +21,8 @@ from torch import Tensor
 
 from talktune.errors import UserError
 from talktune.files import whole_file
+from talktune.judge.exchange import ORDERS, Exchange, JudgeLine
 from talktune.judge.hidden import Progress, blocks, pooled_states
-from talktune.judge.prompts import ORDERS, Exchange, JudgeLine
 
 VOTERS = 7
 DEPTHS = (17 / 30, 19 / 30, 15 / 30, 18 / 30, 16 / 30, 20 / 30, 14 / 30, 13 / 30, 12 / 30, 11 / 30, 10 / 30)

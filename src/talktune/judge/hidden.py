@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from talktune.errors import UserError
-from talktune.judge.prompts import Exchange, head_tokens
+from talktune.judge.exchange import Exchange, head_tokens
 from talktune.policy.adapter import adapter_off
 from talktune.policy.view import decoder_layers
 

@@ -15,7 +15,7 @@ from typing import Any
 from talktune.config import GateConfig
 from talktune.conversations.files import parse_json, strict_lines
 from talktune.conversations.messages import BadConversation
-from talktune.conversations.prompts import parse_prompt
+from talktune.conversations.prompt_files import parse_prompt
 from talktune.errors import UserError
 from talktune.learner.texts import repetition, says
 from talktune.types import Message

@@ -12,9 +12,9 @@ from talktune.host.lora import Lora
 from talktune.judge.panel import Judge, judge_turns
 from talktune.learner.samples import sample_of_answer
 from talktune.learner.update import NotFiniteError, learned
-from talktune.live.asking import answers
 from talktune.live.batches import Batch
-from talktune.live.fresh import NOTHING, Fresh, dealt
+from talktune.live.engine_answers import answers
+from talktune.live.fresh_answers import NOTHING, Fresh, dealt
 from talktune.live.weights import Weights
 from talktune.policy.load import Policy
 from talktune.policy.tokens import decode_answer

@@ -14,7 +14,7 @@ import httpx2
 
 from talktune.config import SampleConfig
 from talktune.errors import UserError
-from talktune.live.asking import AT_ONCE
+from talktune.live.engine_answers import AT_ONCE
 from talktune.serve.engines.advice import advice
 from talktune.serve.engines.upstream import base_url
 from talktune.store.policies import Version

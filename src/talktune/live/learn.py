@@ -17,13 +17,13 @@ from talktune.errors import UserError
 from talktune.host.engine import Engine
 from talktune.host.lora import Lora, load_lora
 from talktune.judge.panel import Judge
-from talktune.learner.asking import make_asker
+from talktune.learner.asker import make_asker
 from talktune.learner.track import Track
-from talktune.live.asking import answers
 from talktune.live.batches import Batches
 from talktune.live.candidates import Candidates
+from talktune.live.engine_answers import answers
 from talktune.live.exam import Examiner
-from talktune.live.fresh import Fresh
+from talktune.live.fresh_answers import Fresh
 from talktune.live.gate_engine import GateEngine, GateEngineError
 from talktune.live.pruning import prune_versions
 from talktune.live.weights import Weights

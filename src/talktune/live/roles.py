@@ -12,11 +12,11 @@ from dataclasses import replace
 from talktune.config import Config, LiveConfig, SampleConfig, ServeConfig
 from talktune.host.process import load_host, serve
 from talktune.host.web import Host
-from talktune.judge.make import make_judge
+from talktune.judge.from_config import make_judge
 from talktune.judge.panel import Judge
 from talktune.judge.worker import AT_ONCE, JudgeWorker
-from talktune.live.adopt import adopt
-from talktune.live.asking import answers
+from talktune.live.engine_answers import answers
+from talktune.live.first_version import adopt
 from talktune.live.learn import ROLE, LiveLearner
 from talktune.live.notify import Notices
 from talktune.live.worker import Worker

@@ -39,7 +39,7 @@ def ready_to_decode(model: Any, rows: int) -> Generator[None]:
         return
     with forwards_kept([layer for layer, _ in layers]):
         for layer, adapted in layers:
-            layer.forward = partial(_product, _laid_out(_merged(layer, adapted), rows), layer.bias)
+            layer.forward = partial(_product, _prepacked(_merged(layer, adapted), rows), layer.bias)
         if isinstance(model, PeftModel):
             with model.disable_adapter():
                 yield
@@ -47,18 +47,18 @@ def ready_to_decode(model: Any, rows: int) -> Generator[None]:
             yield
 
 
-def lay_out(layers: Iterable[nn.Linear], rows: int) -> None:
+def prepack(layers: Iterable[nn.Linear], rows: int) -> None:
     """Make frozen layers fast for about `rows` rows for good, at the cost of a second copy of their weights.
 
     Does nothing where this machine cannot do it. Without gradients only; `fast_frozen_linears` is for those.
     """
     for layer in layers:
         if _can(layer.weight):
-            layer.forward = partial(_product, _laid_out(layer.weight.detach(), rows), layer.bias)
+            layer.forward = partial(_product, _prepacked(layer.weight.detach(), rows), layer.bias)
 
 
-def layout_bytes(layers: Iterable[nn.Linear]) -> int:
-    """Memory that `lay_out` takes; 0 where it does nothing."""
+def prepacked_bytes(layers: Iterable[nn.Linear]) -> int:
+    """Memory that `prepack` takes; 0 where it does nothing."""
     return sum(layer.weight.numel() * layer.weight.element_size() for layer in layers if _can(layer.weight))
 
 
@@ -133,7 +133,7 @@ def _merged(layer: nn.Linear, adapted: lora.Linear | None) -> Tensor:
     return weight
 
 
-def _laid_out(weight: Tensor, rows: int) -> Tensor:
+def _prepacked(weight: Tensor, rows: int) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
 
 

@@ -10,7 +10,7 @@ def view_of(model: Any) -> Any:
     """A second tree of modules that holds the very tensors of `model`: its weights are in memory once.
 
     What is put on one tree (adapters, hooks, another way of attention) does not show in the other. Make views before
-    anything is put on the model; only a `forward` of a module's own (`lay_out`) is left behind.
+    anything is put on the model; only a `forward` of a module's own (`prepack`) is left behind.
     """
     own = [module.__dict__["forward"] for module in model.modules() if "forward" in module.__dict__]
     view = copy.deepcopy(model, {id(kept): kept for kept in (*model.parameters(), *model.buffers(), *own)})

@@ -65,7 +65,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class MarkedTurn:
     """A stored turn that a changed history may go on behind."""
 
     id: str

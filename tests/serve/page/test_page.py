@@ -15,7 +15,7 @@ from sqlalchemy import insert, update
 
 from talktune.errors import UserError
 from talktune.judge.evaluate import load_judge_lines
-from talktune.judge.prompts import Exchange, JudgeLine
+from talktune.judge.exchange import Exchange, JudgeLine
 from talktune.serve.keys import load_keys
 from talktune.serve.page.assets import FILES
 from talktune.store import schema

@@ -12,7 +12,7 @@ from typing import Literal
 
 from talktune.conversations.marks import answer_mark, answer_text, asked_mark, said, skeleton
 from talktune.conversations.words import spoken
-from talktune.store.rows import Candidate
+from talktune.store.rows import MarkedTurn
 from talktune.types import Message
 
 SIMILAR = 0.6
@@ -78,7 +78,7 @@ class Block:
 class Fit:
     """A candidate, how well its line goes with the request, and where in the request its answer is."""
 
-    candidate: Candidate
+    candidate: MarkedTurn
     score: float
     block: int
     end: int
@@ -116,7 +116,7 @@ def blocks_of(messages: Sequence[Message], most: int) -> list[Block]:
     return found
 
 
-def answer_fit(block: Block, turn: Candidate) -> float:
+def answer_fit(block: Block, turn: MarkedTurn) -> float:
     """0 … 1: whether the block's answer is the turn's: by its mark, by what is left of it, or both say nothing."""
     if turn.mark is not None and turn.mark in block.marks:
         return 1.0
@@ -145,7 +145,7 @@ def similarity(a: str, b: str) -> float:
 class Alignment:
     """The blocks of one request against turns, each with as many of its ancestors as are at hand."""
 
-    def __init__(self, blocks: Sequence[Block], turns: Mapping[str, Candidate], *, cut: bool) -> None:
+    def __init__(self, blocks: Sequence[Block], turns: Mapping[str, MarkedTurn], *, cut: bool) -> None:
         """`cut` says that the request has earlier blocks than these."""
         self._blocks = blocks
         self._turns = turns
@@ -159,7 +159,7 @@ class Alignment:
         self._users: dict[str, list[str]] = {}
         self._worth: dict[tuple[str, int], float | None] = {}
 
-    def fit(self, candidate: Candidate) -> Fit | None:
+    def fit(self, candidate: MarkedTurn) -> Fit | None:
         """The best alignment of a candidate and its ancestors; None where the request has no place for it."""
         found: Fit | None = None
         for j in range(len(self._blocks) - 1, -1, -1):
@@ -176,7 +176,7 @@ class Alignment:
         """What blocks cost that no turn has."""
         return self._cost[end] - self._cost[start]
 
-    def _best(self, turn: Candidate, j: int) -> float | None:
+    def _best(self, turn: MarkedTurn, j: int) -> float | None:
         """The worth of the turn's line and of `blocks[: j + 1]` when the turn and block j are one."""
         key = turn.id, j
         if key not in self._worth:
@@ -184,7 +184,7 @@ class Alignment:
             self._worth[key] = None if worth is None else worth + self._rest(turn, j)
         return self._worth[key]
 
-    def _rest(self, turn: Candidate, j: int) -> float:
+    def _rest(self, turn: MarkedTurn, j: int) -> float:
         """The worth of what lies before a pair."""
         known = turn.parent is None or turn.parent in self._turns
         rest = -self._missing(0, j) if known else 0.0
@@ -199,7 +199,7 @@ class Alignment:
             turn = above
         return rest
 
-    def _pair(self, turn: Candidate, j: int) -> float | None:
+    def _pair(self, turn: MarkedTurn, j: int) -> float | None:
         """The worth of the turn and block j as one: of the answer, and of what the person had said."""
         block = self._blocks[j]
         if turn.mark is not None and turn.mark in block.marks:

@@ -14,8 +14,8 @@ from talktune.serve.capture.aligning import Alignment, Block, Fit, answer_fit, b
 from talktune.serve.capture.history_hash import Prefixes, prefixes
 from talktune.serve.capture.summaries import Summed, summed
 from talktune.serve.dialects.chat_request import ChatRequest
-from talktune.store.candidates import FEW, Candidates
-from talktune.store.rows import Candidate, Found, Lost, new_id
+from talktune.store.marked_turns import FEW, MarkedTurns
+from talktune.store.rows import Found, Lost, MarkedTurn, new_id
 from talktune.store.store import Store
 from talktune.types import Message
 
@@ -79,7 +79,7 @@ def place(store: Store, user: str, asked: ChatRequest) -> Place:
         return _exactly(found, known, messages, prefill)
     if fitting == "unknown" and asked.summed and (conversation is not None or asked.session is None):
         with store.reading() as connection:
-            behind = summed(Candidates(connection, user, conversation), messages, asked.raw["messages"])
+            behind = summed(MarkedTurns(connection, user, conversation), messages, asked.raw["messages"])
         if isinstance(behind, Summed):
             turn = behind.turn
             return Place(turn.conversation, turn.id, behind.messages, known.state, behind.history, prefill=prefill)
@@ -104,7 +104,7 @@ def _aligned(
     """The turn whose line goes best with the request, or why there is none."""
     fitting: Fit | Lost = "unknown"
     with store.reading() as connection:
-        candidates = Candidates(connection, user, conversation)
+        candidates = MarkedTurns(connection, user, conversation)
         for depth in DEPTHS:
             blocks = blocks_of(messages, depth + 1)
             cut, blocks = len(blocks) > depth, blocks[-depth:]
@@ -126,7 +126,7 @@ class _SideBlock(Block):
         return super().marks | ({} if mark is None else {mark: self.end})
 
 
-def _best(candidates: Candidates, blocks: Sequence[Block], depth: int, *, cut: bool, session: bool) -> Fit | Lost:
+def _best(candidates: MarkedTurns, blocks: Sequence[Block], depth: int, *, cut: bool, session: bool) -> Fit | Lost:
     looked = blocks[-LOOKED_UP:]
     found = {c.id: c for c in candidates.answered(looked[-1].marks) or ()}
     fitting = _judged(candidates, found, blocks, depth, cut=cut, session=session)
@@ -136,9 +136,9 @@ def _best(candidates: Candidates, blocks: Sequence[Block], depth: int, *, cut: b
     return fitting
 
 
-def _further(candidates: Candidates, blocks: Sequence[Block]) -> dict[str, Candidate]:
+def _further(candidates: MarkedTurns, blocks: Sequence[Block]) -> dict[str, MarkedTurn]:
     """Turns by the last answers that tell anything, by what they answer, and those that go on behind these."""
-    found: dict[str, Candidate] = {}
+    found: dict[str, MarkedTurn] = {}
     common: set[bytes] = set()
     told = 0
     for block in reversed(blocks):
@@ -164,8 +164,8 @@ def _further(candidates: Candidates, blocks: Sequence[Block]) -> dict[str, Candi
 
 
 def _judged(
-    candidates: Candidates,
-    found: dict[str, Candidate],
+    candidates: MarkedTurns,
+    found: dict[str, MarkedTurn],
     blocks: Sequence[Block],
     depth: int,
     *,

@@ -10,8 +10,8 @@ from heapq import nlargest
 from typing import Any, Literal, cast
 
 from talktune.conversations.marks import LEAST_LINE, MOST, line_mark, lines_of
-from talktune.store.candidates import Candidates
-from talktune.store.rows import Candidate
+from talktune.store.marked_turns import MarkedTurns
+from talktune.store.rows import MarkedTurn
 from talktune.types import Message
 
 LOOKED_AT = 200_000
@@ -28,13 +28,13 @@ MARGIN = 0.05
 class Summed:
     """A turn whose conversation goes on behind a summary of it, and what the request adds to it."""
 
-    turn: Candidate
+    turn: MarkedTurn
     history: tuple[Message, ...]
     messages: tuple[Message, ...]
     """From the message that holds the summary on: of that one, only what its other parts say counts."""
 
 
-def summed(candidates: Candidates, messages: Sequence[Message], raw: Sequence[Any]) -> Summed | Literal["unknown"]:
+def summed(candidates: MarkedTurns, messages: Sequence[Message], raw: Sequence[Any]) -> Summed | Literal["unknown"]:
     """The turn that a request goes on behind by a summary in one of its messages; `raw` are these as they were sent.
 
     Unknown, too, where the same summary was made of two conversations.
@@ -46,7 +46,7 @@ def summed(candidates: Candidates, messages: Sequence[Message], raw: Sequence[An
             left -= min(len(messages[at].content), MOST)
             lines = dict.fromkeys(lines_of(messages[at]), at) | lines
     longest = nlargest(LINES, (line for line in lines if len(line) >= LEAST_LINE), key=len)
-    found: list[tuple[int, float, Candidate]] = []
+    found: list[tuple[int, float, MarkedTurn]] = []
     for side in candidates.sides([line_mark(line) for line in longest]):
         told = lines_of(side.answer)
         at = lines.get(max(told, key=len), -1)

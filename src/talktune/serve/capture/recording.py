@@ -22,7 +22,7 @@ class _Choice:
 
 
 @dataclass
-class Exchange:
+class Recording:
     """A request, its place, and its choices by index."""
 
     asked: ChatRequest

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from talktune.host.answer import AnswerParser, TextStream, parse_calls
+from talktune.host.answer_parser import AnswerParser, TextStream, parse_calls
 
 CALL = '{"name": "get_weather", "arguments": {"city": "Zürich"}}'
 LLAMA = '{"name": "get_weather", "parameters": {"city": "Zürich"}}'

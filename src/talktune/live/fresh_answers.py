@@ -9,7 +9,7 @@ from itertools import groupby
 from random import Random
 
 from talktune.config import Config, LiveConfig
-from talktune.learner.asking import WANTED, Asker
+from talktune.learner.asker import WANTED, Asker
 from talktune.learner.preference import READER, WINDOW
 from talktune.learner.readings import reading_from_bytes, reading_to_bytes
 from talktune.live.batches import Batch

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from talktune.conversations.marks import answer_mark, line_mark, skeleton
 from talktune.store import schema
-from talktune.store.candidates import FEW, Candidates
+from talktune.store.marked_turns import FEW, MarkedTurns
 from talktune.store.overview import overview
 from talktune.store.rows import NewTurn
 from talktune.store.store import Store
@@ -25,12 +25,12 @@ def test_an_answer_that_many_turns_gave_tells_nothing_by_itself(tmp_path: Path) 
     assert ok is not None
     assert no is not None
     with store.reading() as c:
-        candidates = Candidates(c, "ann")
+        candidates = MarkedTurns(c, "ann")
         assert candidates.answered([ok]) is None
         found = candidates.answered([no])
         assert found is not None
         assert [one.id for one in found] == ["x"]
-        of_session = Candidates(c, "ann", "cx").answered([ok])
+        of_session = MarkedTurns(c, "ann", "cx").answered([ok])
         assert of_session is not None
         (y,) = of_session
         assert [one.id for one in candidates.children(["x"])] == ["y"]
@@ -49,14 +49,14 @@ def test_a_side_turn_is_found_by_its_longest_line_in_older_stores_as_well(tmp_pa
     mark = line_mark(skeleton(line))
     for _ in range(2):
         with store.reading() as c:
-            candidates = Candidates(c, "ann")
+            candidates = MarkedTurns(c, "ann")
             assert [one.id for one in candidates.sides([mark])] == ["x", "s"]
-            (s,) = Candidates(c, "ann", "c").sides([mark])
+            (s,) = MarkedTurns(c, "ann", "c").sides([mark])
             above = candidates.main_above(s)
             assert above is not None
             assert above.id == "a"
             assert candidates.main_above(candidates.sides([mark])[0]) is None
-            assert Candidates(c, "bob").sides([mark]) == candidates.sides([]) == []
+            assert MarkedTurns(c, "bob").sides([mark]) == candidates.sides([]) == []
         with store.engine.begin() as c:
             c.exec_driver_sql("UPDATE turns SET mark = NULL WHERE kind = 'side'")
             c.execute(schema.steps.delete().where(schema.steps.c.number >= schema.STEPS.index(schema._side_marks)))

@@ -4,9 +4,9 @@ import base64
 import json
 from pathlib import Path
 
-from talktune.demo.run import Demo
+from talktune.demo.loop import Demo
 from talktune.files import whole_file
-from talktune.learner.asking import Asker
+from talktune.learner.asker import Asker
 from talktune.learner.preference import WINDOW, Reading
 from talktune.learner.readings import reading_from_bytes, reading_to_bytes
 from talktune.types import Sample

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from talktune.config import ModelConfig
-from talktune.judge.prompts import (
+from talktune.judge.exchange import (
     ANSWER_TOKENS,
     NEXT_STATE_TOKENS,
     REQUEST_TOKENS,

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, literal, select
 
 from talktune.conversations.messages import message_from_dict
 from talktune.store import schema
-from talktune.store.rows import Candidate
+from talktune.store.rows import MarkedTurn
 
 FEW = 24
 """More turns than this under one mark tell nothing by it alone."""
@@ -22,7 +22,7 @@ _COLUMNS = tuple(
 )
 
 
-class Candidates:
+class MarkedTurns:
     """A user's turns, or those of one conversation, over one connection for reading."""
 
     def __init__(self, connection: Connection, user: str, conversation: str | None = None) -> None:
@@ -31,39 +31,39 @@ class Candidates:
         self._conversation = conversation
         self._whose: ColumnElement[bool] = t.user == user if conversation is None else t.conversation == conversation
 
-    def answered(self, marks: Collection[bytes], asked: bytes | None = None) -> list[Candidate] | None:
+    def answered(self, marks: Collection[bytes], asked: bytes | None = None) -> list[MarkedTurn] | None:
         """Turns with one of these marks (and of what they answer); None where there are too many."""
         t = schema.turns.c
         where = [t.mark.in_(list(marks))] + ([] if asked is None else [t.asked == asked])
         return self._few(where) if marks else []
 
-    def asked(self, asked: bytes | None) -> list[Candidate] | None:
+    def asked(self, asked: bytes | None) -> list[MarkedTurn] | None:
         """Turns that were asked this; None where there are too many."""
         return [] if asked is None else self._few([schema.turns.c.asked == asked])
 
-    def sides(self, marks: Collection[bytes]) -> list[Candidate]:
+    def sides(self, marks: Collection[bytes]) -> list[MarkedTurn]:
         """The newest side turns with one of these marks."""
         if not marks:
             return []
         t = schema.turns.c
         query = select(*_COLUMNS).where(self._whose, t.mark.in_(list(marks)), t.kind == "side")
-        return [_candidate(row) for row in self._c.execute(query.order_by(t.created.desc()).limit(FEW))]
+        return [_marked_turn(row) for row in self._c.execute(query.order_by(t.created.desc()).limit(FEW))]
 
-    def main_above(self, turn: Candidate) -> Candidate | None:
+    def main_above(self, turn: MarkedTurn) -> MarkedTurn | None:
         """The nearest main turn that a side turn goes on behind; None where there is none."""
         above = self.with_ancestors([turn], MOST_ABOVE)
-        found: Candidate | None = turn
+        found: MarkedTurn | None = turn
         while found is not None and found.kind == "side":
             found = above.get(found.parent or "")
         return found
 
-    def children(self, ids: Iterable[str]) -> list[Candidate]:
+    def children(self, ids: Iterable[str]) -> list[MarkedTurn]:
         """The turns that go on behind some."""
         t = schema.turns.c
         query = select(*_COLUMNS).where(t.parent.in_(list(ids))).order_by(t.created.desc()).limit(MOST_CHILDREN)
-        return [_candidate(row) for row in self._c.execute(query)]
+        return [_marked_turn(row) for row in self._c.execute(query)]
 
-    def with_ancestors(self, candidates: Iterable[Candidate], depth: int) -> dict[str, Candidate]:
+    def with_ancestors(self, candidates: Iterable[MarkedTurn], depth: int) -> dict[str, MarkedTurn]:
         """The candidates and, of each, as many ancestors as `depth`."""
         t = schema.turns
         known = {candidate.id: candidate for candidate in candidates}
@@ -74,18 +74,18 @@ class Candidates:
             select(t.c.id, t.c.parent, chain.c.depth + 1).where(t.c.id == chain.c.parent, chain.c.depth < depth)
         )
         query = select(*_COLUMNS).where(t.c.id.in_(select(chain.c.id).where(chain.c.depth > 0)), t.c.id.not_in(starts))
-        return known | {row.id: _candidate(row) for row in self._c.execute(query)}
+        return known | {row.id: _marked_turn(row) for row in self._c.execute(query)}
 
-    def _few(self, where: list[ColumnElement[bool]]) -> list[Candidate] | None:
+    def _few(self, where: list[ColumnElement[bool]]) -> list[MarkedTurn] | None:
         query = select(*_COLUMNS).where(self._whose, *where).limit(FEW + 1)
         if self._conversation is not None:  # a few turns, of which the newest count
-            return [_candidate(row) for row in self._c.execute(query.order_by(schema.turns.c.created.desc()))]
+            return [_marked_turn(row) for row in self._c.execute(query.order_by(schema.turns.c.created.desc()))]
         rows = self._c.execute(query).all()
-        return None if len(rows) > FEW else [_candidate(row) for row in rows]
+        return None if len(rows) > FEW else [_marked_turn(row) for row in rows]
 
 
-def _candidate(row: Any) -> Candidate:
-    return Candidate(
+def _marked_turn(row: Any) -> MarkedTurn:
+    return MarkedTurn(
         row.id,
         row.conversation,
         row.parent,

@@ -12,7 +12,7 @@ import torch
 from sqlalchemy import select
 
 from talktune.config import Config, FreshConfig, LiveConfig, ModelConfig
-from talktune.learner.asking import Asker
+from talktune.learner.asker import Asker
 from talktune.learner.readings import reading_from_bytes
 from talktune.live.candidates import brakes
 from talktune.store import schema
@@ -308,7 +308,7 @@ def test_shuffled_rewards_are_what_the_preference_model_sees(world: Make, monkey
 
 
 def test_only_the_latest_turns_are_kept(world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("talktune.live.fresh.WINDOW", 6)
+    monkeypatch.setattr("talktune.live.fresh_answers.WINDOW", 6)
     w = talked(world, 3)
     learn_all(w)
     assert [row[0] for row in readings(w)] == [turn for _, turn in used(w)][-6:]
@@ -337,7 +337,7 @@ def test_another_model_does_not_look_at_old_readings(world: Make) -> None:
 def test_a_model_without_layers_goes_without(
     world: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("talktune.learner.asking.decoder_layers", lambda _: None)
+    monkeypatch.setattr("talktune.learner.asker.decoder_layers", lambda _: None)
     w = talked(world, 2)
     learn_all(w)
     assert readings(w) == []

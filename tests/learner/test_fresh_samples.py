@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from talktune.config import ModelConfig, SampleConfig
-from talktune.learner.fresh import Ask, answer_of, fresh_prompts, fresh_samples
+from talktune.learner.fresh_samples import Ask, answer_of, fresh_prompts, fresh_samples
 from talktune.learner.preference import Answer, Preference, experts, learn_preference, read_answers
 from talktune.policy.load import Policy, load_policy
 from talktune.policy.sample import sample_answers

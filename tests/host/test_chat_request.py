@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from talktune.host import request
-from talktune.host.request import BadRequest, parse_request
+from talktune.host import chat_request
+from talktune.host.chat_request import BadRequest, parse_request
 from talktune.policy.tokens import render_prompt
 from talktune.types import Message
 
 ROOT = Path(__file__).resolve().parents[2]
-render = partial(request.render, context=8192)
+render = partial(chat_request.render, context=8192)
 HI = {"messages": [{"role": "user", "content": "Hi"}]}
 TOOL = {
     "type": "function",
@@ -337,7 +337,7 @@ def test_a_prompt_that_is_too_long_is_not_tokenised(tiny_model: Path, monkeypatc
             if refused:
                 patch.setattr(type(own), "encode", None)
                 stack.enter_context(pytest.raises(BadRequest, match=r"characters.* must fit in 16"))
-            request.render(own, parse_request({"messages": [said]}), context=16 if refused else 10**6)
+            chat_request.render(own, parse_request({"messages": [said]}), context=16 if refused else 10**6)
     begun = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "x" * 99 * longest}]
     with pytest.raises(BadRequest, match="characters"):
-        request.render(own, parse_request({"messages": begun}), context=64)
+        chat_request.render(own, parse_request({"messages": begun}), context=64)

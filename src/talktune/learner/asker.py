@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from peft import PeftModel
 
 from talktune.config import Config, FreshConfig, SampleConfig
-from talktune.learner.fresh import Ask, answer_of, fresh_samples
+from talktune.learner.fresh_samples import Ask, answer_of, fresh_samples
 from talktune.learner.preference import WINDOW, Answer, Preference, Reading, learn_preference, read_answers
 from talktune.learner.probe import Prompt, probe
 from talktune.learner.samples import prompt_ids, wanted_ids

@@ -9,9 +9,9 @@ import pytest
 
 from talktune.config import JudgeConfig
 from talktune.errors import UserError
-from talktune.judge.call import CallJudge, load_function
 from talktune.judge.endpoint import EndpointJudge
-from talktune.judge.make import make_judge
+from talktune.judge.from_config import make_judge
+from talktune.judge.function import CallJudge, load_function
 from talktune.judge.oracle import OracleJudge
 from talktune.judge.panel import judge_turns
 from talktune.types import Message, Turn, Vote

@@ -1,4 +1,7 @@
-"""What the engine is asked for and what it tells: a job, its rows, their tokens."""
+"""What the engine is asked for, and what it gives back: a request, its sequences, their tokens.
+
+Open it to see what can be asked of the engine. A sequence is one answer; in a batch it is one row.
+"""
 
 import random
 from collections.abc import Callable, Sequence
@@ -26,7 +29,7 @@ class Token(NamedTuple):
 
 
 @dataclass(eq=False)
-class Job:
+class SamplingRequest:
     """One request: a prompt and how to answer it. The two callbacks run in the engine's thread."""
 
     prompt_ids: tuple[int, ...]
@@ -49,10 +52,10 @@ class Job:
 
 
 @dataclass(eq=False)
-class Row:
+class SamplingSequence:
     """One answer being sampled."""
 
-    job: Job
+    request: SamplingRequest
     choice: int
     ids: list[int]
     """Prompt and answer so far."""
@@ -63,7 +66,7 @@ class Row:
     @property
     def guide(self) -> Guide | None:
         """Says which tokens may come next, where the answer must have a form."""
-        return self.job.guides[self.choice] if self.job.guides else None
+        return self.request.guides[self.choice] if self.request.guides else None
 
     @property
     def left(self) -> int:

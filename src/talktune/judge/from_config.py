@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from talktune.config import JudgeConfig, ModelConfig
 from talktune.errors import UserError
-from talktune.judge.call import CallJudge, load_function
 from talktune.judge.endpoint import EndpointJudge
+from talktune.judge.function import CallJudge, load_function
 from talktune.judge.oracle import OracleJudge
 from talktune.judge.panel import Judge
 from talktune.types import Label, Turn

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from talktune.config import AlgorithmConfig, Config, DemoConfig, ModelConfig, SampleConfig, TrainConfig
-from talktune.demo.run import Demo, Exam, first_exam, write_results
+from talktune.demo.loop import Demo, Exam, first_exam, write_results
 from talktune.demo.user import User
 from talktune.judge.panel import Ask
 from talktune.types import Label, Sampled, Turn, Vote

@@ -10,9 +10,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from talktune.host.answer import AnswerParser, Delta, TextStream
-from talktune.host.job import Token
-from talktune.host.request import ChatRequest
+from talktune.host.answer_parser import AnswerParser, Delta, TextStream
+from talktune.host.chat_request import ChatRequest
+from talktune.host.sampling_request import Token
 
 
 @dataclass

@@ -119,7 +119,7 @@ KILLS: dict[str, Callable[[], None]] = {
     "after the adapter, before the report": lambda: at("talktune.api.train", "make_report", UPDATES),
 }
 FRESH = ("--fresh-answers", "3")
-ASKING = "talktune.learner.asking"
+ASKING = "talktune.learner.asker"
 FRESH_KILLS: dict[str, Callable[[], None]] = {
     "while the turns of 4 are read": lambda: at(ASKING, "read_answers", 3, call=2),
     "while fresh answers are sampled for 6": lambda: at(ASKING, "sample_answers", 5, after=True),

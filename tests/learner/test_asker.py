@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from talktune.config import Config, FreshConfig, ModelConfig
-from talktune.learner.asking import ALL_TOKENS, ROWS, Asker, Logged, make_asker
-from talktune.learner.fresh import answer_of
+from talktune.learner.asker import ALL_TOKENS, ROWS, Asker, Logged, make_asker
+from talktune.learner.fresh_samples import answer_of
 from talktune.learner.preference import Answer, Preference, Reading, learn_preference, read_answers
 from talktune.learner.probe import probe
 from talktune.learner.samples import Sampler
@@ -30,7 +30,7 @@ def asker(tiny_model: Path) -> Asker:
 
 def test_copies_of_one_prompt_are_cut_where_memory_ends(asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[tuple[int, int]] = []
-    from talktune.learner import asking
+    from talktune.learner import asker as asking
 
     real = asking.sample_answers
 
@@ -90,7 +90,7 @@ def test_the_bare_model_answers_and_the_seed_decides(tiny_model: Path) -> None:
 def test_a_run_keeps_the_last_readings_and_a_resumed_one_reads_them_alike(
     asker: Asker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from talktune.learner import asking
+    from talktune.learner import asker as asking
 
     monkeypatch.setattr(asking, "WINDOW", 6)
     plan = [[a_sample(f"{update}-{i}") for i in range(4)] for update in range(4)]

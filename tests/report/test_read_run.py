@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from talktune.errors import UserError
-from talktune.report.run import read_run
+from talktune.report.read_run import read_run
 
 MakeRun = Callable[..., Path]
 

@@ -5,8 +5,8 @@ from queue import SimpleQueue
 
 from talktune.config import SampleConfig
 from talktune.host.engine import Engine
-from talktune.host.job import Job, Token
 from talktune.host.lora import Lora
+from talktune.host.sampling_request import SamplingRequest, Token
 from talktune.policy.turnstile import Role
 from talktune.types import Sampled
 
@@ -40,7 +40,7 @@ def answers(
     ended: SimpleQueue[str] = SimpleQueue()
     """Hears of every row that is finished, with the reason where it failed."""
 
-    def job(i: int) -> Job:
+    def request(i: int) -> SamplingRequest:
         def on_token(token: Token) -> bool:
             rows[i * copies + token.choice].append(token)
             if token.finish is not None:
@@ -48,18 +48,20 @@ def answers(
             return False
 
         ends, mine = frozenset(end_ids), tuple(prompts[i])
-        return Job(mine, samples[i], ends, on_token, ended.put, copies=copies, seed=seeds[i], lora=lora, role=role)
+        return SamplingRequest(
+            mine, samples[i], ends, on_token, ended.put, copies=copies, seed=seeds[i], lora=lora, role=role
+        )
 
-    jobs: list[Job] = []
+    requests: list[SamplingRequest] = []
     try:
         for done in range(len(rows)):
-            while len(jobs) < len(prompts) and len(jobs) * copies - done < AT_ONCE:
-                jobs.append(job(len(jobs)))
-                engine.submit(jobs[-1])
+            while len(requests) < len(prompts) and len(requests) * copies - done < AT_ONCE:
+                requests.append(request(len(requests)))
+                engine.submit(requests[-1])
             if failure := ended.get():
                 raise EngineGaveUpError(failure)
     finally:
-        for one in jobs:
+        for one in requests:
             one.cancelled = True
     return [
         Sampled(

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from talktune.conversations.prompts import read_prompts
+from talktune.conversations.prompt_files import read_prompts
 from talktune.errors import UserError
 from talktune.types import Message
 
