@@ -29,10 +29,11 @@ from talktune.live.pruning import prune_versions
 from talktune.live.weights import Weights
 from talktune.policy.load import Policy
 from talktune.policy.turnstile import ClosedError, Role
+from talktune.store.enqueue import BUCKETS
 from talktune.store.learning import LEASE, Learning, LostLeaseError
 from talktune.store.owners import owner_name
 from talktune.store.policies import Policies, Version
-from talktune.store.queues import BUCKETS, lease
+from talktune.store.queues import lease
 from talktune.store.renewal import renewed
 from talktune.store.store import Store
 from talktune.types import Sampled

@@ -23,8 +23,9 @@ from talktune.live.worker import Worker
 from talktune.policy.turnstile import Role
 from talktune.policy.view import view_of
 from talktune.serve.keys import Keys
+from talktune.store.database import shown
 from talktune.store.policies import Policies
-from talktune.store.store import Store, shown
+from talktune.store.store import Store
 from talktune.types import Sampled
 
 LOCAL_AT_ONCE = 4

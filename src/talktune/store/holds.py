@@ -1,21 +1,18 @@
 """Which versions' files are still needed: those that serve or may soon, and those that a server holds."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, insert, select, update
 
 from talktune.store import schema
 from talktune.store.policies import Policies, Version, ancestry
-
-if TYPE_CHECKING:
-    from talktune.store.store import Store
+from talktune.store.store import Store
 
 HOLD_SECONDS = 120.0
 """How long a server's word is good: it renews it while it lives."""
 
 
-def hold(store: "Store", owner: str, versions: Collection[int], now: float) -> None:
+def hold(store: Store, owner: str, versions: Collection[int], now: float) -> None:
     """These versions, and no others, are what `owner` needs from now on."""
     h = schema.holds
     with store.engine.begin() as c:
@@ -42,7 +39,7 @@ def needed(
     return frozenset(stay)
 
 
-def prune(store: "Store", keep: int, now: float) -> list[Version]:
+def prune(store: Store, keep: int, now: float) -> list[Version]:
     """Mark the versions that nobody needs as pruned; returns all that are, whose files may go."""
     policies, v, h, s = Policies(store), schema.versions, schema.holds.c, schema.lineages.c
     versions = policies.versions()

@@ -4,17 +4,15 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import case, delete, func, insert, select, update
 
 from talktune.store import schema
 from talktune.store.queues import CLAIM_SECONDS, holder, lease
 from talktune.store.readings import NewReadings, add_readings
+from talktune.store.store import Store
 from talktune.types import Turn
-
-if TYPE_CHECKING:
-    from talktune.store.store import Store
 
 LEASE = "learner"
 
@@ -58,7 +56,7 @@ class LostLeaseError(Exception):
 class Learning:
     """Turns that wait for the learner, the oldest verdict first. `holdout` buckets (of 100) never come."""
 
-    def __init__(self, store: "Store", holdout: int = 0) -> None:
+    def __init__(self, store: Store, holdout: int = 0) -> None:
         """`holdout` is the number of buckets that are kept from training."""
         self._store = store
         self._holdout = holdout

@@ -4,16 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from sqlalchemy import Connection, false, func, insert, select, update
 
 from talktune.errors import UserError
 from talktune.store import schema
 from talktune.store.notes import Note, add_note, notes
-
-if TYPE_CHECKING:
-    from talktune.store.store import Store
+from talktune.store.store import Store
 
 EVERYBODY = ""
 """The lineage of all users together."""
@@ -58,7 +56,7 @@ def ancestry(number: int | None, parents: Mapping[int, int | None]) -> list[int]
 class Policies:
     """The versions of a store and the live one of each lineage."""
 
-    def __init__(self, store: "Store") -> None:
+    def __init__(self, store: Store) -> None:
         """Of this store."""
         self._store = store
 

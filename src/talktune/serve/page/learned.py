@@ -10,9 +10,9 @@ from typing import Any
 from talktune.config import Config, LiveConfig, TrainConfig
 from talktune.serve.keys import Caller
 from talktune.store.changes import last_verdict
+from talktune.store.enqueue import BUCKETS
 from talktune.store.learning import Learning, quotas
 from talktune.store.policies import EVERYBODY, Policies, Version, version_name
-from talktune.store.queues import BUCKETS
 from talktune.store.reactions import Reactions, reactions, roles, waiting_for_judge
 from talktune.store.store import Store
 
