@@ -108,3 +108,11 @@ def _refuse_constant(name: str) -> object:
 _JSON = json.JSONDecoder(parse_constant=_refuse_constant)
 """Made once: `json.loads` would make one for each request."""
 _WRITTEN = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """The JSON object that a body is; BadRequest for anything else."""
+    raw = read_json(body)
+    if not isinstance(raw, dict):
+        raise BadRequest("The body must be a JSON object.")
+    return cast(dict[str, Any], raw)
