@@ -1,4 +1,6 @@
-"""From sampled ids to what a client reads: text as it comes, reasoning, tool calls, stop strings.
+"""Parses sampled token ids into what a client reads: text, reasoning, tool calls, stop strings.
+
+Open it when a model's tool calls or thoughts arrive as plain text.
 
 Tool calls are read off the text in the two forms that open models write: Hermes and Qwen
 (`<tool_call>{"name": …, "arguments": {…}}</tool_call>`), and Llama 3.1 (the whole answer is
@@ -30,7 +32,7 @@ class Delta(NamedTuple):
 
 
 class TextStream:
-    """Ids to text, one at a time; bytes of an unfinished character wait for the rest of it."""
+    """Turns ids into text, one at a time; the bytes of an unfinished character wait for the rest of it."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer: Any = tokenizer
@@ -46,7 +48,7 @@ class TextStream:
         return text
 
     def close(self) -> str:
-        """What never became a whole character."""
+        """The text of the bytes that never became a whole character."""
         whole = self._tokenizer.decode(self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return str(whole)[self._said :]
 
@@ -97,7 +99,7 @@ class AnswerParser:
         return self._cut()
 
     def close(self) -> list[Delta]:
-        """The deltas of what was held back."""
+        """The deltas of the text that was held back."""
         out = self._cut(last=True)
         if self._mode in ("call", "bare"):
             out += self._calls(self._held, closed=False)

@@ -1,4 +1,6 @@
-"""The bodies that go back: chat completions, whole and in chunks, as vLLM's OpenAI-compatible server writes them.
+"""Writes replies as vLLM's OpenAI-compatible server does: chat completions, whole and in chunks.
+
+Open it to change what a reply holds.
 
 With `return_token_ids`, `prompt_token_ids` stands in the whole reply or in the first chunk, and each choice
 has the `token_ids` that were sampled for it, the end-of-turn token included.
@@ -17,7 +19,7 @@ from talktune.host.sampling_request import Token
 
 @dataclass
 class Chunk:
-    """What one token, or the end, adds to a choice."""
+    """The part of a choice that one token, or the end, adds."""
 
     choice: int
     deltas: list[Delta]
@@ -28,7 +30,7 @@ class Chunk:
 
 @dataclass
 class Choice:
-    """One choice as it grows: tokens in, chunks out."""
+    """One choice while it grows: tokens go in, chunks come out."""
 
     index: int
     text: TextStream

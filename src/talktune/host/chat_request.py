@@ -1,4 +1,6 @@
-"""A chat completion request, checked: OpenAI's fields and the few of vLLM that talktune uses.
+"""Reads and checks a chat completion request: OpenAI's fields and the few of vLLM that talktune uses.
+
+Open it when the host refuses a request, or to let it take another field.
 
 Names and limits as in OpenAI's chat completions reference and vLLM's OpenAI-compatible server. What would change the
 answer and cannot be done is refused in a sentence; a field that asks for nothing of the kind (`user`, `store`,
@@ -141,7 +143,7 @@ def parse_request(raw: object) -> ChatRequest:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered prompt, and what it has already begun of the answer."""
+    """A rendered prompt, and the beginning of the answer that it already holds."""
 
     ids: tuple[int, ...]
     thinking: bool

@@ -1,5 +1,7 @@
 """Continuous batching: one loop in one thread owns the model; requests join and leave while it runs.
 
+Open it to see how answers are sampled: `Engine.step` is one round.
+
 `step()` is the engine: take in what is new, read one piece of the prompts, decode one token for every running
 row. The shape (schedule, run, postprocess) is nano-vllm's. transformers' own continuous batching knows neither
 adapters per request nor others who compute on the same device.
@@ -30,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Samples the answers of all requests at once, each step in its turn.
+    """Samples the answers of all requests together, step by step, in its role's turn.
 
     `context` is the longest prompt plus answer in tokens, `budget` the size of the cache in tokens, `piece` the
     prompt tokens read between two decode steps. Others who compute on the device share `turnstile`.
@@ -65,7 +67,7 @@ class Engine:
         self.call(lambda: self.waiting.extend(rows))
 
     def cancel(self, request: SamplingRequest) -> None:
-        """Drop what is left of a request; it hears nothing more."""
+        """Drop the rest of a request; its callbacks are not called any more."""
         request.cancelled = True
         self.call(lambda: None)
 
@@ -82,7 +84,7 @@ class Engine:
             self._wake.notify()
 
     def forget(self, lora: Lora) -> None:
-        """Drop what is kept of an adapter that was unloaded; answers that run on it finish on it."""
+        """Drop what is cached of an adapter that was unloaded; answers that use it are finished with it."""
 
         def drop() -> None:
             self.loras.forget(lora)
@@ -91,7 +93,7 @@ class Engine:
         self.call(drop)
 
     def load(self) -> tuple[int, int]:
-        """Rows that run and rows that wait."""
+        """The number of sequences that run, and of those that wait."""
         return len(self.slots.rows), len(self.waiting)
 
     # In the engine's thread.
@@ -111,7 +113,7 @@ class Engine:
         self._fail_all("the host is shutting down; send the request again.")
 
     def step(self) -> bool:
-        """One round over everything; False when there was nothing to do."""
+        """One round over all sequences; False when there was nothing to do."""
         self._take_in()
         if not self.slots.rows:
             return False

@@ -1,4 +1,6 @@
-"""The host as a process: load the model, run the engine in a thread, serve, end cleanly.
+"""The host as a process: it loads the model, runs the engine in a thread, serves HTTP and ends cleanly.
+
+Open it to see how the host starts and stops.
 
 Prints one line `ready http://ADDRESS:PORT` on stdout once it serves. SIGTERM, or the end of stdin where that
 is a pipe (the parent has died), stops new requests and gives running answers a grace time.
@@ -45,7 +47,7 @@ UNKNOWN_FREE = 8 << 30
 
 
 def load_host(model: ModelConfig, dtype: str = "auto") -> Host:
-    """The model, with its adapter under the name of its directory, and an engine that is not started yet.
+    """Load the model, with its adapter under the name of its directory, and make an engine that is not started yet.
 
     `dtype` auto is fp32 on a CPU and bf16 on a GPU.
     """

@@ -53,7 +53,7 @@ class SamplingRequest:
 
 @dataclass(eq=False)
 class SamplingSequence:
-    """One answer being sampled."""
+    """One answer while it is sampled; it waits, or it is one row of the batch."""
 
     request: SamplingRequest
     choice: int
@@ -65,10 +65,10 @@ class SamplingSequence:
 
     @property
     def guide(self) -> Guide | None:
-        """Says which tokens may come next, where the answer must have a form."""
+        """The guide that allows the next tokens, where the answer has a grammar."""
         return self.request.guides[self.choice] if self.request.guides else None
 
     @property
     def left(self) -> int:
-        """Tokens to read before the next one can be sampled."""
+        """How many tokens must be read before the next one can be sampled."""
         return len(self.ids) - self.cached

@@ -99,7 +99,7 @@ class Slots:
         return left
 
     def retire(self, row: SamplingSequence) -> None:
-        """Take a row out: it moves behind the live rows, and what its slot holds stays there as a cached prefix."""
+        """Take a row out: it moves behind the live rows, and its slot's contents stay as a cached prefix."""
         slot = self.rows.index(row)
         if slot < self.decoding:
             self.decoding -= 1
@@ -117,7 +117,7 @@ class Slots:
                 prefix.lora, prefix.ids = None, []
 
     def clear(self) -> None:
-        """Drop everything, and its memory."""
+        """Drop all rows and prefixes, and free their memory."""
         self.rows, self.decoding, self.prefixes = [], 0, []
         self.cache.reserve(0, 0, 0)
 

@@ -1,5 +1,7 @@
 """The HTTP side of the host: routes, streaming, errors. Everything that computes is elsewhere.
 
+Open it to add a route of vLLM's.
+
 The dialect is vLLM's OpenAI-compatible server's, adapters included. Log-probs are of
 softmax(logits / temperature) before any cut, where vLLM's default is of softmax(logits).
 """
@@ -48,7 +50,7 @@ class Unavailable(Exception):
 
 @dataclass
 class Host:
-    """What the routes share: the model, the engine in its thread, the adapters by name."""
+    """What all routes share: the model, the engine in its thread, the adapters by name."""
 
     policy: Policy
     engine: Engine
@@ -61,11 +63,11 @@ class Host:
 
     @cached_property
     def grammars(self) -> Grammars:
-        """For answers that must have a form."""
+        """The grammars of answers that must have a form."""
         return Grammars(self.policy.tokenizer, self.end_ids)
 
     def lora(self, model: str | None) -> Lora | None:
-        """The adapter of that name, None for the base model; raises BadRequest (404) for another name."""
+        """The adapter of this name, None for the base model; raises BadRequest (404) for an unknown name."""
         if model is None or model == self.policy.name:
             return None
         if model not in self.loras:

@@ -1,4 +1,6 @@
-"""Who asks: fresh answers of the model in training, sampled and read where it is trained, in pieces.
+"""Samples fresh answers of the model in training, and reads them for the preference model, piece by piece.
+
+Open it to see what `--fresh-answers` computes.
 
 Not by the engine that answers users: whoever else is answered in its batches changes the last bits of every
 log-prob there, and an update that is taken again after a kill must be the same to the last bit.
@@ -50,7 +52,7 @@ class Part(NamedTuple):
 
 
 class Asker:
-    """Reads judged turns, and asks their prompts again."""
+    """Reads the answers of judged turns, and samples new answers to their prompts."""
 
     def __init__(
         self,
@@ -76,13 +78,13 @@ class Asker:
         self._read_wanted: dict[Answer, Reading] = {}
 
     def read(self, turns: Sequence[Turn], samples: Sequence[Sample]) -> list[Reading]:
-        """Readings of judged turns, as their samples have them."""
+        """Readings of judged turns, one for each sample."""
         told = [Sampled(s.prompt_ids, s.answer_ids, None, s.temperature) for s in samples]
         with self._lane:
             return self._read(self._answers(turns, told))
 
     def learn(self, readings: Sequence[Reading], labels: Sequence[float], turns: Sequence[Turn] = ()) -> Preference:
-        """The preference model of judged turns, oldest first; `turns` are those whose person said what they wanted."""
+        """Fit the preference model on judged turns, oldest first; in `turns` a person said what they wanted."""
         with self._lane:
             wanted = self._wanted(turns[-WANTED:])
             return learn_preference(readings, labels, pass_by=self._pass_by, wanted=wanted)
@@ -108,7 +110,7 @@ class Asker:
     def ask(
         self, turns: Sequence[Turn], samples: Sequence[Sample], preference: Preference, seed: str
     ) -> tuple[list[Sample], dict[str, float]]:
-        """Fresh samples for the update over these turns, and its metrics of them.
+        """Fresh samples for the update over these turns, and the metrics of these samples.
 
         They are sampled as the turns were: at the temperature of each, and no longer than the longest of them.
         """
@@ -198,7 +200,7 @@ class Asker:
 def make_asker(
     model: Any, tokenizer: Any, end_ids: Collection[int], config: Config, lane: Lane | None = None
 ) -> Asker | None:
-    """Who asks; None where nobody is to, or where nothing is there to read answers with, which is said."""
+    """The asker of a config; None where fresh answers are off, or the model cannot read answers, which is said."""
     fresh, probes = config.fresh, config.algorithm.distill == "auto"
     if fresh is None or fresh.fresh_answers == 0:
         if probes:
@@ -214,7 +216,7 @@ def make_asker(
 
 
 class Logged:
-    """The fresh answers of a run over turns that were judged long ago."""
+    """Makes the fresh answers of a run over logged turns, which were judged long ago."""
 
     def __init__(self, asker: Asker, plan: Sequence[Sequence[Sample]], turns: Mapping[str, Turn], seed: int) -> None:
         """`plan` are the samples of each update, `turns` what they were made of, by their ids."""

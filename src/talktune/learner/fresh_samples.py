@@ -1,4 +1,6 @@
-"""Fresh answers: the prompts of judged turns are asked again, and the preference model says what they would earn.
+"""Makes training samples of fresh answers to the prompts of judged turns, with the rewards that are predicted for them.
+
+Open it to see which prompts are asked again, and what a fresh answer weighs.
 
 judged turns -> prompts, some with the complaint before them -> answers -> readings -> rewards -> samples
 """
@@ -18,7 +20,7 @@ from talktune.types import Sample, Sampled, Turn
 
 
 class Ask(NamedTuple):
-    """One fresh answer that is wanted."""
+    """One request for a fresh answer."""
 
     place: int
     """Of the turn whose prompt is asked again."""
@@ -28,7 +30,8 @@ class Ask(NamedTuple):
 
 
 def fresh_prompts(turns: Sequence[Turn], tokenizer: Any, count: int, guided: int, longest: float = inf) -> list[Ask]:
-    """Every prompt `count` times; where the turn was disliked in words, `guided` of them with the complaint.
+    """Each prompt `count` times; where the turn was disliked in words, `guided` of these have the complaint before the
+    question.
 
     Prompts of more than `longest` tokens, and those that the template cannot say, are not asked.
     """
@@ -48,7 +51,7 @@ def fresh_prompts(turns: Sequence[Turn], tokenizer: Any, count: int, guided: int
 
 
 def answer_of(turn: Turn, sampled: Sampled, tokenizer: Any, ends: Collection[int]) -> Answer:
-    """One answer to the turn's prompt, to be read."""
+    """One answer to the turn's prompt, in the form that the preference model reads."""
     return Answer(
         prompt_ids(turn, tokenizer),
         sampled.answer_ids,

@@ -1,4 +1,7 @@
-"""A run of the learner in its directory: update after update, each with a checkpoint and a line of metrics."""
+"""A training run in its directory: update after update, each with a checkpoint and a line of metrics.
+
+Open it to see what a run writes, and how one is resumed.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -63,7 +66,7 @@ def run_updates(
     fresh: Source | None = None,
     on_update: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
-    """Take the updates that are left of `learner.total_updates`, then write `adapter/`.
+    """Run the updates that are left of `learner.total_updates`, then write `adapter/`.
 
     The loop is the pipeline: samples of this update, `fresh` ones beside them, one step, checkpoint, metrics. A run
     that was killed goes on behind its newest checkpoint and ends with the weights of one that was not.

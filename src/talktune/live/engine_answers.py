@@ -1,4 +1,7 @@
-"""Answers from the engine for other work: sampled beside the users' own, in the same batches."""
+"""Answers sampled by the host's engine for the gate and for groups, in the same batches as the users' own.
+
+Open it to see how work that is not a user's shares the engine.
+"""
 
 from collections.abc import Collection, Sequence
 from queue import SimpleQueue
@@ -15,7 +18,7 @@ AT_ONCE = 16
 
 
 class EngineGaveUpError(Exception):
-    """The engine dropped a request: the work that needs it is to be done again."""
+    """The engine dropped a request; the work that needs the answers has to be done again."""
 
 
 def answers(

@@ -1,4 +1,7 @@
-"""An adapter that was made elsewhere as the first version of a store."""
+"""Publishes an adapter that was trained elsewhere as the first version of a store.
+
+Open it to see what `--adapter` does when a server starts.
+"""
 
 import shutil
 import time

@@ -1,4 +1,6 @@
-"""Fresh answers beside a server: what is known of a lineage's judged turns is kept in the store, and learned from.
+"""Fresh answers beside a server: the readings of judged turns are kept in the store, and learned from.
+
+Open it to see how a user's preference model grows from update to update.
 
 batch -> its readings, after those of the updates before -> preference model -> trust -> fresh samples
 """
@@ -20,7 +22,7 @@ from talktune.types import Sample, Turn, Verdict
 
 @dataclass(frozen=True)
 class FreshAnswers:
-    """What an update has of them."""
+    """The fresh answers of an update, as samples, with their metrics and the readings to be kept."""
 
     samples: Sequence[Sample] = ()
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -40,7 +42,7 @@ class Fresh:
         self._reader = f"{READER} {config.model.model}"
 
     def of(self, batch: Batch, rewards: Mapping[str, float]) -> FreshAnswers:
-        """Those of a batch whose turns, by sample id, have these rewards."""
+        """The fresh answers of a batch; `rewards` are those of its turns by sample id."""
         known = read_before(self._store, self._reader, [one.id for one in batch.scored])
         new = [i for i, one in enumerate(batch.scored) if one.id not in known]
         turns = [
@@ -76,7 +78,7 @@ class Fresh:
 
 
 def dealt(rewards: Sequence[float], seed: int, name: str) -> list[float]:
-    """The rewards of an update dealt out anew; `name` is that of its first turn."""
+    """The rewards of an update dealt out anew (a control); `name` is that of its first turn."""
     shuffled = list(rewards)
     Random(f"{seed}/{name}").shuffle(shuffled)
     return shuffled

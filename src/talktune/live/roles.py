@@ -1,4 +1,6 @@
-"""The roles of one machine: a host that also judges and learns, a judge alone, a learner alone.
+"""Starts the roles of one machine: a host that also judges and learns, a judge alone, a learner alone.
+
+Open it to see which threads and processes there are.
 
 They share the store and the versions' directory, nothing else; each can be killed, restarted or moved on its own.
 """

@@ -1,4 +1,7 @@
-"""Several module trees over one set of weights: one samples, one judges, one learns, and none disturbs another."""
+"""Several module trees over one set of weights: one samples, one judges, one learns, and none disturbs another.
+
+Open it to see how one copy of the base model serves them all.
+"""
 
 import copy
 from typing import Any

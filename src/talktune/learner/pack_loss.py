@@ -1,4 +1,7 @@
-"""The loss of one pack by its samples' advantages, and which old log-probs it compares with."""
+"""The loss of one pack from its samples' advantages, and the old log-probs that it compares with.
+
+Open it to see what `--old recomputed` changes.
+"""
 
 from collections.abc import Sequence
 
@@ -13,7 +16,7 @@ from talktune.rl.packing import Pack
 from talktune.types import Sample
 
 
-def surrogate(
+def pack_loss(
     packed: Pack,
     samples: Sequence[Sample],
     student: Student,
@@ -24,7 +27,7 @@ def surrogate(
     eps_high: float,
     algorithm: AlgorithmConfig,
 ) -> tuple[Tensor, dict[str, float]]:
-    """`rl.loss.grpo_tcr_loss` of a pack, and its metrics.
+    """The loss of a pack, `rl.loss.grpo_tcr_loss`, and its metrics.
 
     `advantages` and `counted` (which samples the loss is made of) are (B,) over all `samples`; `reference` (K,) are the
     frozen model's log-probs of the pack's answer tokens; `total` is what the whole update's sum is divided by.
