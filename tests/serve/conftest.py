@@ -158,6 +158,8 @@ class Engine:
     """As vLLM's /metrics tell it; None where they do not."""
     processed: bool = False
     """As vLLM with `--logprobs-mode processed_logprobs`."""
+    cold_seconds: float = 0.0
+    """What its first completion takes."""
     decide: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     """The message that answers a request; instead of `chunks` and `reply`."""
     refusal: str = "no"
@@ -275,6 +277,7 @@ def _engine_app(engine: Engine) -> Starlette:
         return StreamingResponse(stream(), media_type="text/event-stream")
 
     async def completion(_request: Request) -> Response:
+        await asyncio.sleep(engine.cold_seconds)
         told = {"token_logprobs": [-0.0 if engine.processed else -2.5], "tokens": ["A"]}
         return JSONResponse({"choices": [{"text": "A", "logprobs": told}]})
 

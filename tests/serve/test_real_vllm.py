@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,8 @@ class Vllm:
 
     def kill(self) -> None:
         """With its engine's own process, as the kernel kills what has no memory left."""
-        os.killpg(self._process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it ended by itself
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def loaded(self) -> dict[str, str]:

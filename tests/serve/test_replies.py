@@ -1,16 +1,19 @@
 """The server as a process, in front of engines whose replies are odd: a right stream, and a right turn."""
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx2
 import openai
 import pytest
 
 from talktune.conversations.turns import turns_of
+from talktune.serve import upstream
 from talktune.store.store import Store
 
 HI = {"role": "user", "content": "Hi"}
@@ -207,6 +210,24 @@ def test_log_probs_are_kept_where_they_are_those_that_sampled(
     assert sampled.logprobs == ((-0.5, -0.25) if kept else None)
     neutral = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
     assert {key: vllm.asked[-1][key] for key in neutral} == neutral | {k: v for k, v in more.items() if k in neutral}
+
+
+def test_a_cold_engine_is_asked_how_it_computes_log_probs_until_it_answers(
+    vllm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm, "processed", True)
+    monkeypatch.setattr(vllm, "cold_seconds", 0.6)
+    monkeypatch.setattr(upstream, "_PROBE", aiohttp.ClientTimeout(total=0.3))  # what other questions may take
+
+    async def scaled() -> bool:
+        engine = upstream.Upstream(vllm.url)
+        try:
+            assert await engine.dialect() == "vllm"
+            return engine.scaled
+        finally:
+            await engine.close()
+
+    assert asyncio.run(scaled())
 
 
 def test_vllms_processed_log_probs_are_kept_at_every_temperature(start_server: Any, vllm: Any, tmp_path: Path) -> None:

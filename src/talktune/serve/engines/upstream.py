@@ -141,14 +141,20 @@ class Upstream:
     async def _processed(self) -> bool:
         """vLLM: whether its log-probs are those of what is sampled from (`--logprobs-mode processed_logprobs`).
 
-        Of the one token that `top_k` leaves, that log-prob is 0.
+        Of the one token that `top_k` leaves, that log-prob is 0. It waits as for an answer: an engine's first one may
+        take a minute. Raises EngineError while there is none.
         """
         body = {"prompt": "A", "max_tokens": 1, "temperature": 2.0, "top_k": 1, "logprobs": 1}
+        reply = await self._send("/v1/completions", json.dumps(body).encode())
         try:
-            told = (await self._post("/v1/completions", body))["choices"][0]["logprobs"]["token_logprobs"][0]
+            if reply.status >= 500:
+                raise EngineError(f"The engine is not ready ({reply.status}).", gone=True)
+            told = _json(reply.status, await reply.read())["choices"][0]["logprobs"]["token_logprobs"][0]
             return isinstance(told, int | float) and -1e-4 < told < 1e-4
-        except (*_FAILURES, IndexError, KeyError, TypeError, ValueError):
+        except (IndexError, KeyError, TypeError, ValueError):
             return False
+        finally:
+            reply.close()
 
     async def adapters(self, dialect: Dialect) -> dict[str, Listed]:
         """The adapters that it has, by their names; raises EngineError.
