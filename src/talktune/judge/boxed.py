@@ -1,5 +1,7 @@
 r"""The prompt of a judge that reasons and then ends with a boxed score, and the parser of its reply.
 
+Open it to change what such a judge is asked.
+
 Used by the endpoint judge and by the local judge's `reasoning` mode. A reply is a vote only when it ends in
 one clear score: everything else is a failed vote, never a guess.
 """

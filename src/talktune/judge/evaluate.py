@@ -1,4 +1,7 @@
-"""How often a judge is right on labelled lines, and reading such lines."""
+"""Measures how often a judge is right on labelled lines, and reads such lines.
+
+Open it to compare judges.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Sequence

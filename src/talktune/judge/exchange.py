@@ -1,4 +1,6 @@
-"""How one exchange (request, answer, what came next) becomes text for the local judge: all of it data.
+"""An exchange (request, answer, next state) as text for the local judge: all of it data, none of it orders.
+
+Open it to see what a judge reads of a turn.
 
 Texts are cut to a few dozen tokens (the middle of a longer one is left out), and special tokens written inside
 of them stay plain characters, so that no text can end its own place and speak as somebody else.

@@ -1,4 +1,7 @@
-"""The judge that the config names."""
+"""Makes the judge that the config names.
+
+Open it to add a kind of judge.
+"""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING

@@ -1,4 +1,7 @@
-"""A plain Python function as the judge: `turn -> label`, `None`, or `(label, confidence)`."""
+"""A plain Python function as the judge: `turn -> label`, `None`, or `(label, confidence)`.
+
+Open it to see what such a function may return.
+"""
 
 import importlib
 import sys

@@ -1,5 +1,7 @@
 """A verdict head: several small linear classifiers on a language model's hidden states, one for each vote.
 
+Open it to see how the local judge decides, and how a head is fitted.
+
 Every voter reads another layer from the middle of the model, and was fitted without another seventh of the
 lines, so that voters differ. Which layers, and how strong a penalty, is found on hands that were left out.
 p = softmax(W x + b) over (−1, 0, +1), x = mean and last state of the reaction.

@@ -1,4 +1,7 @@
-"""What a language model makes of an exchange, as numbers: hidden states pooled over the next state's tokens."""
+"""Features of an exchange: a language model's hidden states, pooled over the tokens of the next state.
+
+Open it to see what the verdict head reads.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress

@@ -1,4 +1,6 @@
-"""The judge that needs no server: a causal language model here judges, by default through a small verdict head.
+"""The judge that needs no server: a causal language model here, by default with a small verdict head.
+
+Open it to see the three ways in which it judges.
 
 Modes: `head` (voters on hidden states, one pass for all votes), `logprobs` (verdict words after worked examples,
 another order of them for each vote), `reasoning` (a sampled text that ends in a boxed score).

@@ -1,4 +1,6 @@
-"""m votes on every turn, and the verdict made of them, at as few calls as give the same verdict.
+"""Asks a judge for m votes on every turn and makes the verdict, with as few calls as give the same verdict.
+
+Open it to see how a verdict comes about: `judge_turns`.
 
 Votes are asked for in rounds: first the fewest that could decide a turn, then more only where it is open.
 """

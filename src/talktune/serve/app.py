@@ -1,4 +1,7 @@
-"""The routes of the server."""
+"""The routes of the server, and how a request of each dialect is read.
+
+Open it to add a route, or to see where a request enters.
+"""
 
 import asyncio
 import logging

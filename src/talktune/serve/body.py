@@ -1,4 +1,7 @@
-"""A request's body: at most so many bytes, within so many seconds."""
+"""Reads a request's body: at most so many bytes, within so many seconds.
+
+Open it when a body is refused.
+"""
 
 import asyncio
 from collections.abc import Mapping

@@ -1,4 +1,6 @@
-"""A chat completion, from the request that was read to the last byte of its answer.
+"""Answers one chat request, from the moment it is read to the last byte of its answer.
+
+Open it to see in which order an answer is sampled, stored and sent: `ChatAnswer`.
 
 The order is what matters: an answer's turn is committed before the client gets the end of that answer. What the
 engine sends goes on at once, chunk by chunk. A client that leaves stops the engine, and what it had seen is kept

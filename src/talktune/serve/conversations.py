@@ -1,4 +1,7 @@
-"""The routes by which clients read their conversations, and say of an answer what they think of it."""
+"""The routes by which clients read their conversations, and give feedback on an answer.
+
+Open it to change what is told of a conversation.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,6 @@
-"""The rest of an answer whose engine broke off in the middle, from another engine that has the same version.
+"""Asks another engine for the rest of an answer whose engine broke off in the middle.
+
+Open it to see when a broken answer can go on, and when it cannot.
 
 The client has the beginning already: the other engine is given it as the beginning of its own answer
 (`continue_final_message`, which vLLM and talktune's host know), and what it samples follows. The turn's tokens are

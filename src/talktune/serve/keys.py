@@ -1,4 +1,7 @@
-"""Who asks: API keys and the users they stand for. Keys are held as hashes and compared in constant time."""
+"""API keys and the users they stand for. Keys are held as hashes and compared in constant time.
+
+Open it to see who is an admin, and who needs no key.
+"""
 
 import hashlib
 import hmac

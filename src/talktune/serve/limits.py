@@ -1,5 +1,7 @@
 """How much of the server one key may take: requests at once, bytes at once, requests a minute.
 
+Open it when a client is told to come again (429).
+
 A request counts as running from when its body is there: bodies that come slowly keep nobody from an answer.
 Requests that only read have the same limits once more, for themselves: a page that looks often costs nobody an answer.
 """

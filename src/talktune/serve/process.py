@@ -1,4 +1,7 @@
-"""The server as a process: store, engine and routes put together, served until a signal, ended cleanly."""
+"""The server as a process: it opens the store, finds the engines, serves until a signal and ends cleanly.
+
+Open it to see how the server starts and stops.
+"""
 
 import asyncio
 import contextlib

@@ -1,4 +1,7 @@
-"""Which versions' files are still needed: those that serve or may soon, and those that a server holds."""
+"""Tells which versions' files are still needed: those that serve or may soon, and those that a server holds.
+
+Open it to see why a version's files are kept or gone.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 

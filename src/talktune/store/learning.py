@@ -1,4 +1,7 @@
-"""Verdicts on their way into updates: which wait, and one update as one transaction."""
+"""The queue of verdicts for the learner, and the transaction that commits an update.
+
+Open it to see what makes an update count once: `Learning.commit`.
+"""
 
 import json
 from collections import Counter

@@ -1,4 +1,7 @@
-"""Turns by the marks of their answers: what a request whose history was changed may go on behind."""
+"""Finds turns by marks of their answers, for a request whose history its client has changed.
+
+Open it to see which turns such a request may continue.
+"""
 
 import json
 from collections.abc import Collection, Iterable

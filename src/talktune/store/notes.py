@@ -1,4 +1,7 @@
-"""What an admin wrote when a version was promoted or rolled back."""
+"""Notes of admins, written when a version was promoted or rolled back.
+
+Open it to see what is kept of them.
+"""
 
 import json
 from dataclasses import dataclass

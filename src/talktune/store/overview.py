@@ -1,4 +1,7 @@
-"""What a store holds, in numbers: for `talktune status`."""
+"""Counts what a store holds, for `talktune status`.
+
+Open it to add a number.
+"""
 
 import json
 from typing import Any

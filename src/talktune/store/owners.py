@@ -1,4 +1,7 @@
-"""Who claims work: a process by its name, and whether a process of this machine is gone."""
+"""Names of processes that claim work, and whether such a process of this machine is gone.
+
+Open it when work of a dead process is not taken over.
+"""
 
 import os
 import socket

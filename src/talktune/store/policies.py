@@ -1,4 +1,7 @@
-"""Versions of the policy: which there are, what the gate said, which one serves whom."""
+"""The versions of the policy: which there are, what the gate said, which one serves whom.
+
+Open it to see how a version goes live: `Policies.decide`.
+"""
 
 import json
 from collections.abc import Mapping, Sequence

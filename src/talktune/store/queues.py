@@ -1,4 +1,6 @@
-"""Work that waits: turns to be judged, verdicts to be learned from, and who is at it.
+"""The queue of turns that wait for a judge, and leases: the sole right to do something.
+
+Open it to see who may judge a turn, and for how long: `Judging`, `lease`.
 
 A turn waits for the judge once its conversation went on behind it, and for the learner once it has a reward. Rows
 are written in the transaction of what caused them and deleted in the transaction of what was made of them: whoever

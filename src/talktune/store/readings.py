@@ -1,4 +1,7 @@
-"""Readings of judged turns, by which a preference model is fitted; bytes here, their meaning is the learner's."""
+"""Readings of judged turns, for the preference model; bytes here, their meaning is the learner's.
+
+Open it to see how long readings are kept.
+"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""The store: one database, opened by path or URL. Every method is one transaction; all of SQL is in this package."""
+"""The store: one database, opened by path or URL. Every method is one transaction; all of SQL is in this package.
+
+Open it to see what is done with conversations: add, find, show, give feedback, export, forget.
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,6 @@
-"""How well a request goes with what a stored turn and its ancestors had said.
+"""Scores how well a request's history fits a stored turn and its ancestors.
+
+Open it when a changed history is placed wrongly.
 
 A request is read as blocks: what was said to the model, and its answer. A turn's line is aligned with them from the
 end. Answers are what the server wrote itself, so they weigh most, by their length: "Ok." has been said before.

@@ -1,4 +1,6 @@
-"""Where a request belongs: in a known conversation behind a known turn, or in a new one.
+"""Finds the stored turn that a request continues; where there is none, a new conversation begins.
+
+Open it where a reaction reached the wrong turn, or none: `place`.
 
 A history that came back as it was is known by its hash. Clients change theirs: they drop what they had added in
 passing, cut the beginning off, sum it up, rewrite ids and markup. Then the answers in it tell, which the server wrote

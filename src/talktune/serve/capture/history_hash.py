@@ -1,4 +1,6 @@
-"""Which conversation a request belongs to, from its messages alone.
+"""Hashes of message histories, by which a request finds the turn that it continues.
+
+Open it to see which changes of a history its hash forgives.
 
 Every history that ends with an answer has a hash; a request continues the turn whose hash is that of the longest
 such prefix of its messages. An edited or regenerated history meets the last turn that it still shares: a fork.

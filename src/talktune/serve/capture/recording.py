@@ -1,4 +1,7 @@
-"""One request and its answers while they come: what was said, what was sampled, and the turns made of it."""
+"""Records one request and its answers while they come, and makes turns of them.
+
+Open it to see what of an answer is stored: `Recording.turn`.
+"""
 
 import time
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,6 @@
-"""Where a conversation goes on whose history is a summary and nothing else: behind the answer that was summed up last.
+"""Finds the conversation of a request whose history is only a summary, which the server itself once wrote.
+
+Open it when a conversation is lost after its client compacted it.
 
 The summary was written by ourselves, as the answer to a request that the client made for itself. It comes back within
 a message, with the client's own words around it. So its longest line finds it, and its other lines tell that it is it.

@@ -1,4 +1,6 @@
-"""Turns into the store: one thread, and all turns that wait at one moment share one durable transaction.
+"""Writes turns to the store: one thread, in which all turns that wait share one durable transaction.
+
+Open it to see when a turn is committed.
 
 A commit waits for the disk; 32 clients who finish together wait for it once.
 """

@@ -1,5 +1,7 @@
 """Anthropic's Messages (https://docs.anthropic.com/en/api/messages) as chat completions, and back.
 
+Open it when a client of Anthropic's API gets something else than it expects.
+
 An answer is a list of blocks here: thinking, text, tool_use. They come one after the other, so that in a stream what
 belongs to a block that is closed already waits until the end. Results of tools stand in the user's message; they
 become messages of their own, before what the user says besides.

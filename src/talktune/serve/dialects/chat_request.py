@@ -1,4 +1,7 @@
-"""A chat completion request as the server reads it: checked where talktune depends on it, kept as sent elsewhere."""
+"""The one inner request that every dialect becomes: checked where talktune depends on it, kept as sent elsewhere.
+
+Open it to see which fields talktune itself reads.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

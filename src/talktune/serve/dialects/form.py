@@ -1,4 +1,7 @@
-"""The form in which a client is answered: what it gets for the inner chat completion, its chunks and its errors."""
+"""The form in which a client is answered; each dialect has its own.
+
+Open it to see what a new dialect has to implement: `Form`.
+"""
 
 import json
 from collections.abc import Mapping

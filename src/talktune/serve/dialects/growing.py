@@ -1,4 +1,7 @@
-"""An inner answer as it grows: what each chunk adds to it, however the engine cuts its chunks."""
+"""An inner answer while it grows: what each chunk adds to it, however the engine cuts its chunks.
+
+Open it when the events of a stream come in the wrong order.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

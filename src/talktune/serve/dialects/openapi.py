@@ -1,4 +1,7 @@
-"""The server's own description, as GET /openapi.json gives it (OpenAPI 3.1)."""
+"""The server's own description, as GET /openapi.json gives it (OpenAPI 3.1).
+
+Open it with every change of a route.
+"""
 
 from typing import Any
 

@@ -1,4 +1,7 @@
-"""Pieces of a request in another dialect, checked as they are read; a wrong one raises BadRequest naming its place."""
+"""Readers for the parts of a request, shared by the dialects; a wrong part raises BadRequest naming its place.
+
+Open it to write another dialect.
+"""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,7 @@
-"""One choice of a streamed reply, put together again: the message that the client has once the stream has ended."""
+"""Adds the chunks of one streamed choice up to the message that the client has at the end of the stream.
+
+Open it when a stored answer is not what the client saw.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,7 @@
-"""Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html), as engines send them."""
+"""Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html), read and written.
+
+Open it when a stream cannot be read.
+"""
 
 import json
 from collections.abc import AsyncIterable, AsyncIterator, Mapping

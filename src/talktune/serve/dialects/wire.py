@@ -1,4 +1,7 @@
-"""Requests as they come over the wire, server and host alike: JSON read strictly, fields checked, errors in words."""
+"""JSON of requests, for the server and the host: read strictly, fields checked, errors in words (BadRequest).
+
+Open it to see what is refused before anything else looks at it.
+"""
 
 import json
 from typing import Any, cast

@@ -1,4 +1,6 @@
-"""The versions that one engine has: given under names of the store's own, checked, and forgotten when nobody asks.
+"""The adapters that one engine has loaded, under names of the store's own; unused ones are unloaded.
+
+Open it when an engine has a wrong version, or none.
 
 Several stores may use one engine, and an engine may be started again at any moment: what it has is what it lists, by
 name and by path.

@@ -1,4 +1,6 @@
-"""What to set where an engine does not take a version: vLLM's refusals, in words that help.
+"""Advice for when an engine refuses an adapter: which option of vLLM to set.
+
+Open it when vLLM's words have changed.
 
 vLLM's own words are in `vllm/lora/` and `vllm/entrypoints/openai/` of https://github.com/vllm-project/vllm, its options
 in https://docs.vllm.ai/en/stable/features/lora.html.

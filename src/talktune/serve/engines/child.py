@@ -1,4 +1,7 @@
-"""An engine as the server's child: started, watched, started again when it dies."""
+"""An engine that the server starts itself: a child process that is watched, and started again when it dies.
+
+Open it to see what happens when the host crashes.
+"""
 
 import asyncio
 import contextlib

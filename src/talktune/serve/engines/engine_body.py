@@ -1,4 +1,6 @@
-"""What goes on to the engine: the client's request, in the form that the engine takes and with its tokens asked for.
+"""Makes the body that is sent to the engine: the client's request, in the engine's form, with token ids asked for.
+
+Open it to see which fields of a request reach the engine.
 
 Only fields that are known go to an engine that somebody else runs: engines have others, by which whoever may chat would
 set the chat template, load an adapter by its path or name a function to call. talktune's own host knows its fields.

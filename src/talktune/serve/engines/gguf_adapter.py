@@ -1,4 +1,6 @@
-"""A LoRA adapter in PEFT's format as the GGUF file that llama.cpp reads, without torch.
+"""Writes a LoRA adapter in PEFT's format as the GGUF file that llama.cpp reads, without torch.
+
+Open it when llama.cpp answers otherwise than the policy.
 
 llama.cpp names layers by its own scheme (the `gguf` library has the table), scales an adapter by alpha / rank, or by 1
 where alpha is 0, and keeps the rows of q and k of some architectures in another order, because its rotary embedding

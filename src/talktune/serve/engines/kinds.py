@@ -1,4 +1,6 @@
-"""How each kind of engine is asked for the tokens that it sampled, and where they stand in its replies.
+"""The kinds of engines: how each is asked for the tokens that it sampled, and where its replies have them.
+
+Open it to add an inference engine, or when turns are stored as text only.
 
 All are OpenAI-compatible; beyond that:
 

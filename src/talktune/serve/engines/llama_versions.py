@@ -1,4 +1,6 @@
-"""Versions for llama.cpp: adapters as GGUF files, and its server started again with those that are wanted.
+"""Gives versions to llama.cpp: adapters become GGUF files, and its server is started again with those wanted.
+
+Open it to see why llama.cpp starts again.
 
 It takes adapters at its start only, as far as its documentation goes
 (https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md), and switches between them by request.

@@ -1,4 +1,6 @@
-"""Model names: any is served by the live policy, whose version the answer names; `--strict-models` takes known ones.
+"""Model names: the live policy answers under any name; `--strict-models` allows known names only.
+
+Open it to see what GET /v1/models lists, and which version a name means.
 
 Clients know versions by their names in the store (`policy-000017`), engines by names with the store's own in it
 (`tt-3f9a-000017`): nobody sees those, nor those of another store.

@@ -1,4 +1,6 @@
-"""What an engine sends, in OpenAI's own form, whatever form it came in.
+"""Normalises what engines send to OpenAI's own form.
+
+Open it when an engine's reply is read wrongly.
 
 Seen in engines and gateways, and read here for what they mean: tool calls in pieces without `index`, with `index: null`
 or all with index 0, with the name in every piece, without an id; `finish_reason` on every chunk, or on none though

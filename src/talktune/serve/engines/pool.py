@@ -1,4 +1,6 @@
-"""Several engines as one: which answers a request, and that it has the version before it is asked for it.
+"""Several engines as one: it chooses the engine of a request, and sees to it that this engine has the version.
+
+Open it to see which engine answers, and when one is left out.
 
 A request goes to the engine of its conversation, whose prefix cache knows what was said, else to the one with the
 fewest requests under way. One that fails is left out, and looked at once a second until it answers again.

@@ -1,4 +1,6 @@
-"""The refusal of a prompt that is longer than the model takes: how long it is, and what can be done about it.
+"""Explains an engine's refusal of a prompt that is too long: how long it is, and what can be done.
+
+Open it when such a refusal is not recognised.
 
 Where the prompt fits and only the longest answer would not, vLLM and SGLang refuse as well; the answer then gets the
 room that is left.

@@ -1,4 +1,7 @@
-"""An engine behind the server: one OpenAI-compatible address, whatever stands there."""
+"""One engine behind the server: an OpenAI-compatible address that is asked for answers, models and tokens.
+
+Open it to see every call that an engine gets.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,7 @@
-"""Which version of the policy a request is for, as the store has it."""
+"""The version of the policy that a request is for, as the store has it.
+
+Open it to see how fast a new version answers.
+"""
 
 import asyncio
 import re

@@ -1,4 +1,7 @@
-"""The page at `/`: a few files from the package, which load nothing from anywhere else."""
+"""Serves the files of the page at `/`, which load nothing from anywhere else.
+
+Open it to see which headers the page has.
+"""
 
 from pathlib import Path
 

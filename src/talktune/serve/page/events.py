@@ -1,4 +1,7 @@
-"""GET /v1/events: that something changed, told to all who listen from one look a second."""
+"""GET /v1/events: one look at the store a second, told to all who listen.
+
+Open it when the page does not follow what happens.
+"""
 
 import asyncio
 import hashlib

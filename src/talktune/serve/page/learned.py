@@ -1,4 +1,7 @@
-"""GET /v1/learning: what was heard, what was learned from it, and what is missing until the next update."""
+"""GET /v1/learning: what was heard, what was learned from it, and what is missing until the next update.
+
+Open it to see how the numbers on the page are computed.
+"""
 
 import math
 import time

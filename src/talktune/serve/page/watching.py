@@ -1,4 +1,7 @@
-"""The routes by which people see what is learned and correct it; each user sees what is their own."""
+"""The routes behind the page: turns, versions, learning; each user sees only their own.
+
+Open it to change what the page is told.
+"""
 
 import asyncio
 import json

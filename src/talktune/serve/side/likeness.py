@@ -1,4 +1,6 @@
-"""How much a request is like those that clients send, in points: for those whose order no pattern knows.
+"""A score, from a fitted table of words, of how much a request is like those that clients send.
+
+Open it with `scripts/fit_side.py`, which makes the table.
 
 A table says what each word and each pair of words counts, in a system prompt and in what was said last, beside the
 shape of the request. `scripts/fit_side.py` makes it from whole requests of both kinds; no pattern is read for it.

@@ -1,4 +1,6 @@
-"""How much a text looks like an order of a client about a talk, in points: for those that no pattern knows yet.
+"""A score, from hand-written rules, of how much a text looks like a client's order about a conversation.
+
+Open it when an unknown client's orders are taken for a person's words, or the other way round.
 
 A client asks in the third person, about the conversation itself, for something in a given form, which it puts into a
 list, a memory or a search. Each of these is said by people, too; together they are said by clients.

@@ -1,4 +1,6 @@
-"""Which requests are no person's: titles, tags, summaries, heartbeats and other calls that clients make by themselves.
+"""Decides whether a request is a person's (main) or a client's own (side): a title, a summary, a heartbeat.
+
+Open it to see in which order the patterns and the scores decide; the patterns are in `clients.py`.
 
 Decided by the shape of the whole request: what the system prompt makes of the model, and what the messages since the
 last finished answer ask. Words alone decide nothing: people, too, ask for titles and write about heartbeats. In doubt

@@ -1,4 +1,7 @@
-"""A response as it grows: the typed events of its items."""
+"""The typed events of a streamed response.
+
+Open it when a client of the Responses API misses an event.
+"""
 
 import time
 from collections.abc import Mapping

@@ -1,4 +1,7 @@
-"""Items of an answer, and their ids, which name the answer that they are of."""
+"""The items of a response, and their ids, which name the answer that they belong to.
+
+Open it when a client refers to an item that is not found.
+"""
 
 import re
 from collections.abc import Mapping

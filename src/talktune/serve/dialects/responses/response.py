@@ -1,4 +1,7 @@
-"""A response without its items' growth: what it says of itself and of its request, and one from the store."""
+"""The frame around a response's items, and a response that is read from the store.
+
+Open it to see what a response says of itself and of its request.
+"""
 
 from collections.abc import Mapping
 from typing import Any, cast

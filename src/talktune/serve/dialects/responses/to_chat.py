@@ -1,4 +1,7 @@
-"""A request for a response as the chat completion that it asks for."""
+"""Turns a request of the Responses API into the inner chat request.
+
+Open it when a field of such a request is refused or ignored.
+"""
 
 from collections.abc import Mapping
 from typing import Any, cast

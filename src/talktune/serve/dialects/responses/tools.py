@@ -1,4 +1,7 @@
-"""The tools of a request; those in a namespace go by flat names in chat completions."""
+"""The tools of a Responses request; those in a namespace get flat names in chat completions.
+
+Open it when a tool is not offered or not called.
+"""
 
 from collections.abc import Mapping
 from typing import Any, cast
