@@ -222,7 +222,7 @@ def test_a_cold_engine_is_asked_how_it_computes_log_probs_until_it_answers(
     async def scaled() -> bool:
         engine = upstream.Upstream(vllm.url)
         try:
-            assert await engine.dialect() == "vllm"
+            assert await engine.kind() == "vllm"
             return engine.scaled
         finally:
             await engine.close()

@@ -112,8 +112,8 @@ class Server:
         inner, asked = await asyncio.to_thread(understand) if len(body) > LARGE else understand()
         wish = await service.models.wish(asked.model, user)
         route = await service.engines.plain()
-        wanted = engine_body(asked, route.dialect, route.model(wish.model), service.config)
-        measured = await route.engine.upstream.measure(wanted, route.dialect)
+        wanted = engine_body(asked, route.kind, route.model(wish.model), service.config)
+        measured = await route.engine.upstream.measure(wanted, route.kind)
         if measured is None:
             return JSONResponse({"input_tokens": anthropic.estimate(inner), "estimated": True})
         return JSONResponse({"input_tokens": measured[0]})

@@ -154,17 +154,17 @@ class ChatAnswer:
     async def _by(self, send: Send, route: Route, wish: Wish, placing: "asyncio.Future[Place] | None") -> None:
         """One engine's answer, or what it gives of one that another broke off."""
         service, asked, upstream = self._service, self._asked, route.engine.upstream
-        body = route.body(engine_body(asked, route.dialect, route.model(wish.model), service.config))
+        body = route.body(engine_body(asked, route.kind, route.model(wish.model), service.config))
         begun = self._recording if self._recording is not None and self._recording.begun else None
         if begun is None:
             temperature, number = float(body.get("temperature") or 0.0), number_of(route.version)
             self._recording = recording = Recording(
-                asked, self._user, route.dialect, temperature, upstream.scaled, number, self._form.id
+                asked, self._user, route.kind, temperature, upstream.scaled, number, self._form.id
             )
         else:
             recording, body = begun, going_on(body, begun)
         asking = None
-        if route.dialect == "llama.cpp" and body.get("logprobs"):
+        if route.kind == "llama.cpp" and body.get("logprobs"):
             asking = asyncio.ensure_future(upstream.prompt_ids(body))
         try:
             reply = await self._ask(body, route)
@@ -190,7 +190,7 @@ class ChatAnswer:
         try:
             return await upstream.chat(body)
         except BadRequest as error:
-            return await upstream.chat(await with_room(body, error, lambda: upstream.measure(body, route.dialect)))
+            return await upstream.chat(await with_room(body, error, lambda: upstream.measure(body, route.kind)))
 
     async def _whole(self, send: Send, reply: Reply) -> None:
         recording = self._recording

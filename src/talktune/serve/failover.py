@@ -17,14 +17,14 @@ from talktune.serve.engines.upstream import EngineError
 def going_on(body: dict[str, Any], recording: Recording) -> dict[str, Any]:
     """The request for the rest; raises EngineError where the rest cannot be asked for.
 
-    That is so for a dialect that has no such request, for several choices, and for anything but plain text: a thought,
-    a call of a tool that has begun, an answer that must have a form.
+    That is so for a kind of engine that has no such request, for several choices, and for anything but plain text: a
+    thought, a call of a tool that has begun, an answer that must have a form.
     """
     choices = list(recording.choices.values())
     recorders = [choice.recorder for choice in choices]
     plain = not any(recorder.calls or any(recorder.reasoning) or any(recorder.refusal) for recorder in recorders)
     shaped = steered({key: value for key, value in body.items() if key in _FORMS})
-    if recording.dialect not in ("host", "vllm") or len(choices) != 1 or body.get("n", 1) != 1 or not plain or shaped:
+    if recording.kind not in ("host", "vllm") or len(choices) != 1 or body.get("n", 1) != 1 or not plain or shaped:
         raise EngineError("The engine broke off its answer, and no other can go on with it.")
     said = recorders[0].message().content
     messages = [dict(message) for message in body["messages"]]

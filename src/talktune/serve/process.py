@@ -129,7 +129,7 @@ async def _introduce(engines: Engines, say: Callable[[str], None]) -> None:
     """Say what the engines are, and give them the live version."""
     for engine in engines.all:
         try:
-            say(f"The engine at {engine.upstream.url} speaks the dialect: {await engine.upstream.dialect()}")
+            say(f"The engine at {engine.upstream.url} speaks the dialect: {await engine.upstream.kind()}")
         except EngineError as error:
             say(f"{error} Requests {'go to the others' if engines.several else 'are refused'} until it can.")
     await engines.look()

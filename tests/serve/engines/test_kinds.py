@@ -1,14 +1,14 @@
 import pytest
 
 from talktune.serve.dialects.form import without_tokens
-from talktune.serve.engines.kinds import Dialect, Tokens, detect, with_tokens
+from talktune.serve.engines.kinds import EngineKind, Tokens, detect, with_tokens
 from talktune.types import Message
 
 SAID = Message("assistant", "xy")
 
 
 @pytest.mark.parametrize(
-    ("answers", "dialect"),
+    ("answers", "kind"),
     [
         ({"/version": {"version": "0.1.0", "engine": "talktune"}}, "host"),
         ({"/version": {"version": "0.11.0"}, "/props": None}, "vllm"),
@@ -19,16 +19,16 @@ SAID = Message("assistant", "xy")
         ({}, "other"),
     ],
 )
-def test_engines_are_told_apart(answers: dict[str, object], dialect: Dialect) -> None:
-    assert detect(answers) == dialect
+def test_engines_are_told_apart(answers: dict[str, object], kind: EngineKind) -> None:
+    assert detect(answers) == kind
 
 
 def test_each_is_asked_in_its_own_way_and_the_clients_wishes_stay() -> None:
     body = {"model": "m", "logprobs": False, "temperature": 0.5}
     assert with_tokens(body, "other") == body
     assert with_tokens(body, "llama.cpp") == body | {"logprobs": True, "top_logprobs": 1}
-    for dialect in ("host", "vllm"):
-        assert with_tokens(body, dialect) == body | {"logprobs": True, "return_token_ids": True}
+    for kind in ("host", "vllm"):
+        assert with_tokens(body, kind) == body | {"logprobs": True, "return_token_ids": True}
     assert body["logprobs"] is False
     meta = {"logprobs": True, "return_prompt_token_ids": True, "return_meta_info": True}
     assert with_tokens(body, "sglang") == body | meta
@@ -57,9 +57,9 @@ def entry(logprob: float, id: int | None = None) -> dict[str, object]:
     return {"token": "x", "logprob": logprob, "bytes": [120 + (id or 0) % 4]} | ({} if id is None else {"id": id})
 
 
-@pytest.mark.parametrize("dialect", ["host", "vllm"])
-def test_token_ids_of_a_stream(dialect: Dialect) -> None:
-    tokens = Tokens(dialect)
+@pytest.mark.parametrize("kind", ["host", "vllm"])
+def test_token_ids_of_a_stream(kind: EngineKind) -> None:
+    tokens = Tokens(kind)
     tokens.add({"prompt_token_ids": [1, 2]}, {"delta": {"role": "assistant"}})
     tokens.add({}, {"token_ids": [5, 6], "logprobs": {"content": [entry(-0.5), entry(-0.25)]}})
     tokens.add({}, {"token_ids": [7], "logprobs": {"content": [entry(-1.0)]}, "finish_reason": "stop"})
@@ -72,7 +72,7 @@ def test_token_ids_of_a_stream(dialect: Dialect) -> None:
         0.5,
         3,
     )
-    assert sampled.logprobs == ((-0.5, -0.25, -1.0) if dialect == "host" else None)
+    assert sampled.logprobs == ((-0.5, -0.25, -1.0) if kind == "host" else None)
     assert tokens.sampled(SAID, 1.0, None).logprobs == (-0.5, -0.25, -1.0)  # type: ignore[union-attr]
 
 

@@ -12,7 +12,7 @@ from talktune.serve.capture.find_turn import Place
 from talktune.serve.capture.history_hash import extend
 from talktune.serve.dialects.chat_request import ChatRequest
 from talktune.serve.dialects.recorder import Recorder
-from talktune.serve.engines.kinds import Dialect, Tokens, steered
+from talktune.serve.engines.kinds import EngineKind, Tokens, steered
 from talktune.serve.engines.versions import VERSION
 from talktune.store.rows import NewTurn, TurnState, new_id
 
@@ -30,7 +30,7 @@ class Recording:
 
     asked: ChatRequest
     user: str
-    dialect: Dialect
+    kind: EngineKind
     temperature: float
     """That the engine was asked for."""
     scaled: bool = False
@@ -56,7 +56,7 @@ class Recording:
         ended: list[int] = []
         for entry in body.get("choices") or ():
             index = int(entry.get("index") or 0)
-            choice = self.choices.setdefault(index, _Choice(Recorder(), Tokens(self.dialect)))
+            choice = self.choices.setdefault(index, _Choice(Recorder(), Tokens(self.kind)))
             choice.recorder.add(entry)
             choice.tokens.add(body, entry)
             if choice.recorder.finish is not None and not choice.kept:
@@ -82,7 +82,7 @@ class Recording:
             hash=extend(self.place.state, answer),
             messages=self.place.messages,
             answer=answer,
-            engine=f"{self.dialect} {self.model}"[:80],
+            engine=f"{self.kind} {self.model}"[:80],
             created=time.time(),
             system=self.asked.system,
             tools=self.asked.tools,

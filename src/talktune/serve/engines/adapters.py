@@ -16,7 +16,7 @@ from os.path import normpath
 
 from talktune.serve.dialects.wire import BadRequest
 from talktune.serve.engines.advice import ONE_AT_ONCE, advice
-from talktune.serve.engines.kinds import Dialect
+from talktune.serve.engines.kinds import EngineKind
 from talktune.serve.engines.llama_versions import LlamaFiles, in_gguf
 from talktune.serve.engines.upstream import EngineError, Listed, Upstream
 from talktune.store.policies import Policies, Version
@@ -28,9 +28,9 @@ MOST_BROUGHT = 2
 """Versions besides the live ones that the engine holds because clients named them."""
 
 
-def takes_adapters(dialect: Dialect) -> bool:
-    """Whether an engine of this dialect answers by versions."""
-    return dialect in ("host", "vllm", "llama.cpp")
+def takes_adapters(kind: EngineKind) -> bool:
+    """Whether an engine of this kind answers by versions."""
+    return kind in ("host", "vllm", "llama.cpp")
 
 
 class Adapters:
@@ -87,11 +87,11 @@ class Adapters:
         """The engine may have been started anew: until it says otherwise, it has nothing."""
         self._has, self._slots, self.looked = {}, (), False
 
-    async def look(self, dialect: Dialect) -> None:
+    async def look(self, kind: EngineKind) -> None:
         """Find out what the engine has; raises EngineError."""
-        if not takes_adapters(dialect):
+        if not takes_adapters(kind):
             return
-        listed = await self._upstream.adapters(dialect)
+        listed = await self._upstream.adapters(kind)
         prefix = self._policies.engine_prefix
         self._has = {
             name: one for name, one in listed.items() if name.startswith(prefix) and name[len(prefix) :].isdecimal()
@@ -99,10 +99,10 @@ class Adapters:
         self._slots = tuple(one.slot for one in listed.values() if one.slot is not None)
         self.looked = True
 
-    async def look_again(self, dialect: Dialect) -> None:
+    async def look_again(self, kind: EngineKind) -> None:
         """The same, while nothing is loaded or unloaded: what the engine said is then not old already."""
         async with self._changing:
-            await self.look(dialect)
+            await self.look(kind)
 
     @contextmanager
     def use(self, version: Version | None) -> Generator[None]:
@@ -122,20 +122,20 @@ class Adapters:
                     _running.add(task)
                     task.add_done_callback(_running.discard)
 
-    def give(self, version: Version, dialect: Dialect) -> asyncio.Task[bool]:
+    def give(self, version: Version, kind: EngineKind) -> asyncio.Task[bool]:
         """Give the engine a version, once however many ask: whether it took it. Why not is in `troubles`."""
         task = self._giving.get(version.number)
         if task is None or task.done():
-            task = self._giving[version.number] = asyncio.ensure_future(self._give(version, dialect))
+            task = self._giving[version.number] = asyncio.ensure_future(self._give(version, kind))
             task.add_done_callback(lambda _: self._giving.pop(version.number, None))
         return task
 
-    async def bring(self, version: Version, dialect: Dialect, serving: Collection[int]) -> bool:
+    async def bring(self, version: Version, kind: EngineKind, serving: Collection[int]) -> bool:
         """Give the engine a version that a client names, in place of an earlier one; whether it took it.
 
         `serving` are the versions that answer those who name none: these stay.
         """
-        if not await self.give(version, dialect):
+        if not await self.give(version, kind):
             return False
         self._brought = [v for v in self._brought if v.number not in {*serving, version.number} and self.has(v)]
         for old in self._brought[: -MOST_BROUGHT + 1]:
@@ -161,7 +161,7 @@ class Adapters:
             if number not in {*wanted, *brought, *self._giving} and not self._using[number]:
                 await self._unload_name(name)
 
-    async def _give(self, version: Version, dialect: Dialect) -> bool:
+    async def _give(self, version: Version, kind: EngineKind) -> bool:
         self._unwanted.pop(version.number, None)
         if self.has(version):
             return True
@@ -169,7 +169,7 @@ class Adapters:
             return False
         try:
             async with self._changing:
-                await self._load(version, dialect)
+                await self._load(version, kind)
         except (EngineError, BadRequest) as error:
             path = str(version.path)
             status, said = error.status, str(error.body["error"]["message"])
@@ -182,17 +182,17 @@ class Adapters:
             return False
         self.troubles.pop(version.number, None)
         self._refused.pop(version.number, None)
-        if dialect == "vllm":
+        if kind == "vllm":
             self.hint = ONE_AT_ONCE if await self._upstream.at_once() == 1 else ""
         return True
 
-    async def _load(self, version: Version, dialect: Dialect) -> None:
+    async def _load(self, version: Version, kind: EngineKind) -> None:
         """Until the engine lists it, by its name and from its path."""
         name = self.name(version)
-        await self.look(dialect)
+        await self.look(kind)
         if self.has(version):
             return  # loaded by another server, or before a restart of this one
-        if dialect == "llama.cpp":
+        if kind == "llama.cpp":
             await self._load_file(version, name)
             return
         if name in self._has:  # of this name, from elsewhere: another's
@@ -200,11 +200,11 @@ class Adapters:
         try:
             said = await self._upstream.load(name, str(version.path))
         except BadRequest:
-            await self.look(dialect)
+            await self.look(kind)
             if self.has(version):
                 return  # another server of this store was faster
             raise
-        await self.look(dialect)
+        await self.look(kind)
         if not self.has(version):
             if name not in self._has:
                 raise EngineError(f"it does not list {name}, and said: {said.decode(errors='replace')[:200]}")

@@ -13,7 +13,7 @@ from talktune.config import ServeConfig
 from talktune.conversations.messages import MEDIA_PARTS, message_to_dict
 from talktune.serve.dialects.chat_request import OWN_FIELDS, ChatRequest
 from talktune.serve.dialects.wire import BadRequest
-from talktune.serve.engines.kinds import Dialect, whole_distribution, with_tokens
+from talktune.serve.engines.kinds import EngineKind, whole_distribution, with_tokens
 
 FORWARDED = frozenset(
     {
@@ -37,17 +37,17 @@ TEMPLATE_SWITCHES = ("enable_thinking", "thinking", "thinking_budget", "reasonin
 """What of `chat_template_kwargs` goes on: by others, vLLM before 0.11 sets the template itself (CVE-2025-61620)."""
 
 
-def engine_body(asked: ChatRequest, dialect: Dialect, model: str | None, config: ServeConfig) -> dict[str, Any]:
+def engine_body(asked: ChatRequest, kind: EngineKind, model: str | None, config: ServeConfig) -> dict[str, Any]:
     """The body for the engine.
 
-    To an engine of a known dialect the messages go as they are stored, so that what was asked is what is kept:
+    To an engine of a known kind the messages go as they are stored, so that what was asked is what is kept:
     `developer` as `system`, text parts as text. A limit that is too high is clamped, a missing temperature becomes
     the configured one, a cut that nobody asked for is ruled out, and an empty list of tools is left out (engines
     refuse it). An unknown engine gets the client's own words, those that come in parts of nothing but text as one text:
     not every engine takes parts.
     """
     body = {key: value for key, value in asked.raw.items() if key not in OWN_FIELDS and value is not None}
-    if dialect != "host":
+    if kind != "host":
         body = _known(body, config.forward)
     if model is not None:
         body["model"] = model
@@ -55,7 +55,7 @@ def engine_body(asked: ChatRequest, dialect: Dialect, model: str | None, config:
         for key in ("tools", "tool_choice", "parallel_tool_calls"):
             body.pop(key, None)
     most = config.max_answer_tokens
-    if dialect == "other":
+    if kind == "other":
         for key in ("max_tokens", "max_completion_tokens"):
             if key in body:
                 body[key] = min(asked.limit or most, most)
@@ -63,11 +63,11 @@ def engine_body(asked: ChatRequest, dialect: Dialect, model: str | None, config:
     body.pop("max_completion_tokens", None)
     body["max_tokens"] = min(asked.limit or most, most)
     body["temperature"] = config.temperature if asked.temperature is None else asked.temperature
-    for key, value in whole_distribution(dialect).items():
+    for key, value in whole_distribution(kind).items():
         body.setdefault(key, value)
     if not any(message.has_image for message in asked.messages):
         body["messages"] = [message_to_dict(message) for message in asked.messages]
-    return with_tokens(body, dialect)
+    return with_tokens(body, kind)
 
 
 def _in_one(message: dict[str, Any]) -> dict[str, Any]:
@@ -91,11 +91,11 @@ def _known(body: dict[str, Any], more: Collection[str]) -> dict[str, Any]:
         given = cast(dict[str, Any], switches)
         if kept := {name: given[name] for name in TEMPLATE_SWITCHES if isinstance(given.get(name), bool | int | str)}:
             found["chat_template_kwargs"] = kept
-    for kind, url in _addresses(body["messages"]):
-        if not url[:5].lower().startswith("data:") and kind not in more:
+    for media, url in _addresses(body["messages"]):
+        if not url[:5].lower().startswith("data:") and media not in more:
             raise BadRequest(
                 f"The engine would fetch {url[:100]!r} from where it runs: send the data itself, as a data: URL, or "
-                f"start the server with --forward {kind}.",
+                f"start the server with --forward {media}.",
                 param="messages",
             )
     return found

@@ -29,7 +29,7 @@ from typing import Any, Literal
 from talktune.serve.dialects.wire import LOWEST
 from talktune.types import Message, Sampled
 
-Dialect = Literal["host", "vllm", "sglang", "llama.cpp", "other"]
+EngineKind = Literal["host", "vllm", "sglang", "llama.cpp", "other"]
 
 
 PROBES = ("/version", "/model_info", "/props")
@@ -56,9 +56,9 @@ HIGHEST = 1e-3
 """A log-prob above it is none, rounding aside."""
 
 
-def whole_distribution(dialect: Dialect) -> dict[str, Any]:
+def whole_distribution(kind: EngineKind) -> dict[str, Any]:
     """What an engine must be told so that its own defaults do not cut what is sampled from."""
-    if dialect in ("vllm", "sglang"):
+    if kind in ("vllm", "sglang"):
         return {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
     return {}
 
@@ -76,8 +76,8 @@ def steered(body: Mapping[str, Any]) -> bool:
     return required or not plain or any(body.get(key) for key in STEERING if key != "response_format")
 
 
-def detect(answers: Mapping[str, Any]) -> Dialect:
-    """The dialect of an engine, from what GET on each of PROBES answered (None where there is no such route)."""
+def detect(answers: Mapping[str, Any]) -> EngineKind:
+    """The kind of an engine, from what GET on each of PROBES answered (None where there is no such route)."""
     version, info, props = (answers.get(path) for path in PROBES)
     if isinstance(version, Mapping) and "version" in version:
         return "host" if version.get("engine") == "talktune" else "vllm"
@@ -88,20 +88,20 @@ def detect(answers: Mapping[str, Any]) -> Dialect:
     return "other"
 
 
-def with_tokens(body: Mapping[str, Any], dialect: Dialect) -> dict[str, Any]:
+def with_tokens(body: Mapping[str, Any], kind: EngineKind) -> dict[str, Any]:
     """The request as it goes to the engine: what the client asked, and the tokens and log-probs besides."""
     asked = dict(body)
     stream = bool(body.get("stream"))
-    if dialect == "other" or (dialect == "llama.cpp" and stream and body.get("tools")):
+    if kind == "other" or (kind == "llama.cpp" and stream and body.get("tools")):
         return asked
-    if dialect == "sglang":
+    if kind == "sglang":
         return (
             asked if stream else asked | {"logprobs": True, "return_prompt_token_ids": True, "return_meta_info": True}
         )
     if not body.get("logprobs"):
         asked.pop("top_logprobs", None)
     asked["logprobs"] = True
-    if dialect == "llama.cpp":
+    if kind == "llama.cpp":
         asked["top_logprobs"] = max(body.get("top_logprobs") or 0, 1)  # without it, it sorts out the best twenty
     else:
         asked["return_token_ids"] = True
@@ -112,7 +112,7 @@ def with_tokens(body: Mapping[str, Any], dialect: Dialect) -> dict[str, Any]:
 class Tokens:
     """The tokens of one choice, gathered from the chunks of a stream or from a whole reply."""
 
-    dialect: Dialect
+    kind: EngineKind
     prompt_ids: tuple[int, ...] | None = None
     ids: list[int] = field(default_factory=list[int])
     logprobs: list[float] = field(default_factory=list[float])
@@ -123,7 +123,7 @@ class Tokens:
 
     def add(self, body: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
         """Take in one chunk, or a whole reply, with the entry of `choices` that is this one's."""
-        if self.dialect == "other":
+        if self.kind == "other":
             return
         try:
             self._add(body, choice)
@@ -140,10 +140,10 @@ class Tokens:
                 self.complete = False  # another engine goes on, and read the beginning otherwise than it was sampled
         content = (choice.get("logprobs") or {}).get("content") or []
         numbers = [entry.get("logprob") for entry in content]
-        if self.dialect == "sglang":
+        if self.kind == "sglang":
             pairs = (choice.get("meta_info") or {}).get("output_token_logprobs") or []
             ids, numbers = [pair[1] for pair in pairs], [pair[0] for pair in pairs]
-        elif self.dialect == "llama.cpp":
+        elif self.kind == "llama.cpp":
             ids = [entry.get("id") for entry in content]
             self.spelled += b"".join(bytes(entry.get("bytes") or ()) for entry in content)
         else:
@@ -165,9 +165,9 @@ class Tokens:
         if self.prompt_ids is None or not self.ids or not self.complete:
             return None
         plain = not answer.tool_calls and answer.reasoning_content is None
-        if self.dialect == "llama.cpp" and plain and self.spelled.decode("utf-8", "replace") != answer.content:
+        if self.kind == "llama.cpp" and plain and self.spelled.decode("utf-8", "replace") != answer.content:
             return None
-        as_sampled = scaled or self.dialect in ("host", "sglang") or temperature in (0.0, 1.0)
+        as_sampled = scaled or self.kind in ("host", "sglang") or temperature in (0.0, 1.0)
         real = all(LOWEST < n <= HIGHEST for n in self.logprobs)  # false for NaN
         logprobs = tuple(self.logprobs) if as_sampled and real and not cut else None
         return Sampled(self.prompt_ids, tuple(self.ids), logprobs, temperature or 1.0, version)

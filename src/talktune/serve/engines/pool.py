@@ -17,7 +17,7 @@ from typing import Any
 
 from talktune.serve.dialects.wire import BadRequest
 from talktune.serve.engines.adapters import Adapters, takes_adapters
-from talktune.serve.engines.kinds import Dialect
+from talktune.serve.engines.kinds import EngineKind
 from talktune.serve.engines.upstream import EngineError, Upstream
 from talktune.serve.engines.versions import BASE, VERSION, Versions, Wish, number_of, with_version
 from talktune.store.policies import EVERYBODY, Version
@@ -76,7 +76,7 @@ class Route:
     """An engine for one request, and the version by which it answers."""
 
     engine: Engine
-    dialect: Dialect
+    kind: EngineKind
     version: Version | None
 
     @contextmanager
@@ -178,14 +178,14 @@ class Engines:
         version = await self._follow(wish.lineage, there) if wish.follows else wish.version
         if version is None:
             return self._pick(there, version, conversation)
-        takes: dict[Engine, Dialect] = {one: dialect for one, dialect in there.items() if takes_adapters(dialect)}
-        ready: dict[Engine, Dialect] = {one: dialect for one, dialect in takes.items() if one.adapters.has(version)}
+        takes: dict[Engine, EngineKind] = {one: kind for one, kind in there.items() if takes_adapters(kind)}
+        ready: dict[Engine, EngineKind] = {one: kind for one, kind in takes.items() if one.adapters.has(version)}
         if not ready and not wish.follows and takes:
             first = self._pick(takes, version, conversation)
             serving = [v.number for v in self._serving.values() if v is not None]
             await self._keep({version.number})
-            await first.engine.adapters.bring(version, first.dialect, serving)
-            ready = {first.engine: first.dialect} if first.engine.adapters.has(version) else {}
+            await first.engine.adapters.bring(version, first.kind, serving)
+            ready = {first.engine: first.kind} if first.engine.adapters.has(version) else {}
         return self._pick(ready, version, conversation) if ready else None
 
     async def plain(self) -> Route:
@@ -198,17 +198,17 @@ class Engines:
             raise EngineError("No engine could answer.")
         return rest
 
-    async def _reached(self, engines: Iterable[Engine]) -> dict[Engine, Dialect]:
+    async def _reached(self, engines: Iterable[Engine]) -> dict[Engine, EngineKind]:
         """Those of the engines that can be reached; raises EngineError when none can."""
-        found: dict[Engine, Dialect] = {}
+        found: dict[Engine, EngineKind] = {}
         last = EngineError("No engine could be reached.")
         for engine in engines:
             try:
                 await engine.open.wait()
-                dialect = await engine.upstream.dialect()
-                if dialect == "llama.cpp" and not engine.adapters.looked:
-                    await engine.adapters.look_again(dialect)  # else all of its adapters would answer
-                found[engine] = dialect
+                kind = await engine.upstream.kind()
+                if kind == "llama.cpp" and not engine.adapters.looked:
+                    await engine.adapters.look_again(kind)  # else all of its adapters would answer
+                found[engine] = kind
             except EngineError as error:
                 last = error
                 self.failed(engine, error)
@@ -216,19 +216,19 @@ class Engines:
             raise last
         return found
 
-    def _pick(self, among: dict[Engine, Dialect], version: Version | None, conversation: str | None) -> Route:
+    def _pick(self, among: dict[Engine, EngineKind], version: Version | None, conversation: str | None) -> Route:
         own = None if conversation is None else self._of.get(conversation)
         engine = own if own in among else min(among, key=lambda one: (one.running, one.asked))
         return Route(engine, among[engine], version)
 
-    async def _follow(self, lineage: str, there: dict[Engine, Dialect]) -> Version | None:
+    async def _follow(self, lineage: str, there: dict[Engine, EngineKind]) -> Version | None:
         """The version that answers a lineage: the live one as soon as an engine has it, else the one before."""
-        takes: dict[Engine, Dialect] = {one: dialect for one, dialect in there.items() if takes_adapters(dialect)}
+        takes: dict[Engine, EngineKind] = {one: kind for one, kind in there.items() if takes_adapters(kind)}
         while takes:
             live = await self._versions.live(lineage)
             self._live[lineage] = number_of(live)
             if live is not None and not any(one.adapters.has(live) for one in takes):
-                giving = [one.adapters.give(live, dialect) for one, dialect in takes.items()]
+                giving = [one.adapters.give(live, kind) for one, kind in takes.items()]
                 now = self._serving.get(lineage)
                 started_again = lineage in self._serving and any(one.adapters.files is not None for one in takes)
                 if started_again and (now is None or any(one.adapters.has(now) for one in takes)):
@@ -241,7 +241,7 @@ class Engines:
                 return live
             now = self._serving.get(lineage)
             if now is not None and not any(one.adapters.has(now) for one in takes):
-                await _first([one.adapters.give(now, dialect) for one, dialect in takes.items()])
+                await _first([one.adapters.give(now, kind) for one, kind in takes.items()])
             return now if now is not None and any(one.adapters.has(now) for one in takes) else None
         return None
 
@@ -288,17 +288,17 @@ class Engines:
             self.failed(engine, EngineError("it is not well", gone=True))
             return
         try:
-            dialect = await upstream.dialect()
+            kind = await upstream.kind()
             engine.models = await own_models(upstream)
-            await adapters.look_again(dialect)
+            await adapters.look_again(kind)
         except EngineError as error:
             self.failed(engine, error)
             return
-        if takes_adapters(dialect):
+        if takes_adapters(kind):
             if not engine.seen:
                 await adapters.tidy([one.number for one in lives.values()])
             wanted = [lives[name] for name in {*self._serving, EVERYBODY} if name in lives]
-            await asyncio.gather(*(adapters.give(one, dialect) for one in wanted))
+            await asyncio.gather(*(adapters.give(one, kind) for one in wanted))
         if engine.left_out and self.several:
             log.warning("the engine at %s is back", upstream.url)
         engine.left_out, engine.seen = False, True

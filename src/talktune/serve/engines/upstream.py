@@ -17,7 +17,7 @@ import aiohttp
 
 from talktune.errors import UserError
 from talktune.serve.dialects.wire import BadRequest, write_json
-from talktune.serve.engines.kinds import PROBES, Dialect, detect
+from talktune.serve.engines.kinds import PROBES, EngineKind, detect
 from talktune.types import Sampled
 
 CONNECT_SECONDS = 5.0
@@ -94,7 +94,7 @@ class Reply:
 
 
 class Upstream:
-    """An engine by its base URL. Its dialect is found out at the first request that reaches it."""
+    """An engine by its base URL. Its kind is found out at the first request that reaches it."""
 
     def __init__(self, url: str | None, key: str | None = None) -> None:
         """`url` with or without /v1; None while a host is still starting. To be made where an event loop runs."""
@@ -105,7 +105,7 @@ class Upstream:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS),
         )
         self._base = None if url is None else base_url(url)
-        self._dialect: Dialect | None = None
+        self._kind: EngineKind | None = None
         self._health: tuple[float, bool] = (-HEALTH_AGE, False)
         self.scaled = False
         """Whether its log-probs are of softmax(logits / temperature)."""
@@ -125,21 +125,21 @@ class Upstream:
 
     def forget(self) -> None:
         """What answers next may be another engine."""
-        self._dialect, self._health = None, (-HEALTH_AGE, False)
+        self._kind, self._health = None, (-HEALTH_AGE, False)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._client.close()
 
-    async def dialect(self) -> Dialect:
+    async def kind(self) -> EngineKind:
         """How this engine is spoken to; raises EngineError while it cannot be reached."""
-        if self._dialect is None:
+        if self._kind is None:
             replies = await asyncio.gather(*(self._get(path) for path in PROBES))
             answers = {path: _json(*reply) for path, reply in zip(PROBES, replies, strict=True)}
             found = detect(answers)
             self.scaled = found in ("host", "sglang") or (found == "vllm" and await self._processed())
-            self._dialect = found
-        return self._dialect
+            self._kind = found
+        return self._kind
 
     async def _processed(self) -> bool:
         """vLLM: whether its log-probs are those of what is sampled from (`--logprobs-mode processed_logprobs`).
@@ -159,12 +159,12 @@ class Upstream:
         finally:
             reply.close()
 
-    async def adapters(self, dialect: Dialect) -> dict[str, Listed]:
+    async def adapters(self, kind: EngineKind) -> dict[str, Listed]:
         """The adapters that it has, by their names; raises EngineError.
 
         llama.cpp has no names for them: they are called by the names of their files, without their endings.
         """
-        if dialect == "llama.cpp":
+        if kind == "llama.cpp":
             told: Any = _json(*await self._get("/lora-adapters"))
             rows = [one for one in told if isinstance(one, dict)] if isinstance(told, list) else []
             found = [(Path(str(one.get("path"))), one.get("id")) for one in rows]
@@ -237,12 +237,12 @@ class Upstream:
         except (*_FAILURES, KeyError, TypeError, ValueError):
             return None
 
-    async def measure(self, body: Mapping[str, Any], dialect: Dialect) -> tuple[int, int | None] | None:
+    async def measure(self, body: Mapping[str, Any], kind: EngineKind) -> tuple[int, int | None] | None:
         """How many tokens the prompt of a request has, and how many its model takes; None where it is not said."""
-        if dialect == "llama.cpp":
+        if kind == "llama.cpp":
             ids = await self.prompt_ids(body)
             return None if ids is None else (len(ids), None)
-        if dialect not in ("host", "vllm"):
+        if kind not in ("host", "vllm"):
             return None
         names = (
             "model",
@@ -262,7 +262,7 @@ class Upstream:
 
     async def pieces(self, ids: Sequence[int]) -> list[str] | None:
         """The text of each token, on a host of talktune's own; None where the engine does not say."""
-        if not ids or self._dialect != "host":
+        if not ids or self._kind != "host":
             return None
         try:
             pieces = (await self._post("/detokenize", {"tokens": list(ids)}))["pieces"]
@@ -275,7 +275,7 @@ class Upstream:
 
         None where the engine is another; raises BadRequest where the answer is too long, EngineError.
         """
-        if await self.dialect() != "host":
+        if await self.kind() != "host":
             return None
         asked = {"prompt_ids": sampled.prompt_ids, "answer_ids": sampled.answer_ids}
         status, said = await self._tell(
