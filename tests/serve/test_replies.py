@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from talktune.conversations.turns import turns_of
-from talktune.serve import upstream
+from talktune.serve.engines import upstream
 from talktune.store.store import Store
 
 HI = {"role": "user", "content": "Hi"}
