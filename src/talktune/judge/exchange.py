@@ -32,7 +32,7 @@ RULE = (
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What the local judge reads of a turn."""
+    """The parts of a turn that a judge reads."""
 
     request: str
     answer: str
@@ -170,7 +170,7 @@ ORDERS: tuple[str, ...] = (
 
 
 def exchange_of(turn: Turn) -> Exchange:
-    """The person's last words in the prompt, the answer with its tool calls, and what is said in the next state."""
+    """The exchange of a turn: the person's last words, the answer with its tool calls, and the next state."""
     calls = [f"call: {_call(dict(call))}" for call in turn.answer.tool_calls]
     role = turn.next_state[0].role if turn.next_state else "user"
     return Exchange(
@@ -182,7 +182,7 @@ def exchange_of(turn: Turn) -> Exchange:
 
 
 def request_of(prompt: Sequence[Message]) -> str:
-    """What the person said last; of a prompt in which nobody spoke, its last message."""
+    """The person's last words in a prompt; where nobody spoke, its last message."""
     users = [spoken(message) for message in prompt if message.role == "user"]
     said = [words for words in users if words.strip()] or [message.content for message in prompt[-1:]]
     return said[-1] if said else ""
@@ -242,7 +242,7 @@ def ask_tokens(tokenizer: Any, exchange: Exchange) -> list[int]:
 
 
 def clip(ids: list[int], limit: int) -> list[int]:
-    """The ids, or the first and last halves of them where they are more than `limit`."""
+    """The ids, cut to their first and last halves of `limit` where they are more."""
     return ids if len(ids) <= limit else ids[: limit // 2] + ids[len(ids) - (limit - limit // 2) :]
 
 

@@ -28,7 +28,7 @@ class Judge(Protocol):
 
     @property
     def name(self) -> str:
-        """Whose votes they are, as it stands in a verdict."""
+        """The name under which the votes stand in a verdict."""
         ...
 
     def vote(self, asks: Sequence[Ask]) -> list[Vote]:

@@ -29,7 +29,7 @@ from talktune.serve.dialects.responses.items import may_be_named
 from talktune.serve.dialects.responses.response import stored_response
 from talktune.serve.dialects.responses.to_chat import chat_of, references
 from talktune.serve.dialects.wire import BadRequest, read_json, read_object
-from talktune.serve.engines.child import HostProcess
+from talktune.serve.engines.child import EngineProcess
 from talktune.serve.engines.engine_body import engine_body
 from talktune.serve.error_answers import error_handlers
 from talktune.serve.keys import Keys
@@ -52,7 +52,7 @@ T = TypeVar("T")
 class Server:
     """The routes, and what they share."""
 
-    def __init__(self, service: Service, keys: Keys, host: HostProcess | None, config: Config) -> None:
+    def __init__(self, service: Service, keys: Keys, host: EngineProcess | None, config: Config) -> None:
         """`host` is the engine that this server started itself, if any; `config` the whole tree it was started with."""
         self.service = service
         self.keys = keys

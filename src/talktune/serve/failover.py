@@ -15,7 +15,7 @@ from talktune.serve.engines.upstream import EngineError
 
 
 def going_on(body: dict[str, Any], recording: Recording) -> dict[str, Any]:
-    """The request for the rest; raises EngineError where the rest cannot be asked for.
+    """Make the request for the rest of an answer; raises EngineError where the rest cannot be asked for.
 
     That is so for a kind of engine that has no such request, for several choices, and for anything but plain text: a
     thought, a call of a tool that has begun, an answer that must have a form.

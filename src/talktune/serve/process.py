@@ -21,7 +21,7 @@ from talktune.errors import UserError
 from talktune.serve.app import Server
 from talktune.serve.capture.writer import Writer
 from talktune.serve.chat import Service
-from talktune.serve.engines.child import HostProcess
+from talktune.serve.engines.child import EngineProcess
 from talktune.serve.engines.llama_versions import LlamaFiles
 from talktune.serve.engines.model_names import Models
 from talktune.serve.engines.pool import Engines
@@ -106,13 +106,13 @@ async def _serve(
             files = LlamaFiles(versions.policies, gguf, key)
             (engine,) = engines.all
             command = ["-P", "-m", "talktune.serve.engines.llama"]
-            host = HostProcess(command, await files.first_line(), engines.move, config.grace)
+            host = EngineProcess(command, await files.first_line(), engines.move, config.grace)
             files.process, files.between_requests, engine.adapters.files = host, engine.between_requests, files
             ending.push_async_callback(host.stop)
             await host.start()
             await engines.look()
         elif own:
-            host = HostProcess(host_arguments, {"key": key, "config": host_config}, engines.move, config.grace)
+            host = EngineProcess(host_arguments, {"key": key, "config": host_config}, engines.move, config.grace)
             ending.push_async_callback(host.stop)
             await host.start()
         else:

@@ -16,12 +16,12 @@ BUCKETS = 100
 
 
 def bucket(conversation: str) -> int:
-    """0 … 99, by the conversation's id alone."""
+    """The bucket of a conversation, 0 … 99, by its id alone."""
     return int.from_bytes(hashlib.sha256(conversation.encode()).digest()[:4], "big") % BUCKETS
 
 
 def queue_for_judging(c: Connection, turns: Sequence[str]) -> None:
-    """Turns whose conversation went on: those that are main, complete and not judged yet wait for the judge.
+    """Queue turns whose conversation went on: those that are main, complete and not judged yet wait for the judge.
 
     One that is claimed right now waits anew: its judge may have found that nothing had followed yet.
     """
@@ -48,7 +48,7 @@ _WAITS_ANEW = (
 
 
 def queue_for_learning(c: Connection, turn: str, user: str, conversation: str, at: float) -> None:
-    """A turn that has a reward now waits for the learner, unless it does already or was learned from."""
+    """Queue a turn that has a reward now for the learner, unless it waits already or was learned from."""
     q, u = schema.learning, schema.update_turns
     waits = c.execute(select(q.c.turn).where(q.c.turn == turn)).scalar()
     if waits is None and c.execute(select(u.c.turn).where(u.c.turn == turn)).first() is None:

@@ -16,7 +16,7 @@ HOLD_SECONDS = 120.0
 
 
 def hold(store: Store, owner: str, versions: Collection[int], now: float) -> None:
-    """These versions, and no others, are what `owner` needs from now on."""
+    """Note that `owner` needs these versions, and no others, from now on."""
     h = schema.holds
     with store.engine.begin() as c:
         c.execute(delete(h).where((h.c.owner == owner) | (h.c.until <= now)))
@@ -28,7 +28,7 @@ def hold(store: Store, owner: str, versions: Collection[int], now: float) -> Non
 def needed(
     versions: Sequence[Version], lives: Mapping[str, int | None], held: Collection[int], keep: int
 ) -> frozenset[int]:
-    """The versions whose files stay.
+    """The versions whose files must stay.
 
     Of each lineage the newest `keep` (at least the live one and the one that a rollback goes to) and as many of the
     live one's ancestors, every candidate, and what is held.

@@ -14,7 +14,7 @@ LONGEST_NAME = 48
 
 
 def owner_name() -> str:
-    """Of this process, for claims: machine, where on it, and process."""
+    """The name of this process in claims: the machine, the place on it, the process."""
     return f"{_machine()}:{os.getpid()}"
 
 

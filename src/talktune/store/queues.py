@@ -46,14 +46,14 @@ def holder(store: Store, name: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A turn that is this process's to judge."""
+    """A turn that this process has claimed to judge."""
 
     id: str
     turn: Turn
 
 
 class Judging:
-    """Turns that wait for their verdict, the oldest first."""
+    """The queue of turns that wait for a verdict, the oldest first."""
 
     def __init__(self, store: Store, owner: str | None = None) -> None:
         """`owner` is this process by default."""
@@ -84,7 +84,7 @@ class Judging:
         return ready
 
     def renew(self, ids: Sequence[str], seconds: float = CLAIM_SECONDS) -> bool:
-        """Keep claims that are at work; False where none is this process's any more."""
+        """Renew claims that are at work; False where none belongs to this process any more."""
         j = schema.judging
         with self._store.engine.begin() as c:
             mine = update(j).where(j.c.turn.in_(ids), j.c.owner == self._owner)
@@ -122,13 +122,13 @@ class Judging:
         return True
 
     def give_back(self, ids: Sequence[str]) -> None:
-        """The judge is down: these wait again, as if nobody had tried."""
+        """Return turns to the queue as if nobody had tried, because the judge is down."""
         j = schema.judging
         with self._store.engine.begin() as c:
             c.execute(update(j).where(j.c.turn.in_(ids), j.c.owner == self._owner).values(owner=None, until=0.0))
 
     def postpone(self, id: str) -> None:
-        """The judge is up but has no verdict on this one: it waits, twice as long each time, and lets others pass."""
+        """Put back a turn on which the judge has no verdict: it waits twice as long each time, and lets others pass."""
         j = schema.judging
         with self._store.engine.begin() as c:
             tries = c.execute(select(j.c.tries).where(j.c.turn == id)).scalar() or 0

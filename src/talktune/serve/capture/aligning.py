@@ -32,7 +32,7 @@ SKIPPED = 3
 
 @dataclass(frozen=True)
 class Block:
-    """What was said to the model, and the answers that followed, which a client may keep in one piece or several."""
+    """One part of a history: what was said to the model, and the answers that followed, in one piece or several."""
 
     before: tuple[Message, ...]
     answers: tuple[Message, ...]
@@ -41,17 +41,17 @@ class Block:
 
     @cached_property
     def text(self) -> str:
-        """All that identifies the answer."""
+        """The text that identifies the block's answer."""
         return answer_text(self.whole)
 
     @cached_property
     def weight(self) -> float:
-        """How much its answer says."""
+        """The weight of the block's answer in an alignment."""
         return weight(self.text)
 
     @cached_property
     def whole(self) -> Message:
-        """The answers as one."""
+        """The block's answers joined to one."""
         return joined(self.answers)
 
     @cached_property
@@ -67,7 +67,7 @@ class Block:
 
     @cached_property
     def asked(self) -> bytes | None:
-        """The mark of what it answers."""
+        """The mark of the message that the block answers."""
         return asked_mark(self.before)
 
     @cached_property
@@ -78,7 +78,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A candidate, how well its line goes with the request, and where in the request its answer is."""
+    """A stored turn, how well its line fits the request, and where in the request its answer stands."""
 
     candidate: MarkedTurn
     score: float
@@ -88,7 +88,7 @@ class Fit:
 
 
 def joined(answers: Sequence[Message]) -> Message:
-    """Consecutive answers as one: their texts and their calls in a row."""
+    """Join consecutive answers to one: their texts and their calls in a row."""
     if len(answers) == 1:
         return answers[0]
     calls = tuple(call for answer in answers for call in answer.tool_calls)
@@ -119,7 +119,9 @@ def blocks_of(messages: Sequence[Message], most: int) -> list[Block]:
 
 
 def answer_fit(block: Block, turn: MarkedTurn) -> float:
-    """0 … 1: whether the block's answer is the turn's: by its mark, by what is left of it, or both say nothing."""
+    """How surely the block's answer is the turn's, 0 … 1: by its mark, by what is left of it, or because both are
+    empty.
+    """
     if turn.mark is not None and turn.mark in block.marks:
         return 1.0
     ours = answer_text(turn.answer)
@@ -145,7 +147,7 @@ def similarity(a: str, b: str) -> float:
 
 
 class Alignment:
-    """The blocks of one request against turns, each with as many of its ancestors as are at hand."""
+    """Aligns the blocks of one request with turns, each with as many of its ancestors as are at hand."""
 
     def __init__(self, blocks: Sequence[Block], turns: Mapping[str, MarkedTurn], *, cut: bool) -> None:
         """`cut` says that the request has earlier blocks than these."""
@@ -162,7 +164,7 @@ class Alignment:
         self._worth: dict[tuple[str, int], float | None] = {}
 
     def fit(self, candidate: MarkedTurn) -> Fit | None:
-        """The best alignment of a candidate and its ancestors; None where the request has no place for it."""
+        """The best alignment of a turn and its ancestors; None where the request has no place for it."""
         found: Fit | None = None
         for j in range(len(self._blocks) - 1, -1, -1):
             worth = self._best(candidate, j)
@@ -218,7 +220,7 @@ class Alignment:
 
 
 def weight(text: str) -> float:
-    """How much an equal text says: 0.1 … 1, by its length."""
+    """The weight of an equal text, 0.1 … 1 by its length: short texts repeat by chance."""
     return min(1.0, 0.1 + len(text) / 50)
 
 

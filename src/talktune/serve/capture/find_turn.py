@@ -50,12 +50,12 @@ class Place:
     """The beginning of the answer, which the client wrote."""
 
     def whole(self, answer: Message) -> Message:
-        """The answer with its beginning: what the client will send back."""
+        """The answer together with the beginning that the client wrote for it, as the client will send it back."""
         return answer if self.prefill is None else joined((self.prefill, answer))
 
 
 def place(store: Store, user: str, asked: ChatRequest) -> Place:
-    """Find the place of a request.
+    """Find the turn that a request continues, or make a new conversation for it.
 
     A session id decides the conversation where one is given, and the history decides the turn within it. Else the
     history decides both, whoever edited or regenerated what came after it.

@@ -27,7 +27,7 @@ class Prefixes:
     """After all of the messages: `extend` it by an answer."""
 
     def rest(self, hash: bytes | None, messages: Sequence[Message]) -> tuple[Message, ...]:
-        """What comes after the history of that hash (all of it for None), system prompts left out."""
+        """The messages behind the history of that hash (all messages for None), system prompts left out."""
         start = 0 if hash is None else self.ends[self.hashes.index(hash)]
         return tuple(m for m in messages[start:] if m.role != "system")
 
@@ -61,7 +61,7 @@ _START = hashlib.sha256(b"talktune").digest()
 
 
 def extend(state: bytes, message: Message) -> bytes:
-    """The hash of a history and one message more."""
+    """The hash of a history with one more message."""
     if message.role == "system":
         return state
     calls = [[call.get("id"), *_function(call.get("function"))] for call in message.tool_calls]

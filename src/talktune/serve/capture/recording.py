@@ -26,7 +26,7 @@ class _Choice:
 
 @dataclass
 class Recording:
-    """A request, its place, and its choices by index."""
+    """A request, the turn that it continues, and its choices by index."""
 
     asked: ChatRequest
     user: str
@@ -64,7 +64,7 @@ class Recording:
         return ended
 
     def turn(self, index: int, state: TurnState = "complete") -> NewTurn:
-        """The turn of one choice, to be committed once. The place must be known."""
+        """Make the turn of one choice, which is committed once. The place must be known."""
         assert self.place is not None
         choice = self.choices[index]
         choice.kept = True
@@ -98,12 +98,12 @@ class Recording:
         )
 
     def keep_again(self, indices: Iterable[int]) -> None:
-        """The turns of these choices could not be committed: they are left over."""
+        """Mark these choices as not stored, because their turns could not be committed."""
         for index in indices:
             self.choices[index].kept = False
 
     def left(self) -> list[NewTurn]:
-        """Partial turns of the choices that had begun and never ended: the client left, or the engine broke off."""
+        """Make partial turns of choices that had begun and never ended: the client left, or the engine broke off."""
         if self.place is None:
             return []
         begun = [i for i, choice in self.choices.items() if not choice.kept and choice.recorder.begun]

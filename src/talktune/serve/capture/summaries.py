@@ -28,7 +28,7 @@ MARGIN = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Summed:
-    """A turn whose conversation goes on behind a summary of it, and what the request adds to it."""
+    """A turn that was summed up, and what the request adds behind the summary."""
 
     turn: MarkedTurn
     history: tuple[Message, ...]
@@ -37,7 +37,7 @@ class Summed:
 
 
 def summed(candidates: MarkedTurns, messages: Sequence[Message], raw: Sequence[Any]) -> Summed | Literal["unknown"]:
-    """The turn that a request goes on behind by a summary in one of its messages; `raw` are these as they were sent.
+    """Find the turn that a summary in one of the messages stands for; `raw` are the messages as they were sent.
 
     Unknown, too, where the same summary was made of two conversations.
     """

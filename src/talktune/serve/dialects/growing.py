@@ -76,7 +76,7 @@ class Growing:
 
 
 def count(usage: Mapping[str, Any], *names: str) -> int:
-    """A number of tokens in a usage, by its way down; 0 where the engine does not tell."""
+    """A number of tokens in a usage, found by its path of names; 0 where the engine does not tell."""
     value: Any = usage
     for name in names:
         value = value.get(name) if isinstance(value, Mapping) else None

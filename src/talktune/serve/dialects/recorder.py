@@ -40,7 +40,7 @@ class Recorder:
 
     @property
     def ended(self) -> str | None:
-        """Why it ended: the engine's finish, but for a refusal, which engines tell apart from content."""
+        """The reason why the choice ended: the engine's own, but for a refusal, which stands in another field."""
         refused = any(self.refusal) and not any(self.content)
         return REFUSED if refused and self.finish == "stop" else self.finish
 

@@ -29,12 +29,12 @@ MOST_BROUGHT = 2
 
 
 def takes_adapters(kind: EngineKind) -> bool:
-    """Whether an engine of this kind answers by versions."""
+    """Whether an engine of this kind can load versions as adapters."""
     return kind in ("host", "vllm", "llama.cpp")
 
 
 class Adapters:
-    """What one engine has of this store's versions."""
+    """The versions of this store that one engine has loaded."""
 
     def __init__(self, upstream: Upstream, policies: Policies) -> None:
         """Of the engine behind `upstream`."""
@@ -58,12 +58,12 @@ class Adapters:
         self._changing = asyncio.Lock()
 
     def has(self, version: Version) -> bool:
-        """Whether the engine has this version, as far as is known: under its name, from where it is."""
+        """Whether the engine has this version, as far as is known: under its name, from its path."""
         listed = self._has.get(self.name(version))
         return listed is not None and (listed.slot is not None or normpath(listed.path) == normpath(version.path))
 
     def name(self, version: Version) -> str:
-        """Its name in engines."""
+        """The name of a version in engines."""
         return self._policies.engine_name(version.number)
 
     def slot(self, version: Version) -> int | None:
@@ -73,7 +73,7 @@ class Adapters:
 
     @property
     def slots(self) -> tuple[int, ...]:
-        """llama.cpp's numbers of all its adapters, whose ever they are."""
+        """llama.cpp's numbers of all its adapters, those of other stores included."""
         return self._slots
 
     @property
@@ -84,11 +84,11 @@ class Adapters:
         return listed | {number for number, count in self._using.items() if count}
 
     def forget(self) -> None:
-        """The engine may have been started anew: until it says otherwise, it has nothing."""
+        """Take nothing for loaded any more, because the engine may have been started anew."""
         self._has, self._slots, self.looked = {}, (), False
 
     async def look(self, kind: EngineKind) -> None:
-        """Find out what the engine has; raises EngineError."""
+        """Ask the engine which adapters it has; raises EngineError."""
         if not takes_adapters(kind):
             return
         listed = await self._upstream.adapters(kind)
@@ -100,13 +100,13 @@ class Adapters:
         self.looked = True
 
     async def look_again(self, kind: EngineKind) -> None:
-        """The same, while nothing is loaded or unloaded: what the engine said is then not old already."""
+        """Ask the engine while nothing is being loaded or unloaded, so that its answer is not old already."""
         async with self._changing:
             await self.look(kind)
 
     @contextmanager
     def use(self, version: Version | None) -> Generator[None]:
-        """Within, an answer runs on this version: the engine keeps it."""
+        """Keep this version in the engine while an answer uses it, inside."""
         if version is None:
             yield
             return
@@ -123,7 +123,9 @@ class Adapters:
                     task.add_done_callback(_running.discard)
 
     def give(self, version: Version, kind: EngineKind) -> asyncio.Task[bool]:
-        """Give the engine a version, once however many ask: whether it took it. Why not is in `troubles`."""
+        """Load a version into the engine, once however many ask; the result says whether it is there, `troubles` why
+        not.
+        """
         task = self._giving.get(version.number)
         if task is None or task.done():
             task = self._giving[version.number] = asyncio.ensure_future(self._give(version, kind))
@@ -131,7 +133,7 @@ class Adapters:
         return task
 
     async def bring(self, version: Version, kind: EngineKind, serving: Collection[int]) -> bool:
-        """Give the engine a version that a client names, in place of an earlier one; whether it took it.
+        """Load a version that a client names, in place of an earlier one; returns whether it is there.
 
         `serving` are the versions that answer those who name none: these stay.
         """
@@ -144,7 +146,7 @@ class Adapters:
         return True
 
     async def drop(self, version: Version) -> None:
-        """Let the engine forget a version, at once or when the last answer that runs on it has ended."""
+        """Unload a version, at once or when the last answer that uses it has ended."""
         self.troubles.pop(version.number, None)
         self._refused.pop(version.number, None)
         if self._using[version.number]:
@@ -153,7 +155,7 @@ class Adapters:
             await self._unload(version)
 
     async def tidy(self, wanted: Collection[int]) -> None:
-        """Let the engine forget versions of this store that are neither wanted nor in use, from before a restart."""
+        """Unload versions of this store that are neither wanted nor in use, as a restart leaves them."""
         brought = {one.number for one in self._brought}
         prefix = self._policies.engine_prefix
         for name in [*self._has]:

@@ -22,7 +22,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 YOUNG = 60.0
 
 
-class HostProcess:
+class EngineProcess:
     """A host (`talktune.live`, which may judge and learn), or llama.cpp. It ends with the server: its stdin closes."""
 
     def __init__(
@@ -43,24 +43,24 @@ class HostProcess:
 
     @property
     def pid(self) -> int | None:
-        """Of the running host."""
+        """The process id of the running child."""
         return None if self._process is None else self._process.pid
 
     async def start(self) -> None:
-        """Start it and wait until it serves; UserError when it does not, as at the first start nothing will change."""
+        """Start the child and wait until it serves; UserError when it does not."""
         if not await self._start_once():
             raise UserError("The host did not start; what it said stands above.")
         self._watching = asyncio.ensure_future(self._watch())
 
     async def stop(self) -> None:
-        """Let it finish within the grace time, then end it."""
+        """Let the child finish within the grace time, then end it."""
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
         await self._end()
 
     async def restart(self, first_line: Mapping[str, Any]) -> bool:
-        """End it and start it again with another first line, or as it was where that fails; whether it took the new.
+        """Restart the child with another first line, or as it was where that fails; returns whether the new one serves.
 
         Whoever calls this sees to it that nothing is asked of it meanwhile.
         """

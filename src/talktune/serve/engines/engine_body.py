@@ -38,7 +38,7 @@ TEMPLATE_SWITCHES = ("enable_thinking", "thinking", "thinking_budget", "reasonin
 
 
 def engine_body(asked: ChatRequest, kind: EngineKind, model: str | None, config: ServeConfig) -> dict[str, Any]:
-    """The body for the engine.
+    """Make the body of the request to the engine.
 
     To an engine of a known kind the messages go as they are stored, so that what was asked is what is kept:
     `developer` as `system`, text parts as text. A limit that is too high is clamped, a missing temperature becomes

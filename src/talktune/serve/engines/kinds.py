@@ -57,14 +57,14 @@ HIGHEST = 1e-3
 
 
 def whole_distribution(kind: EngineKind) -> dict[str, Any]:
-    """What an engine must be told so that its own defaults do not cut what is sampled from."""
+    """The fields that keep an engine's own defaults from cutting the distribution that is sampled from."""
     if kind in ("vllm", "sglang"):
         return {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
     return {}
 
 
 def steered(body: Mapping[str, Any]) -> bool:
-    """Whether anything but the temperature decided what was sampled for this request."""
+    """Whether anything but the temperature changed the distribution that this request was sampled from."""
     if any(body.get(key) not in (None, neutral) for key, neutral in NEUTRAL.items()):
         return True
     top_k, form = body.get("top_k"), body.get("response_format")
@@ -89,7 +89,7 @@ def detect(answers: Mapping[str, Any]) -> EngineKind:
 
 
 def with_tokens(body: Mapping[str, Any], kind: EngineKind) -> dict[str, Any]:
-    """The request as it goes to the engine: what the client asked, and the tokens and log-probs besides."""
+    """The request as the engine gets it: what the client asked for, and token ids and log-probs besides."""
     asked = dict(body)
     stream = bool(body.get("stream"))
     if kind == "other" or (kind == "llama.cpp" and stream and body.get("tools")):
@@ -157,7 +157,7 @@ class Tokens:
     def sampled(
         self, answer: Message, temperature: float, version: int | None, *, scaled: bool = False, cut: bool = False
     ) -> Sampled | None:
-        """What was sampled for an answer; None where the engine did not give all of it.
+        """The sampled tokens of an answer; None where the engine did not give all of them.
 
         Its log-probs are kept where they are those that sampled: `scaled` says that this engine's are of
         softmax(logits / temperature), `cut` that something else decided, too.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from talktune.errors import UserError
-from talktune.serve.engines.child import HostProcess
+from talktune.serve.engines.child import EngineProcess
 from talktune.serve.engines.gguf_adapter import write_adapter
 from talktune.serve.engines.upstream import EngineError
 from talktune.store.policies import Policies, Version
@@ -28,7 +28,7 @@ class LlamaFiles:
 
     def __init__(self, policies: Policies, model: Path, key: str) -> None:
         """For the base model in the GGUF file `model`; the server answers those who have the key."""
-        self.process: HostProcess | None = None
+        self.process: EngineProcess | None = None
         self.between_requests: Callable[[Callable[[], Awaitable[bool]]], Awaitable[bool]] | None = None
         """Runs something while nothing is asked of the server."""
         self._policies = policies
@@ -37,7 +37,7 @@ class LlamaFiles:
         self._last: list[tuple[Version, str]] = []
 
     async def first_line(self) -> dict[str, Any]:
-        """What the server's process is to be told at its start."""
+        """The line that the server's process reads at its start."""
         lives = await asyncio.to_thread(self._policies.lives)
         wanted = {version.number: (version, self._policies.engine_name(version.number)) for version in lives.values()}
         wanted |= {version.number: (version, name) for version, name in self._last}
@@ -46,7 +46,7 @@ class LlamaFiles:
         return {"model": str(self._model), "loras": [str(file) for file in files], "key": self._key}
 
     async def add(self, version: Version, name: str) -> None:
-        """Start the server again with this version, too; raises EngineError where it does not start so."""
+        """Restart the server with this version, too; raises EngineError where it does not start with it."""
         assert self.process is not None
         assert self.between_requests is not None
         process, before = self.process, self._last

@@ -22,7 +22,7 @@ MOST_SHOWN = 20
 
 
 class Models:
-    """What the engines have, as it was seen last."""
+    """The engines' model names, as they were listed last."""
 
     def __init__(self, engines: Engines, versions: Versions, *, strict: bool) -> None:
         self._engines = engines
@@ -63,7 +63,7 @@ class Models:
         return None if is_adapter(name) else shown | {"own": True}
 
     async def wish(self, name: str | None, user: str) -> Wish:
-        """What a client asks for by a name: a version, the model as it was, or whatever is live.
+        """The version or model that a client's name stands for: a version, the base model, or whatever is live.
 
         Raises BadRequest (404) for a version that is not there, and for any unknown name where names are strict.
         """
@@ -103,7 +103,7 @@ class Models:
         return Wish(self._versions.lineage(user), name, follows=False)  # the engine's own, by chance of that name
 
     async def unknown(self, name: str, user: str) -> BadRequest:
-        """The refusal of a name, with those that work."""
+        """The error for an unknown name, with the names that work."""
         known = await self._versions.known(user, self._names)
         shown = ", ".join([one for one in self._names if one in known][:MOST_SHOWN]) or "none is known yet"
         return BadRequest(

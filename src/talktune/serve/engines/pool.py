@@ -37,7 +37,7 @@ HOLD_EVERY = 20.0
 
 @dataclass(eq=False)
 class Engine:
-    """One of the engines."""
+    """One engine with its adapters and its count of running requests."""
 
     upstream: Upstream
     adapters: Adapters
@@ -58,7 +58,7 @@ class Engine:
         self.open.set()
 
     async def between_requests(self, work: Callable[[], Awaitable[bool]]) -> bool:
-        """Do something while nothing is asked of it: when it next has no request, or soon after new ones wait."""
+        """Run something while the engine has no request: when it is next idle, or soon after new requests wait."""
         give_up = time.monotonic() + PATIENCE_SECONDS
         while self.running and time.monotonic() < give_up:
             await asyncio.sleep(POLL_SECONDS)
@@ -81,7 +81,7 @@ class Route:
 
     @contextmanager
     def taken(self) -> Generator[None]:
-        """Within, the engine answers."""
+        """Count the engine as answering, inside."""
         self.engine.running += 1
         self.engine.asked += 1
         try:
@@ -91,7 +91,7 @@ class Route:
             self.engine.running -= 1
 
     def model(self, name: str | None) -> str | None:
-        """What the engine calls the model that a client named: its own where it has it, else its first."""
+        """The engine's name for the model that a client named: its own where it has that, else its first."""
         models = self.engine.models
         if name is None or name in models:
             return name
@@ -99,7 +99,7 @@ class Route:
         return models[0] if models else None if name == BASE or is_adapter(name) else name
 
     def body(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The request for the version."""
+        """The request's body with the version in it."""
         adapters, version = self.engine.adapters, self.version
         if version is None:
             return with_version(body, None, None, adapters.slots)
@@ -107,7 +107,7 @@ class Route:
 
 
 class Engines:
-    """All of them."""
+    """All engines of this server."""
 
     def __init__(
         self, upstreams: Sequence[Upstream], versions: Versions, hold: Callable[[Collection[int]], None]
@@ -125,28 +125,28 @@ class Engines:
 
     @property
     def several(self) -> bool:
-        """Whether it matters which conversation a request is of."""
+        """Whether there are several engines, so that a conversation should stay with one of them."""
         return len(self.all) > 1
 
     @property
     def up(self) -> list[Engine]:
-        """Those that are not left out; all, where that leaves none."""
+        """The engines that are not left out; all of them, where that leaves none."""
         return [one for one in self.all if not one.left_out] or self.all
 
     def move(self, url: str | None) -> None:
-        """The engine that this server started is somewhere else now, and has no adapter yet; or it is nowhere."""
+        """Note that the engine which this server started has another address and no adapter yet, or no address."""
         self.all[0].upstream.move(url)
         self.all[0].adapters.forget()
 
     def remember(self, conversation: str, engine: Engine) -> None:
-        """The next request of a conversation goes to this engine, if it can."""
+        """Let the next request of a conversation go to this engine, if it can."""
         self._of[conversation] = engine
         self._of.move_to_end(conversation)
         if len(self._of) > MOST_CONVERSATIONS:
             self._of.popitem(last=False)
 
     def failed(self, engine: Engine, error: EngineError) -> None:
-        """Leave an engine out that may be gone, until it is seen well."""
+        """Leave out an engine that may be gone, until it answers again."""
         if error.gone and not engine.left_out:
             engine.left_out, engine.seen = True, False
             engine.upstream.forget()
@@ -255,7 +255,7 @@ class Engines:
     # What each engine is told without being asked for anything.
 
     async def watch(self) -> None:
-        """Look at all engines again and again, and give each the live versions."""
+        """Look at all engines again and again, and load the live versions into each."""
         while True:
             try:
                 await self.look()
@@ -304,7 +304,7 @@ class Engines:
         engine.left_out, engine.seen = False, True
 
     def troubles(self) -> list[str]:
-        """Why the live versions are not what answers, and which engines are left out, in sentences."""
+        """The reasons why a live version does not answer, and the engines that are left out, in sentences."""
         found: list[str] = []
         for engine in self.all:
             whose = f"{engine.upstream.url}: " if self.several else ""
@@ -315,12 +315,12 @@ class Engines:
         return found
 
     def hints(self) -> list[str]:
-        """What would be better set otherwise, in sentences."""
+        """Advice on settings of the engines, in sentences."""
         return [f"{one.upstream.url}: {one.adapters.hint}" for one in self.all if one.adapters.hint]
 
 
 async def own_models(upstream: Upstream) -> list[str]:
-    """The models of an engine that are no adapters of anybody's, as it lists them; none where it does not tell."""
+    """The models of an engine that are nobody's adapters, as it lists them; none where it does not tell."""
     with suppress(EngineError, BadRequest):
         data = (await upstream.models())["data"]
         named = [one["id"] for one in data if isinstance(one, dict) and isinstance(one.get("id"), str)]
@@ -329,7 +329,7 @@ async def own_models(upstream: Upstream) -> list[str]:
 
 
 def own_first(names: Iterable[str]) -> list[str]:
-    """Names of models, last those that are named like versions; else in their order."""
+    """Sort names of models: those that are named like versions come last."""
     return sorted(names, key=lambda name: VERSION.search(name) is not None)
 
 

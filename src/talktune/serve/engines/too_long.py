@@ -41,7 +41,7 @@ _LENGTHS = (
 
 
 def explained(error: BadRequest) -> BadRequest:
-    """The engine's refusal with the lengths and the ways out; any other error as it is."""
+    """The engine's refusal, with the lengths and what can be done; any other error as it is."""
     if not _is_of_length(error):
         return error
     message = str(error.body["error"]["message"])
@@ -66,7 +66,7 @@ def explained(error: BadRequest) -> BadRequest:
 async def with_room(
     body: Mapping[str, Any], error: BadRequest, measured: Callable[[], Awaitable[tuple[int, int | None] | None]]
 ) -> dict[str, Any]:
-    """The request with the longest answer that fits behind its prompt; raises the error where that is not the trouble.
+    """The request with the longest answer that fits behind its prompt; raises the error where that would not help.
 
     `measured` asks the engine for the tokens of the prompt and of the model's context: newer vLLM counts no further
     than to see that the answer does not fit, and says "at least".

@@ -34,7 +34,7 @@ _MAX_LORAS = re.compile(r'lora_requests_info\{[^}]*max_lora="(\d+)"')
 
 
 class EngineError(Exception):
-    """The engine is not there, or failed: the client may try again. `status` is that of the answer to it."""
+    """The engine cannot be reached, or failed; the client may try again. The client gets `status`."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Reply:
             raise _broken_off(error) from error
 
     def close(self) -> None:
-        """Leave; a reply that was read to its end keeps its connection for the next request."""
+        """Close the reply; one that was read to its end keeps its connection for the next request."""
         self._reply.close()
 
 
@@ -114,17 +114,17 @@ class Upstream:
 
     @property
     def url(self) -> str:
-        """Where it is; empty while it is nowhere."""
+        """The engine's address; empty while it has none."""
         return self._base or ""
 
     def move(self, url: str | None) -> None:
-        """The engine is somewhere else now (a host that was started again), or nowhere for a while."""
+        """Set another address (the host was started again), or none for a while."""
         self._base = None if url is None else base_url(url)
         self.roles = {}
         self.forget()
 
     def forget(self) -> None:
-        """What answers next may be another engine."""
+        """Forget what is known of the engine, because another one may answer at this address next."""
         self._kind, self._health = None, (-HEALTH_AGE, False)
 
     async def close(self) -> None:
@@ -132,7 +132,7 @@ class Upstream:
         await self._client.close()
 
     async def kind(self) -> EngineKind:
-        """How this engine is spoken to; raises EngineError while it cannot be reached."""
+        """The kind of this engine; raises EngineError while it cannot be reached."""
         if self._kind is None:
             replies = await asyncio.gather(*(self._get(path) for path in PROBES))
             answers = {path: _json(*reply) for path, reply in zip(PROBES, replies, strict=True)}
@@ -181,7 +181,7 @@ class Upstream:
         return Path(path)
 
     async def load(self, name: str, path: str) -> bytes:
-        """Give it an adapter under a name, in vLLM's way.
+        """Load an adapter under a name, by vLLM's route.
 
         Raises EngineError or BadRequest when it does not take it, also for a name that it has.
         """
@@ -191,7 +191,7 @@ class Upstream:
         return said
 
     async def unload(self, name: str) -> None:
-        """Let it forget an adapter; what it says to it does not matter. Raises EngineError when it is not there."""
+        """Unload an adapter, whatever the engine answers. Raises EngineError when the engine cannot be reached."""
         await self._tell("/v1/unload_lora_adapter", {"lora_name": name})
 
     async def at_once(self) -> int | None:
@@ -384,7 +384,7 @@ def _json(status: int, body: bytes) -> Any:
 
 
 def refusal(status: int, body: bytes, retry_after: str | None = None) -> Exception:
-    """What the engine refused with, in OpenAI's form; when to come again is the engine's word, too."""
+    """The engine's refusal in OpenAI's form, with its own word on when to try again."""
     try:
         raw: Any = json.loads(body)
     except (ValueError, RecursionError):

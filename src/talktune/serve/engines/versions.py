@@ -22,7 +22,7 @@ BASE = "policy-base"
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a request asks for, whichever engine answers it."""
+    """The version or model that a request asks for, whichever engine answers it."""
 
     lineage: str
     model: str | None = None
@@ -67,7 +67,7 @@ class Versions:
         return next((one for one in found if one.name == name and not one.pruned), None)
 
     async def known(self, user: str, models: Collection[str]) -> set[str]:
-        """Those of these model names that exist for a user: versions of other lineages do not."""
+        """Those of these model names that exist for a user; versions of other lineages do not."""
         names = {name for name in models if VERSION.search(name)}
         if not names:
             return set(models)

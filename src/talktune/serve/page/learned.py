@@ -30,7 +30,9 @@ CONFIDENCE = 1.96
 
 
 class Learned:
-    """Says it; the share of liked answers over time, which reads all verdicts, is kept for a while."""
+    """Makes the answer of GET /v1/learning; the curve of liked answers, which reads all verdicts, is cached for a
+    while.
+    """
 
     def __init__(self, store: Store, config: Config, clock: Callable[[], float] = time.monotonic) -> None:
         """`config` is the whole tree: that of a learner somewhere else is taken to be the same."""
@@ -41,7 +43,7 @@ class Learned:
         self._kept: dict[str | None, _Kept] = {}
 
     def of(self, caller: Caller) -> dict[str, Any]:
-        """What a caller may know: an admin of everybody's reactions, another of their own."""
+        """What a caller may know: an admin about everybody's reactions, others about their own."""
         per_user = self._live.per_user
         lineage = caller.user if per_user else EVERYBODY
         whose = caller.user if per_user or not caller.admin else None

@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Watching:
-    """Turns, learning, versions and changes, as JSON."""
+    """The routes on turns, learning, versions and changes."""
 
     def __init__(self, service: Service, keys: Keys, limits: Limits, config: Config) -> None:
         """`config` is the whole tree that the server was started with."""

@@ -46,7 +46,7 @@ def points(system: Sequence[str], words: Sequence[str], shape: Iterable[str]) ->
 
 
 def marks(system: Sequence[str], words: Sequence[str], shape: Iterable[str]) -> dict[str, float]:
-    """All that a request is told by, and how much of it counts: what `points` adds up, for the fit of the table."""
+    """All marks of a request with their counts: what `points` adds up, for the fit of the table."""
     found = [one for text in system for one in marks_of("s", text)]
     found += [one for text in words[-1:] for one in marks_of("u", text)]
     part = 1 / sqrt(max(LEAST, len(found)))

@@ -204,5 +204,5 @@ def is_transcript(text: str) -> bool:
 
 
 def is_probe(text: str) -> bool:
-    """Whether it only tries whether an engine answers, where the answer may have a few tokens."""
+    """Whether a message only tests that an engine answers, with room for a few tokens."""
     return _PROBE.match(text[:100]) is not None and len(text) < 100

@@ -87,13 +87,13 @@ def kind_of(
 
 
 def seen(messages: Sequence[Message]) -> tuple[list[str], list[str]]:
-    """What is looked at: the system prompts, and what users said since the last answer."""
+    """The texts that are looked at: the system prompts, and what users said since the last answer."""
     system = [_looked_at(m.content) for m in messages if m.role == "system"][:LATEST]
     return system, [text for text in map(_bare, since_last_answer(messages)[-LATEST:]) if text]
 
 
 def shape(messages: Sequence[Message], words: Sequence[str], tools: int, limit: int | None) -> list[str]:
-    """What a request is but for its words."""
+    """The features of a request besides its words."""
     told = {
         "answered": any(m.role == "assistant" for m in messages),
         "short": limit is not None and limit <= FEW_TOKENS,
@@ -102,7 +102,7 @@ def shape(messages: Sequence[Message], words: Sequence[str], tools: int, limit: 
 
 
 def lasting(words: Sequence[str]) -> list[str]:
-    """What was said, without what a client adds in passing."""
+    """What was said, without messages that a client adds in passing."""
     return [text for text in words if not clients.PASSING.match(text)]
 
 
