@@ -59,7 +59,7 @@ test-vllm: .venv/.installed-dev
 # Two processes of one thread each; JOBS=0 runs all in one, in their order.
 JOBS ?= 2
 test: tokenizers clients
-	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --durations 60 $(ARGS)
 
 test-all: tokenizers clients
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)

@@ -100,8 +100,8 @@ def launch(
     """
     app.config = () if config is None else (_from_toml(config),)
     command, given, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
-    if command is not train and rank_of_torchrun() is not None:
-        raise UserError("torchrun starts several processes, which only `talktune train` shares out; run it without.")
+    if command not in (train, learn) and rank_of_torchrun() is not None:
+        raise UserError("torchrun starts several processes, which only `train` and `learn` share out; run it without.")
     knobs.check_values(given.arguments, command.__annotations__)
     return command(*given.args, **given.kwargs) or 0
 

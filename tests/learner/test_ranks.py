@@ -1,6 +1,6 @@
 """Several ranks give what one process gives: real processes over gloo, the real command, real kills.
 
-Run as a script, this file is the driver: it loads torch once and forks every rank.
+Run as a module, this file is the driver: it loads torch once and forks every rank.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import traceback
@@ -23,7 +22,11 @@ from typing import Any
 
 import pytest
 
+from ..ranks import ended, fork, started
+
 RANKS = 2
+KINDS = ("lora", "full", "copies")
+"""Shares of weights of which an adapter is trained, or all; copies of weights of which an adapter is trained."""
 UPDATES = 4
 OPTIONS = (
     *("--judge", "oracle", "--updates", str(UPDATES), "--batch-turns", "5", "--fresh-answers", "0"),
@@ -75,7 +78,7 @@ def samples(seed: int) -> list[Any]:
     ]
 
 
-def make_learner(model: str, lora: bool, ranks: Any) -> Any:
+def make_learner(model: str, kind: str, ranks: Any) -> Any:
     import torch
 
     from talktune.config import AlgorithmConfig, Config, ModelConfig
@@ -83,7 +86,7 @@ def make_learner(model: str, lora: bool, ranks: Any) -> Any:
     from talktune.policy.adapter import attach_adapter
     from talktune.policy.load import load_policy
 
-    tuned = load_policy(ModelConfig(model=model, device="cpu")).model
+    tuned, lora = load_policy(ModelConfig(model=model, device="cpu")).model, kind != "full"
     if lora:
         tuned = attach_adapter(tuned, ModelConfig(lora_rank=4), seed=1)
         generator = torch.Generator().manual_seed(5)
@@ -94,7 +97,7 @@ def make_learner(model: str, lora: bool, ranks: Any) -> Any:
         tuned.requires_grad_(True)
     algorithm = AlgorithmConfig(group="prompt", beta=0.1 if lora else 0.0, distill=0.5 if lora else "off")
     config = Config(model=ModelConfig(lora_rank=4 if lora else 0), algorithm=algorithm)
-    made = Learner(tuned, config, total_updates=10, ranks=ranks)
+    made = Learner(tuned, config, total_updates=10, **{"copies" if kind == "copies" else "ranks": ranks})
     made.passes.fewest_packs = RANKS  # the same packs, whoever has them
     return made
 
@@ -116,6 +119,7 @@ def update_of(learner: Any, seed: int, budget: int, aggregation: str, owners: li
     learner.config = replace(config, algorithm=replace(config.algorithm, aggregation=aggregation))
     learner.passes.train = replace(config.train, microbatch_tokens=budget)
     metrics = learner.gradient(samples(seed))
+    learner._add_up()
     gradient = {n: whole_tensor(p.grad).numpy() for n, p in learner.trained.items() if p.grad is not None}
     return metrics, gradient
 
@@ -127,10 +131,10 @@ def answer(number: int, model: str, meeting: Path, pipe: Connection) -> None:
     from talktune.learner.ranks import Ranks
 
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=number, world_size=RANKS)
-    learners = {lora: make_learner(model, lora, Ranks(number, RANKS)) for lora in (True, False)}
+    learners = {kind: make_learner(model, kind, Ranks(number, RANKS)) for kind in KINDS}
     while (asked := pipe.recv()) is not None:
-        lora, *what = asked
-        metrics, gradient = update_of(learners[lora], *what)
+        kind, *what = asked
+        metrics, gradient = update_of(learners[kind], *what)
         pipe.send((metrics, gradient if number == 0 else None))
     dist.destroy_process_group()
 
@@ -149,22 +153,22 @@ def any_dealing(model: str, folder: Path) -> str:
         fork(lambda n=number, p=theirs: answer(n, model, folder / "meeting", p), folder / f"rank{number}.log")
         theirs.close()
         pipes.append(mine)
-    alone = {lora: make_learner(model, lora, ALONE) for lora in (True, False)}
+    alone = {kind: make_learner(model, kind, ALONE) for kind in KINDS}
 
     # No shrinking: every example is a round trip of all ranks.
-    @settings(max_examples=12, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
+    @settings(max_examples=18, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
     @given(
-        lora=st.booleans(),
+        kind=st.sampled_from(KINDS),
         seed=st.integers(0, 10_000),
         budget=st.integers(1, 120),
         aggregation=st.sampled_from(["token", "sequence"]),
         owners=st.none() | st.lists(st.integers(0, RANKS - 1), min_size=20, max_size=20),
     )
-    def check(lora: bool, seed: int, budget: int, aggregation: str, owners: list[int] | None) -> None:
+    def check(kind: str, seed: int, budget: int, aggregation: str, owners: list[int] | None) -> None:
         for pipe in pipes:
-            pipe.send((lora, seed, budget, aggregation, owners))
+            pipe.send((kind, seed, budget, aggregation, owners))
         (metrics, gradient), (others, _) = (pipe.recv() for pipe in pipes)
-        wanted, expected = update_of(alone[lora], seed, budget, aggregation, None)
+        wanted, expected = update_of(alone[kind], seed, budget, aggregation, None)
         assert others == metrics
         assert metrics == pytest.approx(wanted, rel=1e-6, abs=1e-7)
         assert gradient.keys() == expected.keys()
@@ -184,49 +188,6 @@ def any_dealing(model: str, folder: Path) -> str:
 
 
 # --- the command, on several ranks ---------------------------------------------------------------------
-
-
-def fork(work: Callable[[], object], log: Path) -> int:
-    """Start `work` in a process of its own; returns its id."""
-    child = os.fork()
-    if child:
-        return child
-    code = 99
-    with contextlib.suppress(BaseException):
-        with log.open("a") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        try:
-            work()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 98
-        except BaseException:
-            traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def command(ranks: int, arguments: list[str], log: Path, arm: Callable[[int], None] = lambda _: None) -> list[int]:
-    """Run `talktune` on so many ranks as torchrun would, or in one process; the exit code of each."""
-    from talktune.cli import main
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def rank(number: int) -> None:
-        if ranks > 1:
-            told = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": ranks, "MASTER_PORT": port}
-            os.environ.update({name: str(value) for name, value in told.items()})
-            os.environ.update(MASTER_ADDR="127.0.0.1", TORCHELASTIC_RUN_ID="test")
-        arm(number)
-        sys.argv = ["talktune", *arguments]
-        main()
-
-    children = [fork(lambda n=n: rank(n), log.with_suffix(f".{n}.log")) for n in range(ranks)]
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
 def kill(rank: int, update: int, owner: str, name: str) -> Callable[[int], None]:
@@ -281,7 +242,7 @@ def driver(model: str, folder: Path) -> None:
 
     def run(name: str, ranks: int, *more: str, **how: Any) -> list[int]:
         there = ["train", str(file), "--model", model, "--output", str(folder / name), *OPTIONS, *more]
-        return command(ranks, there, folder / f"{name}.log", **how)
+        return ended(started(ranks, there, folder / f"{name}.log", **how))
 
     results: dict[str, Any] = {"dealing": any_dealing(model, folder)}
     for kind, options in (("lora", LORA), ("full", FULL)):
@@ -292,9 +253,8 @@ def driver(model: str, folder: Path) -> None:
             shutil.copytree(folder / f"{kind}-killed", folder / name)
             results[name] = run(name, ranks, *options, "--resume")
     results["there"] = run("lora-whole", RANKS, *LORA)
-    results["score"] = command(
-        RANKS, ["score", str(file), "--judge", "oracle", "--output", str(folder / "scored")], folder / "score.log"
-    )
+    score = ["score", str(file), "--judge", "oracle", "--output", str(folder / "scored")]
+    results["score"] = ended(started(RANKS, score, folder / "score.log"))
     (folder / "results.json").write_text(json.dumps(results))
 
 
@@ -306,8 +266,8 @@ def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("ranks")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__, str(tiny_model), str(made)],
-        env=environment, capture_output=True, text=True, check=False,
+        [sys.executable, "-W", "ignore", "-m", "tests.learner.test_ranks", str(tiny_model), str(made)],
+        cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return made
@@ -335,7 +295,7 @@ def metrics(run: Path) -> list[dict[str, float]]:
 
 
 def test_loss_metrics_and_gradients_are_those_of_one_process(folder: Path, results: dict[str, Any]) -> None:
-    """However the packs are dealt, with LoRA and with all weights."""
+    """However the packs are dealt, with LoRA and with all weights, with shares of the weights and with copies."""
     assert results["dealing"] == "", results["dealing"] + said(folder, "rank")
 
 
@@ -366,7 +326,7 @@ def test_what_needs_fresh_answers_is_said_to_be_off(folder: Path, results: dict[
 
 
 def test_a_mistake_is_told_once(folder: Path, results: dict[str, Any]) -> None:
-    for name, word in (("there", "--resume"), ("score", "talktune train")):
+    for name, word in (("there", "--resume"), ("score", "`train` and `learn`")):
         assert results[name] == [2] * RANKS
         log = "lora-whole" if name == "there" else name
         told, silent = (folder / f"{log}.{n}.log" for n in range(RANKS))

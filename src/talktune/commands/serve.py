@@ -69,11 +69,17 @@ def learn(
     gate: GateConfig = GateConfig(),
     fresh: FreshConfig = FreshConfig(),
 ) -> int:
-    """Learn from what a server stores and a judge judged, as a process of its own: versions come out."""
+    """Learn from what a server stores and a judge judged, as a process of its own: versions come out.
+
+    Several processes of torchrun share its updates: `torchrun --nproc-per-node 2 -m talktune learn …`.
+    """
+    from talktune.learner.ranks import joined
     from talktune.live.roles import run_learner
 
     server = ServeConfig(store=store)
-    run_learner(Config(model, judge, algorithm, train, serve=server, live=live, gate=gate, fresh=fresh), _say)
+    config = Config(model, judge, algorithm, train, serve=server, live=live, gate=gate, fresh=fresh)
+    with joined() as ranks:
+        run_learner(config, _say, ranks)
     return 0
 
 

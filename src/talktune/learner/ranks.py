@@ -3,8 +3,8 @@
 Open it to see what is spread over GPUs, and what only the first rank does.
 
 Every rank reads the same samples and cuts the same packs, computes those that are dealt to it, and holds its share of
-the weights and of the optimizer's state (FSDP2, `fully_shard`): gradients are summed on the way back. Rank 0 alone
-reads what people wrote, asks the judge and writes files.
+the weights and of the optimizer's state (FSDP2, `fully_shard`), or a copy of them all (`live.followers`): gradients are
+summed. Rank 0 alone reads what people wrote, asks the judge and writes files.
 """
 
 import os
@@ -18,7 +18,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 
 from talktune.errors import UserError
@@ -66,6 +68,14 @@ class Ranks:
         dist.all_gather_object(found, list(mine))
         return [one for part in found for one in part]
 
+    def add(self, tensor: Tensor) -> None:
+        """Let a tensor be the sum of those that the ranks have, on all of them."""
+        dist.all_reduce(tensor)
+
+    def copy(self, tensor: Tensor) -> None:
+        """Let a tensor be that of the first rank, on all of them."""
+        dist.broadcast(tensor, src=0)
+
 
 ALONE = Ranks()
 
@@ -79,8 +89,14 @@ def joined() -> Generator[Ranks]:
     gpus = torch.cuda.is_available()
     if gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # what `cuda` and `auto` mean from now on
-    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
-    yield Ranks(dist.get_rank(), dist.get_world_size())
+    store, number, count = next(rendezvous("env://"))
+    store.set_timeout(PATIENCE)
+    # torchrun's own store outlives ranks that it starts again, and has the addresses of those that died.
+    store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if gpus else "gloo", store=store, rank=number, world_size=count, timeout=PATIENCE
+    )
+    yield Ranks(number, count)
     dist.destroy_process_group()  # not after an error: the others may be in the middle of something
 
 

@@ -57,16 +57,20 @@ class Learner:
         *,
         lane: Lane | None = None,
         ranks: Ranks = ALONE,
+        copies: Ranks = ALONE,
         device: torch.device | None = None,
     ) -> None:
         """Train every parameter of `model` that requires a gradient; `total_updates` is for schedules.
 
         With a `lane` it computes in its turn only, and lets others compute first between two layers. Several `ranks`
-        share the work and, on `device` of each, the weights; each of them has to be given the same samples.
+        share the work and, on `device` of each, the weights; `copies` share the work only, each has all of the weights
+        where they are. All of them have to be given the same samples.
         """
         self.model = model
         self.config = config
         self.ranks = ranks
+        self._copies = copies
+        self._workers = ranks if ranks.count > 1 else copies
         if config.train.piece_tokens is not None and (config.train.no_packing or ranks.count > 1):
             other = "--no-packing" if config.train.no_packing else "several ranks"
             raise UserError(f"--piece-tokens: not with {other}; leave one of them out.")
@@ -80,7 +84,7 @@ class Learner:
         )
         if config.train.piece_tokens is not None and not reader.fused_head:
             raise UserError("--piece-tokens: not with a head that is more than one matrix; leave it out.")
-        self.passes = Passes(model, config.train, reader, ranks.count)
+        self.passes = Passes(model, config.train, reader, self._workers.count)
         self.total_updates = total_updates
         self.distill_weight = 0.0 if isinstance(config.algorithm.distill, str) else config.algorithm.distill
         """λ; with `auto` it is 0 until a probe is heard."""
@@ -128,6 +132,7 @@ class Learner:
                 parts = self._gradients(fresh, torch.tensor([s.reward for s in fresh]), metrics["eps_high"])
                 metrics |= {f"fresh_{name}": value for name, value in merge(parts).items()}
             if learned(metrics):
+                self._add_up()
                 clipped = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.config.train.max_grad_norm)
                 norm = whole_tensor(clipped).item()
                 if not isfinite(norm):
@@ -148,7 +153,8 @@ class Learner:
     def gradient(self, samples: Sequence[Sample]) -> dict[str, float]:
         """Add the gradient of the update over `samples` to the trained parameters, and take no step.
 
-        Returns the metrics so far; `tokens` is among them when there was something to learn from.
+        Each of several copies adds that of its packs. Returns the metrics so far; `tokens` is among them when there
+        was something to learn from.
         """
         algorithm = self.config.algorithm
         self.advantages = {}
@@ -230,11 +236,11 @@ class Learner:
         packs = passes.packs(samples)
         parts: list[tuple[int, dict[str, float]]] = []
         with fast_frozen_linears(self._frozen):
-            for dealt in deal([len(packed.ids) for packed in packs], self.ranks.count):
+            for dealt in deal([len(packed.ids) for packed in packs], self._workers.count):
                 lessons = max(len(passes.packs(pupils(packs[i], samples))) for i in dealt if i is not None)
-                number = dealt[self.ranks.number]
+                number = dealt[self._workers.number]
                 if number is None:
-                    passes.idle(lessons + (a.beta != 0))
+                    self._keep_step(lessons + (a.beta != 0))
                     continue
                 packed = packs[number]
                 reference = None
@@ -245,8 +251,9 @@ class Learner:
                 loss, metrics = pack_loss(packed, samples, student, reference, advantages, counted, total, eps_high, a)
                 taught = pupils(packed, samples)
                 gap, found = lesson(
-                    passes, taught, student, taught_tokens, lessons, eps_low=a.eps_low, eps_high=eps_high
-                )
+                    passes, taught, student, taught_tokens, lessons if self.ranks.count > 1 else 0,
+                    eps_low=a.eps_low, eps_high=eps_high,
+                )  # fmt: skip
                 if gap is not None:
                     loss = loss + self.distill_weight * gap
                     metrics |= found | {"loss": loss.item()}
@@ -256,9 +263,24 @@ class Learner:
                 del student, gap, loss  # before the next pack needs the memory
         return self._in_order(parts)
 
+    def _keep_step(self, silent: int = 0) -> None:
+        """What a rank without a pack computes where the others need its share of the weights."""
+        if self.ranks.count > 1:
+            self.passes.idle(silent)
+
+    def _add_up(self) -> None:
+        """Let the gradient be that of all copies; what none of them has stays without."""
+        if self._copies.count == 1:
+            return
+        found = set(self._copies.gather([name for name, p in self.trained.items() if p.grad is not None]))
+        for name, parameter in self.trained.items():
+            if name in found:
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                self._copies.add(parameter.grad)
+
     def _in_order(self, parts: Sequence[tuple[int, dict[str, float]]]) -> list[dict[str, float]]:
         """The metrics of all ranks' packs, in the order of their numbers, whoever had them."""
-        return [metrics for _, metrics in sorted(self.ranks.gather(parts), key=lambda part: part[0])]
+        return [metrics for _, metrics in sorted(self._workers.gather(parts), key=lambda part: part[0])]
 
     def _demonstrate(self, samples: Sequence[Sample]) -> dict[str, float]:
         """Add the gradient of the answers that were wanted in place of these; returns its metrics, none without one.
@@ -271,10 +293,10 @@ class Learner:
         total = sum(len(s.answer_ids) for s in shown)
         numbered: list[tuple[int, dict[str, float]]] = []
         with fast_frozen_linears(self._frozen):
-            for dealt in deal([len(packed.ids) for packed in packs], self.ranks.count):
-                number = dealt[self.ranks.number]
+            for dealt in deal([len(packed.ids) for packed in packs], self._workers.count):
+                number = dealt[self._workers.number]
                 if number is None:
-                    self.passes.idle()
+                    self._keep_step()
                     continue
                 student = self.passes.student(packs[number], shown)
                 new = student.logprobs[None]

@@ -70,7 +70,7 @@ class Candidates:
         used = [one.id for one in batch.scored]
         try:
             pace = headroom([sample.reward for sample in batch.samples])
-            metrics = learner.step(samples, fresh.samples, pace) | {"votes_agreement": _agreement(batch.scored)}
+            metrics = self._weights.step(samples, fresh.samples, pace) | {"votes_agreement": _agreement(batch.scored)}
         except NotFiniteError as error:  # the same turns would fail again: they leave, learning goes on
             log.error("%s They are not learned from.", error)
             self._learning.drop(dict.fromkeys(used, "what they gave was not finite"))

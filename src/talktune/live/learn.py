@@ -25,6 +25,7 @@ from talktune.live.batches import Batches
 from talktune.live.candidates import Candidates
 from talktune.live.engine_answers import answers
 from talktune.live.exam import Examiner
+from talktune.live.followers import Followers
 from talktune.live.fresh_answers import Fresh
 from talktune.live.gate_engine import GateEngine, GateEngineError
 from talktune.live.pruning import prune_versions
@@ -61,11 +62,13 @@ class LiveLearner:
         judge: Judge | None = None,
         sample: SampleConfig | None = None,
         owner: str | None = None,
+        followers: Followers | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Learn on a view of `policy.model`, whose answers `engine` samples in another thread.
 
-        `judge` is needed with `--group prompt` only, `sample` says how its answers are sampled. UserError for rank 0.
+        `judge` is needed with `--group prompt` only, `sample` says how its answers are sampled. `followers`
+        are other ranks that share the updates. UserError for rank 0.
         """
         if config.model.lora_rank == 0:
             raise UserError("--lora-rank is 0: versions are adapters; use 1 or more, or --no-learn.")
@@ -82,10 +85,10 @@ class LiveLearner:
         self._failed: Counter[int] = Counter()
         """How often the exam of a candidate failed."""
         lane = engine.turnstile.lane(Role.LEARNER)
-        self.weights = Weights(policy, self.policies, config, self.live.policies.absolute(), lane)
+        self.weights = Weights(policy, self.policies, config, self.live.policies.absolute(), lane, followers)
         self.batches = Batches(self.learning, self.policies, policy.tokenizer, config)
         asker = make_asker(self.weights.learner.model, policy.tokenizer, end_ids, config, lane)
-        self._config = config
+        self._config, self._followers = config, followers
         self.candidates = Candidates(
             self.weights, self.learning, self.policies, engine, policy, end_ids, config,
             lora=self.lora, judge=judge, sample=sample or SampleConfig(),
@@ -119,6 +122,8 @@ class LiveLearner:
 
         Raises LostLeaseError when another process learns from this store.
         """
+        if self._followers is not None:
+            self._followers.greet()
         waiting = self.policies.candidates()
         lineage = None if waiting else self.batches.due(self._clock())
         if not waiting and lineage is None:

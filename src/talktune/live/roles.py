@@ -17,8 +17,10 @@ from talktune.host.web import Host
 from talktune.judge.from_config import make_judge
 from talktune.judge.panel import Judge
 from talktune.judge.worker import AT_ONCE, JudgeWorker
+from talktune.learner.ranks import ALONE, Ranks
 from talktune.live.engine_answers import answers
 from talktune.live.first_version import adopt
+from talktune.live.followers import Followers, follow
 from talktune.live.learn import ROLE, LiveLearner
 from talktune.live.notify import Notices
 from talktune.live.worker import Worker
@@ -64,15 +66,19 @@ def run_host(config: Config, keys: Keys) -> None:
         store.close()
 
 
-def run_learner(config: Config, say: Callable[[str], None]) -> None:
-    """`talktune learn`: the learner alone, until SIGTERM or Ctrl-C."""
+def run_learner(config: Config, say: Callable[[str], None], ranks: Ranks = ALONE) -> None:
+    """`talktune learn`: the learner alone, until SIGTERM or Ctrl-C; of several ranks the first leads the others."""
+    if not ranks.first:
+        follow(config, ranks)
+        return
     server = config.serve or ServeConfig()
     host = load_host(config.model)
     store = Store(server.store)
-    worker = _learning(config, host, store)
+    stopped = stop_on_signals()
+    followers = Followers(ranks, stopped.set) if ranks.count > 1 else None
+    worker = _learning(config, host, store, followers)
     notices = _notices(store, config.live or LiveConfig())
     sampling = threading.Thread(target=host.engine.run, name="engine", daemon=True)
-    stopped = stop_on_signals()
     sampling.start()
     for one in (worker, *notices):
         one.start()
@@ -84,6 +90,8 @@ def run_learner(config: Config, say: Callable[[str], None]) -> None:
     sampling.join(ENDING_SECONDS)
     _end(host, [worker])
     store.close()
+    if followers is not None:
+        followers.end()
 
 
 def run_judge(config: Config, say: Callable[[str], None]) -> None:
@@ -145,11 +153,13 @@ def _judging(judge: Judge, config: Config, store: Store, tell: Callable[[str, st
     return Worker("judge", lambda: judging.step(at_once), lambda: judging.trouble, tell or _teller(store))
 
 
-def _learning(config: Config, host: Host, store: Store) -> Worker:
+def _learning(config: Config, host: Host, store: Store, followers: Followers | None = None) -> Worker:
     server = config.serve or ServeConfig()
     judge = _judge(config, host) if config.algorithm.group == "prompt" else None
     sample = SampleConfig(temperature=server.temperature)
-    learner = LiveLearner(store, host.policy, host.engine, host.end_ids, config, judge=judge, sample=sample)
+    learner = LiveLearner(
+        store, host.policy, host.engine, host.end_ids, config, judge=judge, sample=sample, followers=followers
+    )
     return Worker(ROLE, learner.step, lambda: learner.trouble, _teller(store))
 
 

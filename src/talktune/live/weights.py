@@ -4,18 +4,22 @@ Open it to see how a version gets onto the disk.
 """
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from talktune.config import Config
 from talktune.files import put_in_place, whole_folder
 from talktune.learner.checkpoint import is_ours, load_checkpoint, write_checkpoint
+from talktune.learner.ranks import ALONE
 from talktune.learner.update import Learner
+from talktune.live.followers import Followers
 from talktune.policy.adapter import attach_adapter, copy_adapter, save_adapter
 from talktune.policy.load import Policy
 from talktune.policy.turnstile import Lane
 from talktune.policy.view import view_of
 from talktune.store.policies import Policies, Version, ancestry, version_name
+from talktune.types import Sample
 
 KEPT = 8
 """Checkpoints that stay on disk; a version without one goes on with a fresh optimizer."""
@@ -26,13 +30,24 @@ UNPLACED = ".new-"
 class Weights:
     """A learner with an adapter on a view of its own of the policy's model."""
 
-    def __init__(self, policy: Policy, policies: Policies, config: Config, folder: Path, lane: Lane) -> None:
-        """Versions are written to `folder`; it computes in its turn at `lane`."""
+    def __init__(
+        self,
+        policy: Policy,
+        policies: Policies,
+        config: Config,
+        folder: Path,
+        lane: Lane,
+        followers: Followers | None = None,
+    ) -> None:
+        """Versions are written to `folder`; it computes in its turn at `lane`, and `followers` share the steps."""
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._policies = policies
         self._model = attach_adapter(view_of(policy.model), config.model, config.train.seed)
-        self.learner = Learner(self._model, config, total_updates=1, lane=lane)
+        self.learner = Learner(
+            self._model, config, total_updates=1, lane=lane, copies=ALONE if followers is None else followers.ranks
+        )
+        self._followers = followers
         self._start = {name: p.detach().clone() for name, p in self.learner.trained.items()}
         self._loaded: tuple[str, int | None] | None = None
         """Lineage and version whose weights and optimizer are in place."""
@@ -54,6 +69,11 @@ class Weights:
                 copy_adapter(self._model, version.path)
                 self.learner.update = len(ancestry(version.number, self._policies.parents()))
         self._loaded = wanted
+
+    def step(self, samples: Sequence[Sample], fresh: Sequence[Sample], pace: float) -> dict[str, float]:
+        """`Learner.step`, on every rank."""
+        with nullcontext() if self._followers is None else self._followers.told(self.learner, samples, fresh, pace):
+            return self.learner.step(samples, fresh, pace)
 
     def changed(self) -> None:
         """Note that the weights belong to no version, until `now_of` names one."""
