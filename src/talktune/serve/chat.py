@@ -24,11 +24,12 @@ from talktune.serve.dialects.chat_request import ChatRequest
 from talktune.serve.dialects.form import Form
 from talktune.serve.dialects.wire import BadRequest, write_json
 from talktune.serve.engines.engine_body import engine_body
+from talktune.serve.engines.engine_error import STORE_DOWN, EngineError
 from talktune.serve.engines.model_names import Models
 from talktune.serve.engines.normalise import read_stream, read_whole
 from talktune.serve.engines.pool import Engine, Engines, Route
 from talktune.serve.engines.too_long import explained, with_room
-from talktune.serve.engines.upstream import STORE_DOWN, EngineError, Reply
+from talktune.serve.engines.upstream import Reply
 from talktune.serve.engines.versions import Wish, number_of
 from talktune.serve.failover import going_on
 from talktune.serve.metrics import Metrics

@@ -14,7 +14,7 @@ from talktune.errors import StoreDownError
 from talktune.serve.body import CLOSE
 from talktune.serve.dialects import anthropic
 from talktune.serve.dialects.wire import BadRequest
-from talktune.serve.engines.upstream import RETRY, STORE_DOWN, EngineError
+from talktune.serve.engines.engine_error import RETRY, STORE_DOWN, EngineError
 
 log = logging.getLogger("talktune.serve")
 

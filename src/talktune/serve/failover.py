@@ -10,8 +10,8 @@ kept only if the other engine read the prompt and the beginning as the very toke
 from typing import Any
 
 from talktune.serve.capture.recording import Recording
+from talktune.serve.engines.engine_error import EngineError
 from talktune.serve.engines.kinds import steered
-from talktune.serve.engines.upstream import EngineError
 
 
 def going_on(body: dict[str, Any], recording: Recording) -> dict[str, Any]:

@@ -22,10 +22,11 @@ from talktune.serve.app import Server
 from talktune.serve.capture.writer import Writer
 from talktune.serve.chat import Service
 from talktune.serve.engines.child import EngineProcess
+from talktune.serve.engines.engine_error import EngineError
 from talktune.serve.engines.llama_versions import LlamaFiles
 from talktune.serve.engines.model_names import Models
 from talktune.serve.engines.pool import Engines
-from talktune.serve.engines.upstream import EngineError, Upstream
+from talktune.serve.engines.upstream import Upstream
 from talktune.serve.engines.versions import Versions
 from talktune.serve.keys import KEY_ENV, Keys, is_loopback, load_keys
 from talktune.serve.listen import listen, shown

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from talktune.serve.dialects.recorder import Recorder
 from talktune.serve.dialects.wire import BadRequest
+from talktune.serve.engines.engine_error import EngineError
 from talktune.serve.engines.normalise import read_stream, read_whole
-from talktune.serve.engines.upstream import EngineError
 from talktune.types import Message
 
 

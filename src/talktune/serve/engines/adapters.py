@@ -16,9 +16,10 @@ from os.path import normpath
 
 from talktune.serve.dialects.wire import BadRequest
 from talktune.serve.engines.advice import ONE_AT_ONCE, advice
+from talktune.serve.engines.engine_error import EngineError
 from talktune.serve.engines.kinds import EngineKind
 from talktune.serve.engines.llama_versions import LlamaFiles, in_gguf
-from talktune.serve.engines.upstream import EngineError, Listed, Upstream
+from talktune.serve.engines.upstream import Listed, Upstream
 from talktune.store.policies import Policies, Version
 
 log = logging.getLogger("talktune.serve")

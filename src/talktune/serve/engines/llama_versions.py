@@ -13,8 +13,8 @@ from typing import Any
 
 from talktune.errors import UserError
 from talktune.serve.engines.child import EngineProcess
+from talktune.serve.engines.engine_error import EngineError
 from talktune.serve.engines.gguf_adapter import write_adapter
-from talktune.serve.engines.upstream import EngineError
 from talktune.store.policies import Policies, Version
 
 FOLDER = "gguf"

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from talktune.serve.dialects.wire import BadRequest
+from talktune.serve.engines.engine_error import EngineError
 from talktune.serve.engines.pool import Engines, is_adapter, own_first
-from talktune.serve.engines.upstream import EngineError
 from talktune.serve.engines.versions import BASE, VERSION, Versions, Wish
 from talktune.store.policies import version_name
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from talktune.serve.dialects.sse import events
-from talktune.serve.engines.upstream import EngineError, refusal
+from talktune.serve.engines.engine_error import EngineError, refusal
 
 FINISHES = {
     "eos": "stop",

@@ -17,8 +17,9 @@ from typing import Any
 
 from talktune.serve.dialects.wire import BadRequest
 from talktune.serve.engines.adapters import Adapters, takes_adapters
+from talktune.serve.engines.engine_error import EngineError
 from talktune.serve.engines.kinds import EngineKind
-from talktune.serve.engines.upstream import EngineError, Upstream
+from talktune.serve.engines.upstream import Upstream
 from talktune.serve.engines.versions import BASE, VERSION, Versions, Wish, number_of, with_version
 from talktune.store.policies import EVERYBODY, Version
 
