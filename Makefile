@@ -62,7 +62,7 @@ test: tokenizers clients
 	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --durations 60 $(ARGS)
 
 test-all: tokenizers clients
-	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --hypothesis-profile full $(ARGS)
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check .

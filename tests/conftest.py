@@ -15,6 +15,7 @@ from typing import Any
 
 import httpcore2
 import pytest
+from hypothesis import settings
 
 # Of this process and of those that it starts, before any of them loads torch. Small models gain nothing from a second
 # thread, and on two cores a thread that spins takes the time of a server that it waits for.
@@ -22,6 +23,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Else each of the processes, a hundred or two, compiles all of talktune anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# A machine that is busy for a moment makes no test wrong. `make test-all` looks for more examples than `make test`.
+settings.register_profile("quick", deadline=None, max_examples=25)
+settings.register_profile("full", deadline=None, max_examples=100)
+settings.load_profile("quick")
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
