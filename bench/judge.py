@@ -14,11 +14,11 @@ from pathlib import Path
 from talktune.config import ModelConfig
 from talktune.demo.user import Name, User, phrasings
 from talktune.judge.evaluate import TEST_LINES, load_judge_lines
+from talktune.judge.exchange import Exchange, JudgeLine, turn_of
 from talktune.judge.local import LocalJudge
-from talktune.judge.prompts import Exchange, JudgeLine, turn_of
 from talktune.policy.load import load_policy
 from talktune.rl.votes import LABELS, majority_vote
-from talktune.serve.learned import band
+from talktune.serve.page.learned import band
 from talktune.types import Label
 
 DATA = Path(__file__).parent.parent / "tests" / "data"

@@ -214,7 +214,7 @@ def learn_trl(samples: list[Sample], beta: float, rows: int, *, checkpointing: b
 
 def head(which: str, tokens: int, vocabulary: int = 151_936, width: int = 1024) -> dict[str, float]:
     """The loss head alone, forward and backward for the hidden states."""
-    from talktune.rl.head import chosen_logprobs
+    from talktune.rl.head import selective_log_softmax
 
     torch.manual_seed(0)
     hidden = torch.randn(tokens, width, requires_grad=True)
@@ -223,7 +223,7 @@ def head(which: str, tokens: int, vocabulary: int = 151_936, width: int = 1024) 
     ones = torch.ones(tokens)
 
     def ours() -> None:
-        chosen_logprobs(hidden, weight, target, ones)[0].sum().backward()
+        selective_log_softmax(hidden, weight, target, ones)[0].sum().backward()
 
     def naive() -> None:
         scores = torch.log_softmax(hidden @ weight.T, -1)
@@ -295,7 +295,7 @@ def gpu_learn(shape: str) -> dict[str, float]:
 
 def gpu_head(which: str) -> dict[str, float]:
     """The loss head alone on a GPU in bf16: ours, naive, or Liger's fused GRPO loss (which takes rows of tokens)."""
-    from talktune.rl.head import chosen_logprobs
+    from talktune.rl.head import selective_log_softmax
 
     rows, width, vocabulary, hidden_size = 16, 512, 151_936, 1024
     tokens = rows * width
@@ -307,7 +307,7 @@ def gpu_head(which: str) -> dict[str, float]:
     ones = torch.ones(tokens, device="cuda")
 
     def ours() -> None:
-        chosen_logprobs(hidden, weight, target, ones)[0].sum().backward()
+        selective_log_softmax(hidden, weight, target, ones)[0].sum().backward()
 
     def naive() -> None:
         torch.log_softmax((hidden @ weight.T).float(), -1).gather(1, target[:, None]).sum().backward()

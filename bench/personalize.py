@@ -44,9 +44,9 @@ from rich.progress import track
 from rich.table import Table
 
 from talktune.config import JudgeConfig
-from talktune.demo.run import SHORTLY
+from talktune.demo.loop import SHORTLY
 from talktune.demo.user import NAMES, Name, Opinion, Question, User, is_right, phrasings
-from talktune.judge.make import make_judge
+from talktune.judge.from_config import make_judge
 from talktune.judge.panel import judge_turns
 from talktune.types import Message, Turn
 

@@ -29,11 +29,11 @@ import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
 from talktune.config import Config, FreshConfig, JudgeConfig, ModelConfig, SampleConfig, TrainConfig
-from talktune.demo.run import SHORTLY
+from talktune.demo.loop import SHORTLY
 from talktune.demo.user import NAMES, Name, Question, User, is_right
-from talktune.judge.make import make_judge
+from talktune.judge.from_config import make_judge
 from talktune.judge.panel import judge_turns
-from talktune.learner.asking import Asker
+from talktune.learner.asker import Asker
 from talktune.learner.hindsight import reaction_of
 from talktune.learner.preference import Reading
 from talktune.learner.samples import sample_of_answer, with_teacher, with_wanted

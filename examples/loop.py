@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from talktune.config import JudgeConfig, ModelConfig, SampleConfig
 from talktune.demo.user import Question, User
-from talktune.judge.make import make_judge
+from talktune.judge.from_config import make_judge
 from talktune.judge.panel import Judge, judge_turns
 from talktune.learner.logprobs import Reader, make_reader
 from talktune.learner.samples import sample_of_answer

@@ -1,4 +1,4 @@
-"""Fit the table of `talktune.serve.likeness` to whole requests of clients and of people, and write it.
+"""Fit the table of `talktune.serve.side.likeness` to whole requests of clients and of people, and write it.
 
 They are those of tests/data/side_turns.jsonl, and what people said in some of the judge's lines, half of it behind a
 system prompt of tests/data/system_prompts.txt: in the first file most long system prompts are a client's.
@@ -17,9 +17,9 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from talktune.config import ServeConfig
-from talktune.serve.likeness import TABLE, marks
-from talktune.serve.request import parse_request
-from talktune.serve.side import lasting, seen, shape
+from talktune.serve.dialects.chat_request import parse_request
+from talktune.serve.side.likeness import TABLE, marks
+from talktune.serve.side.turn_kind import lasting, seen, shape
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data" / "side_turns.jsonl"

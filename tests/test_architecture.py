@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 WALK = (ROOT / "docs" / "architecture.md").read_text("utf-8").split("## The words")[0]
-NAMED = re.findall(r"`(\w+/\w+\.py)`\s+`([\w.]+)`", WALK)
+NAMED = re.findall(r"`([\w/]+/\w+\.py)`\s+`([\w.]+)`", WALK)
 
 
 def names(path: Path) -> set[str]:

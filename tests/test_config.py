@@ -139,7 +139,7 @@ def test_another_process_is_given_the_same_tree() -> None:
 
 
 def test_toml_gives_the_tree_back() -> None:
-    from talktune.learner.run import config_to_toml
+    from talktune.learner.run_directory import config_to_toml
 
     config = Config(model=ModelConfig(adapter=Path("a b")), train=TrainConfig(seed=7), demo=DemoConfig())
     tree = tomllib.loads(config_to_toml(config))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from talktune.judge.local import LocalJudge
     from talktune.policy.load import Policy
     from talktune.report.compare import compare
-    from talktune.report.run import Run, read_run
+    from talktune.report.read_run import Run, read_run
     from talktune.rl.advantage import compute_grpo_advantages
     from talktune.rl.loss import clip_higher, grpo_tcr_loss
     from talktune.rl.reward import overlong_reward
@@ -76,7 +76,7 @@ _HOME = {
     "Message": "talktune.types",
     "ModelConfig": "talktune.config",
     "Policy": "talktune.policy.load",
-    "Run": "talktune.report.run",
+    "Run": "talktune.report.read_run",
     "SampleConfig": "talktune.config",
     "ScoredTurns": "talktune.conversations.scored",
     "TrainConfig": "talktune.config",
@@ -90,7 +90,7 @@ _HOME = {
     "load_conversations": "talktune.api.conversations",
     "majority_vote": "talktune.rl.votes",
     "overlong_reward": "talktune.rl.reward",
-    "read_run": "talktune.report.run",
+    "read_run": "talktune.report.read_run",
     "score": "talktune.api.score",
     "train": "talktune.api.train",
     "vote_distribution": "talktune.rl.votes",

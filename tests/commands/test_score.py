@@ -29,7 +29,7 @@ def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path)
     __import__("importlib").invalidate_caches()
-    from talktune.judge.call import load_function
+    from talktune.judge.function import load_function
 
     load_function(f"{name}:judge")
     return sys.modules[name]

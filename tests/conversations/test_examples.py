@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from talktune.conversations.prompts import read_prompts
+from talktune.conversations.prompt_files import read_prompts
 from talktune.conversations.readers import read_conversations
 from talktune.conversations.turns import skip_reason, turns_of
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from talktune.conversations.turns import turns_of
 from talktune.conversations.words import spoken, words_of
-from talktune.judge.prompts import exchange_of
+from talktune.judge.exchange import exchange_of
 from talktune.types import Conversation, Message
 
 REACTIONS = (

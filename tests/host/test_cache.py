@@ -18,7 +18,7 @@ from talktune.config import SampleConfig
 from talktune.errors import UserError
 from talktune.host.cache import SlotCache
 from talktune.host.engine import Engine
-from talktune.host.job import Job, Token
+from talktune.host.sampling_request import SamplingRequest, Token
 
 SMALL: dict[str, Any] = {
     "vocab_size": 50,
@@ -54,7 +54,11 @@ def test_sliding_windows_are_exact(kind: Any, config: Any) -> None:
         heard[i] = []
         listen = heard[i].append
         sample = SampleConfig(temperature=1.0, max_new_tokens=12)
-        engine.submit(Job(prompt, sample, frozenset(), lambda token, listen=listen: bool(listen(token)), print, seed=i))
+        engine.submit(
+            SamplingRequest(
+                prompt, sample, frozenset(), lambda token, listen=listen: bool(listen(token)), print, seed=i
+            )
+        )
     while engine.step():
         pass
     for i, prompt in enumerate(prompts):

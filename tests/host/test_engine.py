@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from talktune.config import ModelConfig, SampleConfig
 from talktune.host.engine import Engine
-from talktune.host.job import Job, Token
 from talktune.host.lora import Lora, load_lora
+from talktune.host.sampling_request import SamplingRequest, Token
 from talktune.policy.adapter import attach_adapter, load_adapter, save_adapter
 from talktune.policy.load import load_policy
 from talktune.policy.tokens import render_prompt
@@ -64,7 +64,7 @@ class Heard:
         self.failure = ""
         self.stop = stop
         copies, ends, top = sample.pop("copies", 1), sample.pop("ends", ()), sample.pop("top", 0)
-        self.job = Job(
+        self.job = SamplingRequest(
             tuple(prompt),
             SampleConfig(**{"max_new_tokens": tokens, "temperature": 0.7, **sample}),
             frozenset(ends),

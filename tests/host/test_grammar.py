@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from talktune.config import SampleConfig
 from talktune.host.engine import Engine
 from talktune.host.grammar import BrokenForm, Grammars, steer
-from talktune.host.job import Job, Token
+from talktune.host.sampling_request import SamplingRequest, Token
 from talktune.policy.tokens import encode_text, end_ids
-from talktune.serve.wire import BadRequest
+from talktune.serve.dialects.wire import BadRequest
 
 
 def an_object(properties: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class Heard:
         prompt = tuple(encode_text(tokenizer, "Say something in a form."))
         self.tokens: dict[int, list[Token]] = {}
         self.failure = ""
-        self.job = Job(prompt, sample, end_ids(tokenizer), self.hear, self.fail, **more)
+        self.job = SamplingRequest(prompt, sample, end_ids(tokenizer), self.hear, self.fail, **more)
 
     def hear(self, token: Token) -> bool:
         self.tokens.setdefault(token.choice, []).append(token)

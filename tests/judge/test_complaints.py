@@ -6,9 +6,9 @@ from torch import Tensor
 
 from talktune.config import ModelConfig
 from talktune.judge.complaints import with_complaints
+from talktune.judge.exchange import Exchange, turn_of
 from talktune.judge.local import LocalJudge
 from talktune.judge.panel import judge_turns
-from talktune.judge.prompts import Exchange, turn_of
 from talktune.policy.load import load_policy
 
 GOOD, BAD, UNSURE, NEUTRAL = [0.1, 0.1, 0.8], [0.95, 0.03, 0.02], [0.8, 0.1, 0.1], [0.2, 0.7, 0.1]

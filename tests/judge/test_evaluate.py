@@ -6,8 +6,8 @@ import pytest
 
 from talktune.errors import UserError
 from talktune.judge.evaluate import TEST_LINES, TRAIN_LINES, evaluate_judge, load_judge_lines
+from talktune.judge.exchange import Exchange, JudgeLine
 from talktune.judge.oracle import OracleJudge
-from talktune.judge.prompts import Exchange, JudgeLine
 from talktune.types import Label, Turn, Vote
 
 LINES = [

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from talktune.judge.evaluate import TEST_LINES, TRAIN_LINES, load_judge_lines
-from talktune.judge.prompts import JudgeLine
+from talktune.judge.exchange import JudgeLine
 
 HANDS = sorted((Path(__file__).parent.parent / "data" / "judge").glob("*.jsonl"))
 

@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from talktune.config import ModelConfig
 from talktune.errors import UserError
 from talktune.judge.evaluate import TRAIN_LINES, load_judge_lines
+from talktune.judge.exchange import Exchange, JudgeLine, head_tokens
 from talktune.judge.head import (
     RIDGES,
     SHIPPED_HEAD,
@@ -24,7 +25,6 @@ from talktune.judge.head import (
     save_head,
 )
 from talktune.judge.hidden import pooled_states
-from talktune.judge.prompts import Exchange, JudgeLine, head_tokens
 from talktune.policy.load import load_policy
 
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from talktune.demo.user import phrasings
+from talktune.judge.exchange import ORDERS
 from talktune.judge.heard import own_words
-from talktune.judge.prompts import ORDERS
 
 COMPLAINT = "I asked for three cities and you gave me one."
 

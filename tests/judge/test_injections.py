@@ -11,9 +11,9 @@ import pytest
 
 from talktune.config import ModelConfig
 from talktune.judge.evaluate import load_judge_lines
+from talktune.judge.exchange import ORDERS, JudgeLine, turn_of
 from talktune.judge.local import LocalJudge
 from talktune.judge.panel import judge_turns
-from talktune.judge.prompts import ORDERS, JudgeLine, turn_of
 from talktune.policy.load import load_policy
 
 DATA = Path(__file__).parent.parent / "data" / "injections"

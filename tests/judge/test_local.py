@@ -6,9 +6,9 @@ import torch
 from talktune.config import ModelConfig
 from talktune.errors import UserError
 from talktune.judge.evaluate import TEST_LINES, evaluate_judge, load_judge_lines
+from talktune.judge.exchange import Exchange, turn_of
 from talktune.judge.local import LocalJudge
 from talktune.judge.panel import judge_turns
-from talktune.judge.prompts import Exchange, turn_of
 from talktune.policy.adapter import attach_adapter
 from talktune.policy.load import Policy, load_policy
 from talktune.types import Turn

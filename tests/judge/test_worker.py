@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from talktune.judge.call import CallJudge
+from talktune.judge.function import CallJudge
 from talktune.judge.worker import JudgeWorker
 from talktune.store import schema
 from talktune.store.queues import Judging

@@ -58,7 +58,7 @@ def test_without_a_tracker_nothing_is_written(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_or_cannot_begin_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("talktune.config.find_spec", lambda name: None)
+    monkeypatch.setattr("talktune.config.check.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"--track wandb: its package is missing; install it with `pip install wandb`"):
         check_config(Config(train=TrainConfig(track="wandb")))
     monkeypatch.setitem(sys.modules, "trackio", None)  # as if it were not installed

@@ -17,9 +17,9 @@ from talktune.config import (
     SampleConfig,
 )
 from talktune.host.process import load_host
-from talktune.judge.call import CallJudge
+from talktune.judge.function import CallJudge
 from talktune.judge.worker import JudgeWorker
-from talktune.live.asking import answers
+from talktune.live.engine_answers import answers
 from talktune.live.learn import LiveLearner
 from talktune.policy.tokens import decode_answer, render_prompt
 from talktune.store.rows import NewTurn

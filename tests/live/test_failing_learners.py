@@ -12,7 +12,7 @@ from talktune.config import Config, GateConfig, LiveConfig, LiveTrainConfig, Mod
 from talktune.demo.user import User
 from talktune.learner.gate import Probe, read_probes
 from talktune.learner.texts import says
-from talktune.live.asking import answers
+from talktune.live.engine_answers import answers
 from talktune.live.exam import FACT_TOKENS
 from talktune.policy.tokens import decode_answer, render_prompt
 from talktune.store.policies import Version

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from talktune.config import Config, SampleConfig
 from talktune.errors import UserError
 from talktune.host.lora import Lora, load_lora
-from talktune.live.asking import answers
+from talktune.live.engine_answers import answers
 from talktune.live.gate_engine import GateEngineError
 
 from .conftest import World

@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from talktune.config import Config
 from talktune.errors import UserError
-from talktune.judge.call import CallJudge
+from talktune.judge.function import CallJudge
 from talktune.judge.worker import JudgeWorker
 from talktune.live.exam import FACT_TOKENS
 from talktune.policy.turnstile import Role

@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import create_engine
 
 from talktune.config import JudgeConfig, SampleConfig
-from talktune.judge.make import make_judge
+from talktune.judge.from_config import make_judge
 from talktune.live import weights
-from talktune.live.asking import answers
+from talktune.live.engine_answers import answers
 from talktune.live.roles import _judge, _learning
 from talktune.live.worker import Worker
 from talktune.policy.tokens import render_prompt

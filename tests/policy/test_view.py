@@ -7,7 +7,7 @@ import torch
 
 from talktune.config import ModelConfig
 from talktune.policy.adapter import adapter_merged, attach_adapter
-from talktune.policy.linear import lay_out
+from talktune.policy.linear import prepack
 from talktune.policy.load import load_policy
 from talktune.policy.view import decoder_layers, view_of
 
@@ -31,7 +31,7 @@ def test_what_is_put_on_one_does_not_show_in_the_other(tiny_model: Path) -> None
     model = bare(tiny_model)
     before = model(IDS).logits
     layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
-    lay_out(layers, 8)
+    prepack(layers, 8)
     view = view_of(model)
     assert not any("forward" in module.__dict__ for module in view.modules())
     tuned = attach_adapter(view, ModelConfig(lora_rank=2), seed=0)

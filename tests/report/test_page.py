@@ -9,7 +9,7 @@ import pytest
 
 from talktune.errors import UserError
 from talktune.report.page import headline, make_report
-from talktune.report.run import read_run
+from talktune.report.read_run import read_run
 from talktune.rl.metrics import METRICS
 
 MakeRun = Callable[..., Path]

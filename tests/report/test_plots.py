@@ -21,7 +21,7 @@ from talktune.report.plots import (
     draw_summary,
     moving_average,
 )
-from talktune.report.run import Run, read_run
+from talktune.report.read_run import Run, read_run
 from talktune.rl.metrics import METRICS
 
 MakeRun = Callable[..., Path]

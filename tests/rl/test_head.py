@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from talktune.rl.head import chosen_logprobs, several_logprobs
+from talktune.rl.head import selective_log_softmax, several_logprobs
 
 K, H, V = 13, 8, 29
 
@@ -34,7 +34,7 @@ def test_values_and_every_gradient(chunk: int, with_bias: bool, dtype: torch.dty
         leaves = [x.clone().requires_grad_() for x in (hidden, weight, bias)]
         b = leaves[2] if with_bias else None
         if ours:
-            logprob, entropy = chosen_logprobs(leaves[0], leaves[1], target, temperature, bias=b, chunk=chunk)
+            logprob, entropy = selective_log_softmax(leaves[0], leaves[1], target, temperature, bias=b, chunk=chunk)
             assert not entropy.requires_grad
         else:
             logprob, entropy = naive(leaves[0], leaves[1], b, target, temperature)
@@ -49,12 +49,12 @@ def test_values_and_every_gradient(chunk: int, with_bias: bool, dtype: torch.dty
 def test_frozen_weights_get_no_gradient_and_no_grad_saves_nothing() -> None:
     hidden, weight, _, target, temperature = inputs(torch.float32)
     hidden.requires_grad_()
-    logprob, _ = chosen_logprobs(hidden, weight, target, temperature)
+    logprob, _ = selective_log_softmax(hidden, weight, target, temperature)
     logprob.sum().backward()
     assert weight.grad is None
     assert hidden.grad is not None
     with torch.no_grad():
-        logprob, _ = chosen_logprobs(hidden, weight, target, temperature)
+        logprob, _ = selective_log_softmax(hidden, weight, target, temperature)
     assert not logprob.requires_grad
 
 
@@ -68,14 +68,14 @@ def test_nothing_of_the_size_of_the_logits_is_kept() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        chosen_logprobs(hidden, weight, torch.randint(vocabulary, (rows,)), torch.ones(rows))
+        selective_log_softmax(hidden, weight, torch.randint(vocabulary, (rows,)), torch.ones(rows))
         several_logprobs(hidden, weight, 20, torch.ones(rows))
     assert max(kept) <= max(rows, vocabulary) * H
 
 
 def test_half_precision_sums_in_single() -> None:
     hidden, weight, _, target, temperature = inputs(torch.float32)
-    logprob, entropy = chosen_logprobs(hidden.bfloat16(), weight.bfloat16(), target, temperature)
+    logprob, entropy = selective_log_softmax(hidden.bfloat16(), weight.bfloat16(), target, temperature)
     assert logprob.dtype == entropy.dtype == torch.float32
     true, _ = naive(hidden, weight, None, target, temperature)
     assert (logprob - true).abs().max() < 0.1
@@ -83,7 +83,7 @@ def test_half_precision_sums_in_single() -> None:
 
 def test_logits_far_apart_stay_finite() -> None:
     hidden, weight, _, target, temperature = inputs(torch.float32)
-    logprob, entropy = chosen_logprobs((1000 * hidden).requires_grad_(), weight, target, temperature)
+    logprob, entropy = selective_log_softmax((1000 * hidden).requires_grad_(), weight, target, temperature)
     assert torch.isfinite(logprob).all()
     assert torch.isfinite(entropy).all()
 
@@ -122,4 +122,4 @@ def test_several_of_a_small_vocabulary_and_without_gradient() -> None:
     assert not logprob.requires_grad
     torch.testing.assert_close(logprob.exp().sum(1), torch.ones(K))
     one, _ = several_logprobs(hidden, weight, target[:, None], temperature)
-    torch.testing.assert_close(one.squeeze(1), chosen_logprobs(hidden, weight, target, temperature)[0])
+    torch.testing.assert_close(one.squeeze(1), selective_log_softmax(hidden, weight, target, temperature)[0])

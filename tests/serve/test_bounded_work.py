@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from talktune.conversations import marks, passing, words
-from talktune.serve import likeness, placing, side, telling
-from talktune.serve.matching import history_hash
+from talktune.serve.capture import find_turn
+from talktune.serve.capture.history_hash import history_hash
+from talktune.serve.side import clients, likeness, telling, turn_kind
 from talktune.types import Message
 
 SIZE = 6_000_000
@@ -51,7 +52,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
             return tuple(map(counted, value))
         return value
 
-    for module in (words, passing, marks, side, telling, likeness, placing):
+    for module in (words, passing, marks, clients, turn_kind, telling, likeness, find_turn):
         for name, value in list(vars(module).items()):
             monkeypatch.setattr(module, name, counted(value))
     yield counts
@@ -71,7 +72,7 @@ def test_of_a_long_text_little_is_looked_at(seen: list[int], piece: str) -> None
         lambda: marks.bare(text),
         lambda: marks.lines_of(Message("user", text)),
         lambda: history_hash([Message("user", text), Message("assistant", text)]),
-        lambda: side.kind_of([Message("system", text), Message("user", text), Message("user", framed)]),
+        lambda: turn_kind.kind_of([Message("system", text), Message("user", text), Message("user", framed)]),
         lambda: habits.applied([Message("user", framed), Message("user", text)]),
         lambda: passing.compared([Message("user", framed)], [Message("user", text)], cut=False),
         lambda: passing.compared([Message("user", text)], [Message("user", piece * 50 + "x")], cut=False),

@@ -11,9 +11,9 @@ import pytest
 
 from talktune.config import ServeConfig
 from talktune.conversations.turns import turns_of
-from talktune.serve import anthropic
-from talktune.serve.forward import engine_body
-from talktune.serve.request import parse_request
+from talktune.serve.dialects import anthropic
+from talktune.serve.dialects.chat_request import parse_request
+from talktune.serve.engines.engine_body import engine_body
 from talktune.store.store import Store
 
 from .conftest import Engine, Serving, running_engine, serving

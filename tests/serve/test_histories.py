@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from talktune.conversations.turns import turns_of
-from talktune.judge.prompts import exchange_of
+from talktune.judge.exchange import exchange_of
 from talktune.store.overview import overview
 from talktune.store.store import Store
 from talktune.types import Conversation, Turn

@@ -25,9 +25,9 @@ from typing import Any
 import httpx2
 
 from talktune.conversations.turns import turns_of
-from talktune.judge.call import CallJudge
+from talktune.judge.exchange import exchange_of
+from talktune.judge.function import CallJudge
 from talktune.judge.panel import judge_turns
-from talktune.judge.prompts import exchange_of
 from talktune.store.store import Store
 from talktune.types import Turn
 

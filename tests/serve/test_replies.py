@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from talktune.conversations.turns import turns_of
-from talktune.serve import upstream
+from talktune.serve.engines import upstream
 from talktune.store.store import Store
 
 HI = {"role": "user", "content": "Hi"}
@@ -222,7 +222,7 @@ def test_a_cold_engine_is_asked_how_it_computes_log_probs_until_it_answers(
     async def scaled() -> bool:
         engine = upstream.Upstream(vllm.url)
         try:
-            assert await engine.dialect() == "vllm"
+            assert await engine.kind() == "vllm"
             return engine.scaled
         finally:
             await engine.close()

@@ -6,8 +6,8 @@ from sqlalchemy import insert
 
 from talktune.conversations.marks import answer_mark, asked_mark
 from talktune.store import schema
-from talktune.store.candidates import Candidates
 from talktune.store.journal import entry
+from talktune.store.marked_turns import MarkedTurns
 from talktune.store.policies import Policies
 from talktune.store.queues import Judging
 from talktune.store.readings import kept_readings
@@ -74,8 +74,8 @@ def test_answers_of_an_older_store_are_found_by_their_marks(tmp_path: Path) -> N
     mark = answer_mark(Message("assistant", "**Good** morning"))
     assert mark is not None
     with opened.reading() as c:
-        found = Candidates(c, "ann").answered([mark], asked_mark([Message("user", "[10:00] hi there")]))
-        assert Candidates(c, "bob").answered([mark]) == []
+        found = MarkedTurns(c, "ann").answered([mark], asked_mark([Message("user", "[10:00] hi there")]))
+        assert MarkedTurns(c, "bob").answered([mark]) == []
     assert found is not None
     assert [(turn.id, turn.answer.content) for turn in found] == [("a", "Good morning")]
     opened.close()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from talktune.config import GreedySampleConfig, SampleConfig, check_config
-from talktune.conversations.prompts import read_prompts
+from talktune.conversations.prompt_files import read_prompts
 from talktune.errors import UserError
 from talktune.policy.adapter import adapter_off
 from talktune.policy.load import Policy

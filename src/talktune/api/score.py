@@ -9,8 +9,8 @@ from talktune.config import JudgeConfig, check_config
 from talktune.conversations.scored import ScoredTurns, ScoredWriter, is_complete
 from talktune.conversations.turns import skip_reason, turns_of
 from talktune.errors import UserError
-from talktune.judge.call import Answer, CallJudge
-from talktune.judge.make import make_judge
+from talktune.judge.from_config import make_judge
+from talktune.judge.function import Answer, CallJudge
 from talktune.judge.panel import Judge, judge_turns
 from talktune.types import Conversation, Label, Turn
 

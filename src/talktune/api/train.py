@@ -12,17 +12,17 @@ from talktune.config import AlgorithmConfig, Config, FreshConfig, JudgeConfig, M
 from talktune.conversations.scored import ScoredTurns
 from talktune.errors import UserError
 from talktune.files import whole_file
-from talktune.judge.make import make_judge
-from talktune.learner.asking import Logged, make_asker
+from talktune.judge.from_config import make_judge
+from talktune.learner.asker import Logged, make_asker
 from talktune.learner.ranks import ALONE, Ranks
-from talktune.learner.run import open_run, run_updates
+from talktune.learner.run_directory import open_run, run_updates
 from talktune.learner.samples import Intake, batches, samples_from
 from talktune.learner.update import Learner
 from talktune.policy.adapter import attach_adapter, load_adapter
 from talktune.policy.load import Policy, load_policy
 from talktune.policy.quantise import quantise_base
 from talktune.report.page import make_report
-from talktune.report.run import Run, read_run
+from talktune.report.read_run import Run, read_run
 from talktune.types import Conversation, Sample, Turn
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from talktune.config import (
 from talktune.errors import UserError
 
 if TYPE_CHECKING:
-    from talktune.demo.run import Demo, Exam
+    from talktune.demo.loop import Demo, Exam
 
 FIGURES = (
     ("satisfaction", "held-out questions that satisfy the user"),
@@ -51,11 +51,11 @@ def demo(
         The run directory to make.
     """
     from talktune.api.train import trainable
-    from talktune.demo.fresh import DemoFresh
-    from talktune.demo.run import Demo, first_exam, write_results
-    from talktune.judge.make import make_judge
-    from talktune.learner.asking import make_asker
-    from talktune.learner.run import open_run, run_updates
+    from talktune.demo.fresh_answers import DemoFresh
+    from talktune.demo.loop import Demo, first_exam, write_results
+    from talktune.judge.from_config import make_judge
+    from talktune.learner.asker import make_asker
+    from talktune.learner.run_directory import open_run, run_updates
     from talktune.learner.update import Learner
     from talktune.policy.load import load_policy
     from talktune.report.page import make_report

@@ -28,7 +28,7 @@ def evaluate(
     if model.adapter is None:
         raise UserError("--adapter is missing: give the adapter or run directory to compare with.")
     from talktune.api.evaluate import evaluate as run
-    from talktune.conversations.prompts import read_prompts
+    from talktune.conversations.prompt_files import read_prompts
     from talktune.policy.load import Policy
 
     asked = read_prompts(prompts)

@@ -21,7 +21,7 @@ def judge_eval(
 ) -> int:
     """Measure a judge on labelled lines: accuracy, confusion, more and fewer votes."""
     from talktune.judge.evaluate import evaluate_judge, load_judge_lines
-    from talktune.judge.make import make_judge
+    from talktune.judge.from_config import make_judge
 
     lines = load_judge_lines(file)
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from talktune import config
+from talktune.config import ranges
 
 Files = Annotated[
     list[Path],
@@ -17,7 +17,7 @@ LabelledFile = Annotated[
 Store = Annotated[str, Parameter(help="The server's store: a SQLite file, or a database URL.")]
 Url = Annotated[str, Parameter(help="Address of a running `talktune serve`; its key is read from TALKTUNE_API_KEY.")]
 Output = Annotated[Path, Parameter(alias="-o")]
-Seed = Annotated[config.Seed, Parameter(help="Everything random comes from this.")]
+Seed = Annotated[ranges.Seed, Parameter(help="Everything random comes from this.")]
 Strict = Annotated[bool, Parameter(help="Stop at the first bad line instead of reporting it.")]
 Resume = Annotated[bool, Parameter(help="Go on with the run in that directory.")]
 AsJson = Annotated[bool, Parameter(name="--json", help="Print JSON instead of tables.")]

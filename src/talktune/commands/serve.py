@@ -43,7 +43,7 @@ def serve(
     if server.upstream and server.engine != "host":
         raise UserError(f"--engine {server.engine}: with --upstream no engine is started here; leave one of them out.")
     gguf = _gguf(model.model) if server.engine == "llama.cpp" else None
-    from talktune.serve.run import serve as run
+    from talktune.serve.process import serve as run
 
     config = Config(model, judge, algorithm, train, serve=server, live=live, gate=gate, fresh=fresh)
     run(server, ["-P", "-m", "talktune.live"], config_to_json(config), _say, per_user=live.per_user, gguf=gguf)

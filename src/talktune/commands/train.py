@@ -8,7 +8,7 @@ from talktune.commands.options import Files, Output, Resume, Strict
 from talktune.config import AlgorithmConfig, FreshConfig, JudgeConfig, ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
-    from talktune.report.run import Run
+    from talktune.report.read_run import Run
 
 
 def train(

@@ -1,4 +1,6 @@
-"""The keys and values of all answers that are being sampled: one slot a row, written in place.
+"""The KV cache of all answers that are being sampled: one slot for each sequence, written in place.
+
+Open it to see where the engine's memory goes.
 
 A cache that is concatenated anew for each token copies everything that was said so far; here a pass writes
 its own positions and reads a view. Rows of one pass lie in neighbouring slots, so the view needs no copy.

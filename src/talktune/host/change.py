@@ -1,4 +1,7 @@
-"""How much likelier each token of an answer is under an adapter than under the bare model."""
+"""Compares an adapter with the bare model: how much likelier it makes each token of an answer.
+
+Open it to see where the page's colours of a changed answer come from.
+"""
 
 from collections.abc import Sequence
 from threading import Lock
@@ -19,7 +22,7 @@ _CHUNK = 64
 
 
 class Change:
-    """Scores given tokens on a view of its own, in its turn, one answer at a time."""
+    """Scores given tokens on a view of its own, one answer at a time, in its role's turn."""
 
     def __init__(self, model: Any, turnstile: Turnstile) -> None:
         """To be made before an adapter is put on `model`."""
@@ -50,7 +53,7 @@ class Change:
         return found[0], found[-1]
 
     def forget(self, lora: Lora) -> None:
-        """Drop what is kept of an adapter that was unloaded."""
+        """Drop what is cached of an adapter that was unloaded."""
         with self._one:
             self._loras.forget(lora)
 

@@ -1,4 +1,6 @@
-"""Answers of a given form: at each step only those tokens may come with which a JSON schema can still be kept.
+"""Structured output: at each step only those tokens are allowed with which a JSON schema can still be kept.
+
+Open it when `response_format` does not do what it says.
 
 llguidance (https://github.com/guidance-ai/llguidance) follows the schema. It is imported for the first such request.
 """
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from talktune.serve.wire import BadRequest
+from talktune.serve.dialects.wire import BadRequest
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -28,11 +30,11 @@ MAX_MULTIPLE = 10_000
 
 
 class BrokenForm(Exception):
-    """Its form became too complex to be followed while the answer was sampled."""
+    """The grammar became too complex to follow while the answer was sampled."""
 
 
 class Guide:
-    """How far one answer has come in its form."""
+    """The state of one answer in its grammar."""
 
     def __init__(self, matcher: LLMatcher, end_ids: Collection[int]) -> None:
         self._matcher = matcher
@@ -48,7 +50,7 @@ class Guide:
         return allowed if bool(allowed.any()) else ~allowed
 
     def take(self, token: int) -> None:
-        """Go on with the token that was sampled; raises BrokenForm."""
+        """Advance the grammar by the sampled token; raises BrokenForm."""
         if not (token in self._ends and self._matcher.is_accepting()) and not self._matcher.consume_token(token):
             raise BrokenForm(self._matcher.get_error())
 
@@ -118,7 +120,7 @@ class Grammars:
 
 
 def steer(scores: Tensor, guides: Sequence[Guide | None]) -> Tensor:
-    """Log-probs (B, V) of what may come next, from those of everything; rows without a guide stay as they are."""
+    """Mask the log-probs (B, V) by each row's guide; rows without a guide stay as they are."""
     guided = [(i, guide) for i, guide in enumerate(guides) if guide is not None]
     if not guided:
         return scores

@@ -1,4 +1,6 @@
-"""LoRA adapters beside one base model: each row of a batch gets its own, in two products a layer.
+"""Several LoRA adapters beside one base model: each row of a batch gets its own, in two products a layer.
+
+Open it to see how answers of different versions share a batch.
 
 The matrices of all adapters in a batch are stacked, and a mask keeps each row to its own part (the idea of
 S-LoRA, arXiv 2311.03285):  y = W x + B_all (mask ⊙ (A_all x)).  With one adapter there is no mask, and rows
@@ -25,7 +27,7 @@ PREFIX, SUFFIX_A, SUFFIX_B = "base_model.model.", ".lora_A.weight", ".lora_B.wei
 
 @dataclass(frozen=True, eq=False)
 class Lora:
-    """One adapter in memory; it is never changed, so an answer stays on the one that it began with."""
+    """One adapter in memory. It never changes, so an answer is finished with the adapter that it began with."""
 
     name: str
     path: Path
@@ -76,7 +78,7 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 class LoraRows:
-    """Hooks on a model's linear layers that add, inside `rows(…)`, each row's adapter to the layer's output.
+    """Hooks on a model's linear layers that add each row's adapter to the layer's output, inside `rows(…)`.
 
     A layer is hooked when an adapter first needs it; outside of `rows(…)` the hooks do nothing.
     """
@@ -92,7 +94,7 @@ class LoraRows:
 
     @contextmanager
     def rows(self, loras: Sequence[Lora | None]) -> Generator[None]:
-        """Inside, row i of a batch passes with `loras[i]` (None: the bare model)."""
+        """Use `loras[i]` (None: the bare model) for row i of a batch, inside."""
         used = tuple(dict.fromkeys(lora for lora in loras if lora is not None))
         if not used:
             yield
@@ -112,7 +114,7 @@ class LoraRows:
             self._masks.clear()
 
     def forget(self, lora: Lora) -> None:
-        """Drop what is kept of an adapter that was unloaded."""
+        """Drop what is cached of an adapter that was unloaded."""
         if lora in self._of:
             self._of, self._stacked = (), {}
 

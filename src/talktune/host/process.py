@@ -1,4 +1,6 @@
-"""The host as a process: load the model, run the engine in a thread, serve, end cleanly.
+"""The host as a process: it loads the model, runs the engine in a thread, serves HTTP and ends cleanly.
+
+Open it to see how the host starts and stops.
 
 Prints one line `ready http://ADDRESS:PORT` on stdout once it serves. SIGTERM, or the end of stdin where that
 is a pipe (the parent has died), stops new requests and gives running answers a grace time.
@@ -25,7 +27,7 @@ from talktune.host.change import Change
 from talktune.host.engine import Engine
 from talktune.host.lora import linear_layers
 from talktune.host.web import Host, make_app
-from talktune.policy.linear import lay_out, layout_bytes
+from talktune.policy.linear import prepack, prepacked_bytes
 from talktune.policy.load import load_policy
 from talktune.policy.tokens import end_ids
 from talktune.serve.keys import KEY_ENV, Keys, is_loopback, load_keys
@@ -36,16 +38,16 @@ GRACE_SECONDS = 20
 """How long running answers may go on after SIGTERM."""
 CACHE_SHARE = {"cpu": 0.25, "cuda": 0.5}
 """Share of the memory that is free after loading which keys and values may take."""
-LAYOUT_SHARE = 0.5
+PREPACK_SHARE = 0.5
 """Share of that memory, at most, which a second copy of the weights may take, laid out for decoding on a CPU."""
-LAYOUT_ROWS = 8
+PREPACK_ROWS = 8
 """Answers sampled at once for which it is laid out; it serves other numbers too."""
 UNKNOWN_FREE = 8 << 30
 """Bytes of memory taken as free where the system does not say."""
 
 
 def load_host(model: ModelConfig, dtype: str = "auto") -> Host:
-    """The model, with its adapter under the name of its directory, and an engine that is not started yet.
+    """Load the model, with its adapter under the name of its directory, and make an engine that is not started yet.
 
     `dtype` auto is fp32 on a CPU and bf16 on a GPU.
     """
@@ -58,8 +60,8 @@ def load_host(model: ModelConfig, dtype: str = "auto") -> Host:
     text = policy.model.config.get_text_config(decoder=True)
     context = int(getattr(text, "max_position_embeddings", 1 << 15))
     layers = list(linear_layers(policy.model).values())
-    if layout_bytes(layers) < LAYOUT_SHARE * _free_bytes(policy.device):
-        lay_out(layers, LAYOUT_ROWS)
+    if prepacked_bytes(layers) < PREPACK_SHARE * _free_bytes(policy.device):
+        prepack(layers, PREPACK_ROWS)
     budget = _free_bytes(policy.device) // _bytes_per_token(text, policy.model.dtype)
     engine = Engine(policy.model, context=context, budget=max(budget, 1))
     ends = end_ids(policy.tokenizer, policy.model.generation_config)

@@ -1,14 +1,15 @@
-"""Which row lies in which slot of the cache.
+"""Which slot of the KV cache belongs to which answer, and where a finished one stays as a cached prefix.
 
-Slots hold, in this order: rows that decode, rows whose prompt is being read, what finished rows left behind.
-So the rows of one pass are always neighbours, and old keys and values serve again until their slot is needed.
+Open it to see how many answers fit in memory at once. Slots hold, in this order: rows that decode, rows whose prompt
+is being read, cached prefixes of finished rows. So the rows of one pass are always neighbours, and old keys and values
+are used again until their slot is needed.
 """
 
 from dataclasses import dataclass, field
 
 from talktune.host.cache import SlotCache
-from talktune.host.job import Row
 from talktune.host.lora import Lora
+from talktune.host.sampling_request import SamplingSequence
 from talktune.rl.packing import common_length
 
 LENGTH_STEP = 64
@@ -22,8 +23,8 @@ MIN_SHARED = 8
 
 
 @dataclass
-class Resting:
-    """What a finished answer left in its slot: the next turn of that conversation begins with it."""
+class CachedPrefix:
+    """The keys and values that a finished answer left in its slot: the next turn begins with them."""
 
     ids: list[int] = field(default_factory=list[int])
     lora: Lora | None = None
@@ -31,7 +32,7 @@ class Resting:
 
 
 class Slots:
-    """The live rows in the order of their slots, and what rests behind them.
+    """The live rows in the order of their slots, behind them the cached prefixes of finished ones.
 
     `budget` is slots × length of the cache, in tokens; a row that would break it waits, the youngest first.
     `spare` positions stay free behind the longest row when it is admitted: a pass may be padded that far.
@@ -41,13 +42,13 @@ class Slots:
         self.cache = cache
         self.budget = budget
         self.spare = spare
-        self.rows: list[Row] = []
+        self.rows: list[SamplingSequence] = []
         self.decoding = 0
         """How many of `rows`, the first ones, decode; the others are being read."""
-        self.resting: list[Resting] = []
+        self.prefixes: list[CachedPrefix] = []
         self.clock = 0
 
-    def admit(self, row: Row) -> bool:
+    def admit(self, row: SamplingSequence) -> bool:
         """Give `row` the slot behind the live rows, to be read; False when there is no room for it now."""
         live = len(self.rows)
         longest = _round_up(max(len(other.ids) for other in [row, *self.rows]) + 1 + self.spare)
@@ -56,32 +57,32 @@ class Slots:
         if live >= min(most, MAX_ROWS):
             return False
         slots = self.cache.slots
-        if live + len(self.resting) >= slots:
+        if live + len(self.prefixes) >= slots:
             slots = max(slots, min(2 * slots, live + KEPT), live + 1)
         self._resize(min(slots, most), length)
-        while live + len(self.resting) >= self.cache.slots:
+        while live + len(self.prefixes) >= self.cache.slots:
             self._evict()
-        if self.resting:  # the first of them stands where the row goes: it moves behind the last
-            first = self.resting.pop(0)
-            self.resting.append(first)
-            self.cache.copy(live, live + len(self.resting), len(first.ids))
+        if self.prefixes:  # the first of them stands where the row goes: it moves behind the last
+            first = self.prefixes.pop(0)
+            self.prefixes.append(first)
+            self.cache.copy(live, live + len(self.prefixes), len(first.ids))
         self.rows.append(row)
         return True
 
     def share(self, slot: int) -> None:
         """Copy the longest beginning of a row's ids that another slot holds for the same adapter, if any."""
         row, start = self.rows[slot], len(self.rows)
-        live = [(i, other.ids[: other.cached], other.job.lora) for i, other in enumerate(self.rows) if i != slot]
-        rests = [(start + i, rest.ids, rest.lora) for i, rest in enumerate(self.resting)]
-        held = [(common_length(row.ids[:-1], ids), i) for i, ids, lora in [*live, *rests] if lora is row.job.lora]
+        live = [(i, other.ids[: other.cached], other.request.lora) for i, other in enumerate(self.rows) if i != slot]
+        cached = [(start + i, prefix.ids, prefix.lora) for i, prefix in enumerate(self.prefixes)]
+        held = [(common_length(row.ids[:-1], ids), i) for i, ids, lora in [*live, *cached] if lora is row.request.lora]
         length, source = max(held, default=(0, slot))
         if length >= MIN_SHARED:
             self.cache.copy(source, slot, length)
             row.cached = length
 
-    def lengthen(self) -> list[Row]:
+    def lengthen(self) -> list[SamplingSequence]:
         """Make room for one more token in every decoding row; returns the rows, if any, that had to leave for it."""
-        left: list[Row] = []
+        left: list[SamplingSequence] = []
         while self.decoding:
             needed = max(row.cached for row in self.rows[: self.decoding]) + 1
             if needed <= self.cache.length:
@@ -97,8 +98,8 @@ class Slots:
             left.append(row)
         return left
 
-    def retire(self, row: Row) -> None:
-        """Take a row out: it moves behind the live rows, and what its slot holds rests there."""
+    def retire(self, row: SamplingSequence) -> None:
+        """Take a row out: it moves behind the live rows, and its slot's contents stay as a cached prefix."""
         slot = self.rows.index(row)
         if slot < self.decoding:
             self.decoding -= 1
@@ -107,34 +108,34 @@ class Slots:
         self._swap(slot, len(self.rows) - 1)
         self.rows.pop()
         self.clock += 1
-        self.resting.insert(0, Resting(row.ids[: row.cached], row.job.lora, self.clock))
+        self.prefixes.insert(0, CachedPrefix(row.ids[: row.cached], row.request.lora, self.clock))
 
     def forget(self, lora: Lora) -> None:
-        """Let nothing rest that an adapter made which was unloaded."""
-        for rest in self.resting:
-            if rest.lora is lora:
-                rest.lora, rest.ids = None, []
+        """Drop the cached prefixes that this adapter computed: it was unloaded."""
+        for prefix in self.prefixes:
+            if prefix.lora is lora:
+                prefix.lora, prefix.ids = None, []
 
     def clear(self) -> None:
-        """Drop everything, and its memory."""
-        self.rows, self.decoding, self.resting = [], 0, []
+        """Drop all rows and prefixes, and free their memory."""
+        self.rows, self.decoding, self.prefixes = [], 0, []
         self.cache.reserve(0, 0, 0)
 
     def _resize(self, slots: int, length: int) -> None:
-        while self.resting and len(self.rows) + len(self.resting) > slots:
+        while self.prefixes and len(self.rows) + len(self.prefixes) > slots:
             self._evict()
-        for rest in self.resting:
-            del rest.ids[length:]
-        self.cache.reserve(slots, length, len(self.rows) + len(self.resting))
+        for prefix in self.prefixes:
+            del prefix.ids[length:]
+        self.cache.reserve(slots, length, len(self.rows) + len(self.prefixes))
 
     def _evict(self) -> None:
-        """Forget what rested longest; the last one takes its slot."""
-        oldest = min(range(len(self.resting)), key=lambda i: self.resting[i].since)
-        last = self.resting.pop()
-        if oldest < len(self.resting):
+        """Forget the oldest cached prefix; the last one takes its slot."""
+        oldest = min(range(len(self.prefixes)), key=lambda i: self.prefixes[i].since)
+        last = self.prefixes.pop()
+        if oldest < len(self.prefixes):
             live = len(self.rows)
-            self.cache.copy(live + len(self.resting), live + oldest, len(last.ids))
-            self.resting[oldest] = last
+            self.cache.copy(live + len(self.prefixes), live + oldest, len(last.ids))
+            self.prefixes[oldest] = last
 
     def _swap(self, one: int, other: int) -> None:
         if one != other:

@@ -1,5 +1,7 @@
 """The HTTP side of the host: routes, streaming, errors. Everything that computes is elsewhere.
 
+Open it to add a route of vLLM's.
+
 The dialect is vLLM's OpenAI-compatible server's, adapters included. Log-probs are of
 softmax(logits / temperature) before any cut, where vLLM's default is of softmax(logits).
 """
@@ -27,17 +29,17 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from talktune.errors import UserError
-from talktune.host.answer import AnswerParser, TextStream
+from talktune.host.answer_parser import AnswerParser, TextStream
 from talktune.host.change import Change
+from talktune.host.chat_replies import Choice, Chunk, Replies
+from talktune.host.chat_request import ChatRequest, Prompt, parse_request, render
 from talktune.host.engine import Engine
 from talktune.host.grammar import Grammars, Guide
-from talktune.host.job import Job, Token
 from talktune.host.lora import Lora, load_lora
-from talktune.host.replies import Choice, Chunk, Replies
-from talktune.host.request import ChatRequest, Prompt, parse_request, render
+from talktune.host.sampling_request import SamplingRequest, Token
 from talktune.policy.load import Policy
+from talktune.serve.dialects.wire import BadRequest, Fields, read_json
 from talktune.serve.keys import Keys
-from talktune.serve.wire import BadRequest, Fields, read_json
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -48,7 +50,7 @@ class Unavailable(Exception):
 
 @dataclass
 class Host:
-    """What the routes share: the model, the engine in its thread, the adapters by name."""
+    """What all routes share: the model, the engine in its thread, the adapters by name."""
 
     policy: Policy
     engine: Engine
@@ -61,11 +63,11 @@ class Host:
 
     @cached_property
     def grammars(self) -> Grammars:
-        """For answers that must have a form."""
+        """The grammars of answers that must have a form."""
         return Grammars(self.policy.tokenizer, self.end_ids)
 
     def lora(self, model: str | None) -> Lora | None:
-        """The adapter of that name, None for the base model; raises BadRequest (404) for another name."""
+        """The adapter of this name, None for the base model; raises BadRequest (404) for an unknown name."""
         if model is None or model == self.policy.name:
             return None
         if model not in self.loras:
@@ -196,14 +198,14 @@ class _ForKeys:
 
 @dataclass
 class _Running:
-    """One request while it is answered: its job, its choices, and the chunks that the engine's thread sends."""
+    """One request while it is answered: its sampling, its choices, and the chunks that the engine's thread sends."""
 
-    job: Job
+    sampling: SamplingRequest
     choices: list[Choice]
     queue: asyncio.Queue[Chunk | str]
 
     async def chunks(self, engine: Engine) -> AsyncGenerator[Chunk]:
-        """Chunks of all choices until each has ended; leaving early cancels the job. Raises Unavailable."""
+        """Chunks of all choices until each has ended; leaving early cancels the sampling. Raises Unavailable."""
         going = len(self.choices)
         try:
             while going:
@@ -214,7 +216,7 @@ class _Running:
                 going -= chunk.finish is not None
         finally:
             if going:
-                engine.cancel(self.job)
+                engine.cancel(self.sampling)
 
 
 def _start(host: Host, asked: ChatRequest, prompt: Prompt, lora: Lora | None, guides: Sequence[Guide]) -> _Running:
@@ -249,7 +251,7 @@ def _start(host: Host, asked: ChatRequest, prompt: Prompt, lora: Lora | None, gu
         send(chunk)
         return chunk.finish is not None
 
-    job = Job(
+    sampling = SamplingRequest(
         prompt.ids,
         replace(asked.sample, max_new_tokens=min(asked.sample.max_new_tokens or room, room)),
         host.end_ids,
@@ -261,8 +263,8 @@ def _start(host: Host, asked: ChatRequest, prompt: Prompt, lora: Lora | None, gu
         top=asked.top,
         guides=guides,
     )
-    host.engine.submit(job)
-    return _Running(job, choices, queue)
+    host.engine.submit(sampling)
+    return _Running(sampling, choices, queue)
 
 
 async def _answer(

@@ -1,5 +1,7 @@
 r"""The prompt of a judge that reasons and then ends with a boxed score, and the parser of its reply.
 
+Open it to change what such a judge is asked.
+
 Used by the endpoint judge and by the local judge's `reasoning` mode. A reply is a vote only when it ends in
 one clear score: everything else is a failed vote, never a guess.
 """
@@ -8,7 +10,7 @@ import json
 import re
 from typing import Any
 
-from talktune.judge.prompts import request_of
+from talktune.judge.exchange import request_of
 from talktune.types import Label, Turn
 
 MAX_CHARS = 8000

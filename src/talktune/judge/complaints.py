@@ -1,4 +1,6 @@
-"""A complaint is not unsaid by what stands beside it: sentences are read by themselves, too, and a sure one counts.
+"""Reads the sentences of a reaction one by one, so that a sure complaint counts beside praise.
+
+Open it when a complaint is judged as good.
 
 Praise that is written beside a complaint, in whatever form, would turn the verdict on the whole text; it does not make
 the sentence that complains any better. The cautious verdict wins: praise has no such way around a complaint.
@@ -10,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from talktune.judge.exchange import Exchange
 from talktune.judge.heard import sentences
-from talktune.judge.prompts import Exchange
 
 GOOD = 2
 """The place of a good verdict in a distribution."""

@@ -1,5 +1,7 @@
 """A judge behind any OpenAI-compatible server: chat completions, many at once, each ending in a boxed score.
 
+Open it to see what happens when that server fails.
+
 Retried, with exponential backoff and jitter or after the server's own Retry-After: 408, 409, 429, 5xx,
 timeouts and broken connections. What still fails is a failed vote with its reason. Statuses that no retry can
 mend (a wrong key, a wrong URL, an unknown model) stop the work at once with a UserError.

@@ -1,4 +1,7 @@
-"""How often a judge is right on labelled lines, and reading such lines."""
+"""Measures how often a judge is right on labelled lines, and reads such lines.
+
+Open it to compare judges.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -8,8 +11,8 @@ from typing import Any, cast
 
 from talktune.conversations.files import Problem, read_records
 from talktune.errors import UserError
+from talktune.judge.exchange import Exchange, JudgeLine, turn_of
 from talktune.judge.panel import ExactJudge, Judge
-from talktune.judge.prompts import Exchange, JudgeLine, turn_of
 from talktune.rl.votes import LABELS, exact_vote, majority_vote
 from talktune.types import Label, Vote
 

@@ -1,5 +1,7 @@
 """A verdict head: several small linear classifiers on a language model's hidden states, one for each vote.
 
+Open it to see how the local judge decides, and how a head is fitted.
+
 Every voter reads another layer from the middle of the model, and was fitted without another seventh of the
 lines, so that voters differ. Which layers, and how strong a penalty, is found on hands that were left out.
 p = softmax(W x + b) over (−1, 0, +1), x = mean and last state of the reaction.
@@ -21,8 +23,8 @@ from torch import Tensor
 
 from talktune.errors import UserError
 from talktune.files import whole_file
+from talktune.judge.exchange import ORDERS, Exchange, JudgeLine
 from talktune.judge.hidden import Progress, blocks, pooled_states
-from talktune.judge.prompts import ORDERS, Exchange, JudgeLine
 
 VOTERS = 7
 DEPTHS = (17 / 30, 19 / 30, 15 / 30, 18 / 30, 16 / 30, 20 / 30, 14 / 30, 13 / 30, 12 / 30, 11 / 30, 10 / 30)

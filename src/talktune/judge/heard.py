@@ -1,4 +1,6 @@
-"""What a judge hears of a next state: its author's own words, without what speaks to the judge or is somebody else's.
+"""Keeps of a next state its author's own words: not what speaks to the judge, and not what somebody else wrote.
+
+Open it when a text makes the judge say what it wants.
 
 A text is taken apart at sentences, lines and marks of machines. Parts that speak of how this is judged, that pretend
 to be another role, that no eye sees, or that nobody speaks (codes, symbols, letters dressed up) are left out; of a

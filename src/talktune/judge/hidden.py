@@ -1,4 +1,7 @@
-"""What a language model makes of an exchange, as numbers: hidden states pooled over the next state's tokens."""
+"""Features of an exchange: a language model's hidden states, pooled over the tokens of the next state.
+
+Open it to see what the verdict head reads.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -8,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from talktune.errors import UserError
-from talktune.judge.prompts import Exchange, head_tokens
+from talktune.judge.exchange import Exchange, head_tokens
 from talktune.policy.adapter import adapter_off
 from talktune.policy.view import decoder_layers
 

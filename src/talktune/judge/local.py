@@ -1,4 +1,6 @@
-"""The judge that needs no server: a causal language model here judges, by default through a small verdict head.
+"""The judge that needs no server: a causal language model here, by default with a small verdict head.
+
+Open it to see the three ways in which it judges.
 
 Modes: `head` (voters on hidden states, one pass for all votes), `logprobs` (verdict words after worked examples,
 another order of them for each vote), `reasoning` (a sampled text that ends in a boxed score).
@@ -21,8 +23,8 @@ from talktune.config import SampleConfig
 from talktune.errors import UserError
 from talktune.judge.boxed import boxed_messages, parse_boxed
 from talktune.judge.complaints import with_complaints
+from talktune.judge.exchange import WORDS, Exchange, ask_tokens, encode, exchange_of, few_shot_tokens
 from talktune.judge.head import SHIPPED_HEAD, check_model, head_probabilities, load_head
-from talktune.judge.prompts import WORDS, Exchange, ask_tokens, encode, exchange_of, few_shot_tokens
 from talktune.policy.adapter import adapter_off
 from talktune.policy.load import SHIPPED, Policy
 from talktune.policy.sample import sample_answers

@@ -1,4 +1,7 @@
-"""A judge that knows the truth and errs at a known rate: for experiments and tests."""
+"""A judge that knows the truth and errs at a known rate, for experiments and tests.
+
+Open it to see what counts as the truth.
+"""
 
 import json
 from collections.abc import Callable, Sequence

@@ -1,4 +1,6 @@
-"""m votes on every turn, and the verdict made of them, at as few calls as give the same verdict.
+"""Asks a judge for m votes on every turn and makes the verdict, with as few calls as give the same verdict.
+
+Open it to see how a verdict comes about: `judge_turns`.
 
 Votes are asked for in rounds: first the fewest that could decide a turn, then more only where it is open.
 """
@@ -26,7 +28,7 @@ class Judge(Protocol):
 
     @property
     def name(self) -> str:
-        """Whose votes they are, as it stands in a verdict."""
+        """The name under which the votes stand in a verdict."""
         ...
 
     def vote(self, asks: Sequence[Ask]) -> list[Vote]:

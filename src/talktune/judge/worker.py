@@ -1,4 +1,6 @@
-"""The judge at work beside a server: turns whose next state has arrived, votes, verdicts, the oldest first.
+"""The judge beside a server: it takes turns whose next state has arrived, the oldest first, and stores verdicts.
+
+Open it to see what happens to turns while the judge is down.
 
 An outage leaves turns waiting: nothing is written, and the worker asks again later, twice as late each time.
 """

@@ -1,4 +1,6 @@
-"""Attention over packed trees: a path is plain causal attention, a branch sees the path that led to it.
+"""Attention over packed prefix trees: a token sees the path that led to it, and nothing of other branches.
+
+Open it when a model cannot train on packed samples.
 
 transformers calls it by name for every layer of a model (its attention interface). On a GPU one block-sparse
 kernel does it (FlexAttention, pytorch.org/docs/stable/nn.attention.flex_attention.html), on a CPU one call of
@@ -98,7 +100,7 @@ def tree_attention(
 
 
 def check_asked(other: Mapping[str, Any], complete: bool) -> None:
-    """Raise TypeError when a layer asks its attention for what is not known here, or where something is missing."""
+    """Raise TypeError when a layer asks for an attention that is not known here, or leaves something out."""
     strange = sorted(name for name, given in other.items() if given is not None and name not in KNOWN)
     if strange or not complete:
         raise TypeError(f"attention over trees cannot do {', '.join(strange) or 'without the trees'}")
@@ -132,7 +134,7 @@ def _flex() -> Any:
 
 @contextmanager
 def attention_is(model: Any, name: str = NAME) -> Generator[None]:
-    """Inside, the model's layers call the attention of that name, `tree_attention` by default."""
+    """Let the model's layers call the attention of that name inside, `tree_attention` by default."""
     config = model.config.get_text_config()
     before = config._attn_implementation
     config._attn_implementation = name

@@ -1,5 +1,7 @@
 """Checkpoints that survive being killed: each is there as a whole or not at all.
 
+Open it to see what a resumed run reads.
+
 `state.json` and safetensors: the weights and the optimizer's state by their names. One process writes one file, ranks
 write one each of what they hold (torch.distributed.checkpoint), and any number of ranks reads what any other wrote.
 """
@@ -66,7 +68,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether there is a checkpoint, and not one of an older talktune, which kept the optimizer pickled."""
+    """Whether there is a checkpoint in today's form; an older talktune pickled the optimizer."""
     return (path / "state.json").exists() and not (path / "optimizer.pt").exists()
 
 

@@ -1,4 +1,6 @@
-"""The gate: what a new version must hold, on a set of probes, before it goes live.
+"""The gate: the limits that a new version must keep on a set of probes before it goes live.
+
+Open it to see why a version was rejected.
 
 Probes are prompts with accepted answers (facts, answered greedily) and open ones (answered by sampling with a fixed
 seed). A candidate is held against the live version and against the base model. A limit is a number in the config; a
@@ -15,7 +17,7 @@ from typing import Any
 from talktune.config import GateConfig
 from talktune.conversations.files import parse_json, strict_lines
 from talktune.conversations.messages import BadConversation
-from talktune.conversations.prompts import parse_prompt
+from talktune.conversations.prompt_files import parse_prompt
 from talktune.errors import UserError
 from talktune.learner.texts import repetition, says
 from talktune.types import Message
@@ -29,7 +31,7 @@ FEWEST_JUDGED = 8
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A prompt, and the words of which a right answer has one; an open one has none."""
+    """A question of the gate, with the words of which a right answer has one; an open probe has none."""
 
     prompt: tuple[Message, ...]
     accepted: tuple[str, ...] = ()
@@ -37,7 +39,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """How far a version moved towards what the judge liked, on verdicts that it was not trained on.
+    """How far a version moved towards answers that the judge liked, on verdicts that it was not trained on.
 
     The mean over turns of (reward − mean reward) · (log-prob a token, candidate − live), with its standard error.
     """
@@ -49,7 +51,7 @@ class Preference:
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """What one version answered, in numbers."""
+    """The measured numbers of one version's answers."""
 
     facts: tuple[bool, ...]
     """Which facts it got right."""
@@ -67,7 +69,7 @@ class Measures:
     """To the base model, nats a token of the open answers (k3)."""
 
     def as_dict(self) -> dict[str, float]:
-        """For the store."""
+        """The measures as the store keeps them."""
         numbers: dict[str, float] = {
             name: getattr(self, name) for name in ("tokens", "repetition", "distinct", "empty", "kl")
         }
@@ -103,7 +105,7 @@ def measure(
     tokens: float,
     kl: float,
 ) -> Measures:
-    """The numbers of one version's answers: `told` to the facts, `opened` to the open probes; `ended` is of both."""
+    """Measure a version by its answers: `told` to the facts, `opened` to the open probes; `ended` is of both."""
     words = [" ".join(text.lower().split()) for text in opened]
     return Measures(
         facts=tuple(says(text, probe.accepted) for probe, text in zip(facts, told, strict=True)),
@@ -131,7 +133,7 @@ def preference(rewards: Sequence[float], gains: Sequence[float]) -> Preference |
 def objections(
     candidate: Measures, live: Measures, base: Measures, judged: Preference | None, limits: GateConfig
 ) -> list[str]:
-    """Why a candidate must not go live, each in a few words with its numbers; empty when it may."""
+    """The reasons why a candidate must not go live, each in a few words with its numbers; empty when it may."""
     found: list[str] = []
     known = [i for i, right in enumerate(base.facts) if right]
     kept = sum(candidate.facts[i] for i in known)

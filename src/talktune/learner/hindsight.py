@@ -1,4 +1,7 @@
-"""A prompt with the reaction in it, or the wanted answer: what the model would have been asked, had it known."""
+"""The prompt that a model would have been asked, had the user's reaction or wish been known.
+
+Open it to see what the teacher of `--distill` reads.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +15,8 @@ from talktune.types import Message, Turn
 
 
 def with_reaction(prompt: Sequence[Message], reaction: str) -> tuple[Message, ...] | None:
-    """The prompt with the reaction in its last user message, before what is asked there; None where there is none.
+    """The prompt with the reaction placed in its last user message, before the question; None where there is no
+    reaction.
 
     Small models are helped most by the bare words, and by a question that comes last.
     """
@@ -24,7 +28,7 @@ def with_reaction(prompt: Sequence[Message], reaction: str) -> tuple[Message, ..
 
 
 def reaction_of(turn: Turn) -> str | None:
-    """What the user said after an answer that was judged bad; None for liked ones, tool results and silence.
+    """What the user said after an answer that was judged bad; None for liked answers, tool results and silence.
 
     Where they said what it should have been, that: it tells more than what they said of it.
     """
@@ -38,7 +42,7 @@ def reaction_of(turn: Turn) -> str | None:
 
 
 def teacher_prompt(turn: Turn, prompt_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...] | None:
-    """The ids of a disliked turn's prompt with the reaction in it; None where there is nothing to be taught by.
+    """The token ids of a disliked turn's prompt with the reaction in it; None where there is nothing to teach.
 
     All before the message that is answered stays as it was sampled from, token by token; what follows must be what
     the chat template makes of it, or the gap would tell of two templates and not of the reaction: else None, too.

@@ -1,4 +1,7 @@
-"""Self-distillation within an update: what the frozen model, told the reaction, would rather have answered."""
+"""Self-distillation within an update: the frozen model that has read the reaction teaches the policy.
+
+Open it to see which tokens have a teacher; the loss itself is `rl.distill`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,12 +17,12 @@ from talktune.types import Sample
 
 
 def is_taught(sample: Sample) -> bool:
-    """Whether the sample has a teacher."""
+    """Whether the sample has a teacher's prompt."""
     return sample.teacher_prompt_ids is not None
 
 
 def untaught(samples: Sequence[Sample]) -> list[Sample]:
-    """The samples without their teachers."""
+    """The samples without their teachers' prompts."""
     return [replace(sample, teacher_prompt_ids=None) for sample in samples]
 
 
@@ -31,7 +34,7 @@ def taught_rows(packed: Pack, samples: Sequence[Sample]) -> Tensor | None:
 
 
 def pupils(packed: Pack, samples: Sequence[Sample]) -> list[Sample]:
-    """The samples of a pack that have a teacher, as the teacher reads them: behind a prompt that tells more."""
+    """The samples of a pack that have a teacher, each behind the teacher's longer prompt."""
     taught = (samples[i] for i in packed.samples if is_taught(samples[i]))
     return [replace(s, prompt_ids=s.teacher_prompt_ids or ()) for s in taught]
 

@@ -1,4 +1,7 @@
-"""Log-probs of given answer tokens under a policy: one forward pass over a pack of samples, and no (K, V) logits."""
+"""Log-probs of given answer tokens under a policy: one forward pass over a pack of samples, and no (K, V) logits.
+
+Open it to see which ways of saving work are valid for a model, and how that is found out.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 
 from talktune.errors import UserError
 from talktune.learner.attention import Trees, attention_is
-from talktune.rl.head import CHUNK, chosen_logprobs, several_logprobs
+from talktune.rl.head import CHUNK, selective_log_softmax, several_logprobs
 from talktune.rl.packing import Pack, pack
 from talktune.types import Sample
 
@@ -21,7 +24,7 @@ SHORT_CHUNK = 2**21
 
 @dataclass(frozen=True)
 class Reader:
-    """How a model's log-probs are computed: which ways of saving work are valid for it. Made by `make_reader`."""
+    """Computes log-probs with a model, by those ways of saving work that are valid for it. Made by `make_reader`."""
 
     model: Any
     """The causal language model (inside of its adapter, where it has one)."""
@@ -35,7 +38,7 @@ class Reader:
     """Where the weights are spread over ranks: calls what computes with them, which has them at hand meanwhile."""
 
     def inside(self, work: Callable[[], T]) -> T:
-        """What `work` computes with the model: tensors, or tuples of them. All ranks have to be there."""
+        """Run `work` with the model and return its tensors, or tuples of them. All ranks have to call it."""
         return work() if self.whole is None else self.whole(work)
 
     def token_logprobs(self, pack: Pack, temperature: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,7 +50,7 @@ class Reader:
         return self.inside(lambda: self.read(pack, temperature).chosen())
 
     def read(self, pack: Pack, temperature: Tensor) -> "Forward":
-        """One forward pass over a pack, of which several things can be asked, `inside`; `temperature` is (K,)."""
+        """One forward pass over a pack, whose result answers several questions, `inside`; `temperature` is (K,)."""
         run = self._runner(pack)
         if not self.fused_head:
             logits = run(self.model, input_ids=pack.ids[None], logits_to_keep=pack.source).logits[0]
@@ -56,7 +59,7 @@ class Reader:
         return self.head(hidden, pack.target, temperature)
 
     def head(self, hidden: Tensor, target: Tensor, temperature: Tensor) -> "Forward":
-        """What can be asked of hidden states (K, H), where the head is plain."""
+        """The result for given hidden states (K, H), where the model's head is plain."""
         chunk = SHORT_CHUNK if self.pass_by is not None and not hidden.is_cuda else CHUNK
         return Forward(hidden, target, temperature, self.model.get_output_embeddings(), chunk, self.pass_by)
 
@@ -80,7 +83,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Forward:
-    """One forward pass over a pack: a state for each of its K answer tokens, and how log-probs come of it."""
+    """The result of a forward pass over a pack: a hidden state for each of its K answer tokens, and their log-probs."""
 
     states: Tensor
     """(K, H) hidden states where there is a `head`, else (K, V) log-probs."""
@@ -98,12 +101,12 @@ class Forward:
         if head is None:
             scores = self.states.detach()
             return self.states.gather(1, target[:, None]).squeeze(1), -torch.einsum("kv,kv->k", scores.exp(), scores)
-        return chosen_logprobs(
+        return selective_log_softmax(
             self.states, head.weight, target, self.temperature, bias=head.bias, chunk=self.chunk, between=self.pass_by
         )
 
     def several(self, which: int | Tensor, rows: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """Log-probs in nats of several tokens at some of the places (all by default), and the ids of these tokens.
+        """Log-probs in nats of several tokens at some of the places (all by default), with the ids of these tokens.
 
         `which` is how many of the likeliest, or their ids, as in `rl.head.several_logprobs`.
         """
@@ -123,7 +126,7 @@ def make_reader(
     pass_by: Callable[[], None] | None = None,
     whole: Callable[[Callable[[], Any]], Any] | None = None,
 ) -> Reader:
-    """Find out, with a few tokens, what is valid for this model; a UserError when packing is wanted and is not.
+    """Find out with a few tokens which ways are valid for this model; UserError when packing is wanted and is not.
 
     Packing holds where a token depends on the tokens that it attends to and on its position alone: not for a
     recurrent state, and not for attention with more terms than ours has.

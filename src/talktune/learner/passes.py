@@ -27,7 +27,7 @@ IDLE = pack(NOBODY)[0]
 
 @dataclass(frozen=True, eq=False)
 class Student:
-    """What a pass with a gradient says of a pack's K answer tokens."""
+    """The result of a pass with a gradient for a pack's K answer tokens."""
 
     logprobs: Tensor
     """(K,) of the sampled tokens."""
@@ -42,14 +42,14 @@ class Student:
 
 
 class Passes:
-    """How one model reads packs of samples."""
+    """Runs one model over packs of samples."""
 
     def __init__(self, model: Any, train: TrainConfig, reader: Reader, fewest_packs: int) -> None:
         """What would fill fewer than `fewest_packs` packs is cut into smaller ones, so that no rank is idle."""
         self.model, self.train, self.reader, self.fewest_packs = model, train, reader, fewest_packs
 
     def packs(self, samples: Sequence[Sample]) -> list[Pack]:
-        """Cut samples into packs of one pass each; without packing every sample is one."""
+        """Cut samples into packs of one pass each; without packing every sample is a pack."""
         if not samples:
             return []
         if self.train.no_packing:
@@ -74,7 +74,7 @@ class Passes:
         return self.reader.inside(lambda: self._read(packed, samples).several(ids)[0])
 
     def student(self, packed: Pack, samples: Sequence[Sample], rows: Tensor | None = None) -> Student:
-        """One pass with a gradient; at the answer tokens `rows` (N,) it also says which tokens are likely."""
+        """One pass with a gradient; for the answer tokens `rows` (N,) it also gives the likeliest tokens."""
         pieces = self._pieces(packed, samples)
         if pieces is None:
             read = partial(self._whole, packed, samples, rows)
@@ -90,7 +90,7 @@ class Passes:
         return Student(new, entropy, likely, ids, back=partial(_back_to_likely, pieces, new, likely, ids, rows))
 
     def idle(self, silent: int = 0) -> None:
-        """The passes of a rank that has no pack: `silent` ones without gradient, then one with.
+        """Run the passes of a rank that has no pack, to keep step: `silent` ones without gradient, then one with.
 
         The others gather every layer's weights from all ranks.
         """

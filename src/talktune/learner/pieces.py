@@ -1,4 +1,6 @@
-"""A pack that is too long for one pass: pieces of it, one after the other, with their keys and values kept.
+"""A pack that is too long for one pass, computed in pieces whose keys and values are kept.
+
+Open it to see how `--piece-tokens` gives the same gradient with less memory.
 
     there:  piece by piece without gradients: log-probs ℓ, and of each layer the keys and values k, v
     loss:   of all ℓ at once, and with it ∂loss/∂ℓ
@@ -48,7 +50,7 @@ class Pieces:
 
     @torch.no_grad()
     def forward(self, wanted: Heads) -> list[Tensor]:
-        """What is wanted of all answer tokens, (K, …) each, without gradients; keys and values are kept."""
+        """Compute what is wanted of all answer tokens, (K, …) each, without gradients; keep keys and values."""
         parts: list[tuple[Tensor, Sequence[Tensor]]] = []
         self._kept.clear()
         for number in range(len(self._blocks)):
@@ -59,7 +61,7 @@ class Pieces:
         return [torch.cat(column)[order] for column in zip(*(found for _, found in parts), strict=True)]
 
     def backward(self, wanted: Heads, slopes: Sequence[Tensor]) -> None:
-        """Add the gradient for the weights, from those for what was wanted of all answer tokens; after `forward`."""
+        """Add the weights' gradient from the gradients of what `forward` gave; call it after `forward`."""
         for kept in self._kept:
             for key, value in kept.values():
                 key.requires_grad_()
@@ -94,7 +96,7 @@ class Pieces:
     def attend(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None
     ) -> Tensor:
-        """One layer: the piece's queries over all that was kept of that layer, and its own."""
+        """The attention of one layer: the piece's queries over the layer's kept keys and values, and its own."""
         self._own[module] = (key, value)
         before = [kept[module] for kept in self._kept[: self._number]]
         keys = torch.cat([*(k for k, _ in before), key], 2)

@@ -1,5 +1,7 @@
 """The preference model: from a prompt and an answer, never the reaction, to the verdict that this user will give.
 
+Open it to see how fresh answers get their rewards.
+
     (prompt, answer) -> Reading -> experts, one a view of it -> mixture -> p(−1), p(0), p(+1) -> trust
 
 Every expert is a small classifier on one view, fitted anew on the judged turns so far. How well each foretells this
@@ -54,7 +56,7 @@ _CONTENT = 4
 
 @dataclass(frozen=True)
 class Reading:
-    """What there is to know of one answer to one prompt."""
+    """What the preference model sees of one answer to one prompt."""
 
     prompt: tuple[int, ...]
     """Token ids, by which prompts are told apart."""
@@ -67,7 +69,7 @@ class Reading:
 
 
 class Answer(NamedTuple):
-    """One answer to be read."""
+    """One answer that is to be read."""
 
     prompt_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
@@ -103,7 +105,7 @@ def words(text: str) -> list[str]:
 
 
 def marked_words(text: str) -> frozenset[str]:
-    """The words, and with a mark those of the first and of the last sentence: a greeting is no greeting elsewhere."""
+    """The words, and those of the first and the last sentence once more, marked: a greeting is one only there."""
     sentences = [part for part in _SENTENCE.findall(text) if part.strip()] or [""]
     first = {"^" + word for word in words(sentences[0])}
     last = {"$" + word for word in words(sentences[-1])}
@@ -130,7 +132,7 @@ def _go_on() -> None:
 
 
 class View(NamedTuple):
-    """One way to look at readings: a number for each column, with the columns that a fit on some of them may use."""
+    """One way to turn readings into features: columns of numbers, and which columns a fit on some readings may use."""
 
     name: str
     table: Callable[[Sequence[Reading]], Tensor]
@@ -140,7 +142,7 @@ class View(NamedTuple):
 
 
 def state_view(*places: tuple[int, int]) -> Callable[[Sequence[Reading]], Tensor]:
-    """A table of states: pairs of a layer's number among `DEPTHS` and 0 (mean) or 1 (last)."""
+    """The view of hidden states: pairs of a layer's number among `DEPTHS` and 0 (mean) or 1 (last)."""
 
     def table(readings: Sequence[Reading]) -> Tensor:
         all_states = torch.stack([r.states for r in readings])  # (N, layers, 2 H)
@@ -190,7 +192,7 @@ VIEWS: tuple[View, ...] = (
 
 
 def experts(views: Sequence[View] = VIEWS) -> int:
-    """How many there are."""
+    """The number of experts."""
     return (len(views) + 1) * len(DEVIATIONS) + 1
 
 
@@ -202,7 +204,7 @@ def foretell(
     pass_by: PassBy = _go_on,
     judged: int | None = None,
 ) -> Tensor:
-    """p (M, K, 3) of `others` from turns with known classes (N,), by experts for each view and for all of them.
+    """Predict p (M, K, 3) of `others` from turns with known classes (N,): one expert for each view, one for all.
 
     The last expert is the base rate alone: that of the first `judged` turns, by default of all.
     """
@@ -245,7 +247,7 @@ def _scaled(table: Tensor, readings: Sequence[Reading], judged: int, *, counted:
 
 @dataclass(frozen=True)
 class Preference:
-    """What this user's verdicts taught so far."""
+    """The fitted preference model of one user, or of everybody."""
 
     readings: tuple[Reading, ...]
     classes: Tensor
@@ -258,7 +260,7 @@ class Preference:
     """So many of the readings, the first ones, are of turns that were judged: the others were wanted. None: all."""
 
     def rewards(self, others: Sequence[Reading], pass_by: PassBy = _go_on) -> list[float]:
-        """p(+1) − p(−1) of answers that nobody judged."""
+        """The predicted rewards p(+1) − p(−1) of answers that nobody judged."""
         told = foretell(self.readings, self.classes, others, pass_by=pass_by, judged=self.judged)
         p = mixed(told, self.weights)
         return (p[:, 2] - p[:, 0]).tolist()
@@ -271,7 +273,7 @@ def learn_preference(
     pass_by: PassBy = _go_on,
     wanted: Sequence[Reading] = (),
 ) -> Preference:
-    """Fit on the last `window` judged turns, oldest first, whose labels are −1, 0 or +1, or count as such.
+    """Fit the model on the last `window` judged turns, oldest first, whose labels are −1, 0 or +1, or count as such.
 
     Answers that were `wanted` are liked ones to be fitted, and nothing else: neither the base rate, nor the weights of
     the experts, nor trust come of them. A person's own words are easily told from a model's, and to have foretold
@@ -302,7 +304,9 @@ def foretold(
     pass_by: PassBy = _go_on,
     judged: int | None = None,
 ) -> Tensor:
-    """p (N, K, 3) of the first `judged` readings (by default all) by experts that were fitted on the other folds."""
+    """Cross-validated p (N, K, 3) of the first `judged` readings (by default all), each by experts that never saw its
+    fold.
+    """
     n = len(readings) if judged is None else judged
     told = torch.zeros(n, experts(views), 3, dtype=torch.float64)
     for fold in folds[:n].unique():
@@ -315,7 +319,7 @@ def foretold(
 
 
 def judge_experts(told: Tensor, classes: Tensor, folds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The experts' weights (K,); what the mixture foretold above the base rate (N,), as a score and in nats.
+    """The experts' weights (K,), and the gain of their mixture over the base rate (N,), as a score and in nats.
 
     A turn's own fold has no say in the weights of the mixture that foretells it. The score is p(+1) − p(−1) less that
     of the base rate.

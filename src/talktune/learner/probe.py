@@ -1,4 +1,6 @@
-"""Does the reaction in the context make better answers? Asked before anything is learned from such a context.
+"""Tests whether a model's answers get better when it has read the reaction, before anything is learned from that.
+
+Open it to see when `--distill auto` is on.
 
 disliked turns -> answers of the bare model without and with the reaction -> scores -> sign test -> a finding
 
@@ -30,7 +32,7 @@ Scorer = Callable[[Sequence[Turn], Sequence[Sampled]], Sequence[float]]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a probe found out."""
+    """The result of a probe: the scores with and without the reaction."""
 
     turns: int
     """Disliked turns that were asked again, each as often with the reaction as without."""
@@ -88,7 +90,7 @@ def probe(
     copies: int = 4,
     longest: float = inf,
 ) -> Finding:
-    """Ask disliked turns again, at most `most`, drawn by the seed: each `copies` times plainly and with the reaction.
+    """Ask at most `most` disliked turns again, drawn by the seed: each `copies` times plainly and with the reaction.
 
     Turns whose prompt has more than `longest` tokens with the reaction are left out.
     The scorer is shown every answer as one to the plain prompt. Who asks again as turns come in gives chance another

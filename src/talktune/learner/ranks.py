@@ -1,4 +1,6 @@
-"""Several processes that train one model: which of them this is, and how they agree (torchrun, torch.distributed).
+"""Several processes that train one model (torchrun, torch.distributed, FSDP2): who this one is, how they agree.
+
+Open it to see what is spread over GPUs, and what only the first rank does.
 
 Every rank reads the same samples and cuts the same packs, computes those that are dealt to it, and holds its share of
 the weights and of the optimizer's state (FSDP2, `fully_shard`), or a copy of them all (`live.followers`): gradients are
@@ -33,18 +35,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this one is."""
+    """This process's number among those that train one model, and how they exchange values."""
 
     number: int = 0
     count: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes."""
+        """Whether this is the rank that writes files."""
         return self.number == 0
 
     def of_first(self, work: Callable[[], T]) -> T:
-        """What `work` gives on the first rank, on all of them; so is the UserError that it raises."""
+        """Run `work` on the first rank and give its result, or its UserError, to all of them."""
         if self.count == 1:
             return work()
         said: list[Any] = [None, None]
@@ -59,7 +61,7 @@ class Ranks:
         return said[0]
 
     def gather(self, mine: Sequence[T]) -> list[T]:
-        """What all ranks have, one after the other, on each of them."""
+        """Give each rank the values of all ranks, in order."""
         if self.count == 1:
             return list(mine)
         found: list[Any] = [None] * self.count
@@ -80,7 +82,7 @@ ALONE = Ranks()
 
 @contextmanager
 def joined() -> Generator[Ranks]:
-    """The ranks that torchrun started, which can speak to each other inside; alone where it started none."""
+    """Join the ranks that torchrun started for the time inside; a single rank where it started none."""
     if rank_of_torchrun() is None:
         yield ALONE
         return
@@ -139,5 +141,5 @@ def shard(model: Any, ranks: Ranks, device: torch.device) -> Callable[[Callable[
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:
-    """All of a tensor of which this rank may hold a share; all ranks have to ask for it."""
+    """The whole of a tensor of which this rank may hold a share; all ranks have to call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

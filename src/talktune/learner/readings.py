@@ -1,4 +1,7 @@
-"""A reading as bytes: safetensors of its states, its shape, its prompt's ids and its words."""
+"""Readings (what the preference model sees of an answer) as bytes, for the store and for run directories.
+
+Open it when the form of a reading changes.
+"""
 
 import json
 
@@ -9,7 +12,7 @@ from talktune.learner.preference import Reading
 
 
 def reading_to_bytes(reading: Reading) -> bytes:
-    """All of it, exactly: states are float32 to begin with, and kept as such."""
+    """A reading as bytes, without loss: states are float32 and are kept as such."""
     words = json.dumps(sorted(reading.words)).encode()
     return save(
         {

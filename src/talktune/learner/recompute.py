@@ -1,4 +1,6 @@
-"""Less memory for more time: of each layer only what enters it is kept, the rest is computed again on the way back.
+"""Gradient checkpointing: each layer keeps only its input, and the rest is computed again on the way back.
+
+Open it to see what `--checkpoint-layers` does.
 
 Activations then grow by one hidden state a token and layer (arXiv 1604.06174), and a backward pass takes as long as a
 forward pass more.
@@ -18,7 +20,7 @@ from talktune.policy.view import decoder_layers
 
 
 def recompute_layers(model: Any) -> None:
-    """Let every decoder layer of `model` keep its input only; UserError where it has no list of layers."""
+    """Let every decoder layer of `model` keep only its input; UserError where the model has no list of layers."""
     layers = decoder_layers(model)
     if layers is None:
         raise UserError(f"{type(model).__name__}: it has no list of layers; leave out --checkpoint-layers.")

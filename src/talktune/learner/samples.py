@@ -1,4 +1,7 @@
-"""Scored turns -> samples: token ids, a reward and a group for each; nothing leaves without a reason."""
+"""Training samples from scored turns: token ids, a reward and a group for each; a turn that is left out has a reason.
+
+Open it to see why a turn was not trained on.
+"""
 
 import hashlib
 import json
@@ -25,7 +28,7 @@ Sampler = Callable[[Sequence[tuple[int, ...]]], Sequence[Sampled]]
 
 @dataclass
 class Intake:
-    """What became of a file's turns: samples to train on, and how many turns were left out, and why."""
+    """The result of reading turns: the samples to train on, and how many turns were left out for which reason."""
 
     samples: list[Sample] = field(default_factory=list[Sample])
     main: int = 0
@@ -41,7 +44,7 @@ class Intake:
     """By sample id, the share of its valid votes that equal its reward."""
 
     def as_dict(self) -> dict[str, object]:
-        """For `summary.json`."""
+        """The counts as `summary.json` has them."""
         counts: dict[str, object] = {
             "main": self.main,
             "side": self.side,
@@ -101,7 +104,7 @@ def samples_from(
 
 
 def sample_of(turn: Turn, reward: float, tokenizer: PreTrainedTokenizerBase, group: Grouping) -> Sample:
-    """What was sampled, where ids were captured; only logs that never had ids are rendered to tokens again."""
+    """One turn as a sample, from its captured token ids; only logs that never had ids are tokenised again."""
     sampled = turn.sampled
     if sampled is None:
         prompt = prompt_ids(turn, tokenizer)
@@ -115,7 +118,7 @@ def sample_of(turn: Turn, reward: float, tokenizer: PreTrainedTokenizerBase, gro
 
 
 def prompt_ids(turn: Turn, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The ids that the answer was sampled from, or those that the template makes; UserError where it refuses."""
+    """The ids that the answer was sampled from, or else those of the chat template; UserError where that refuses."""
     if turn.sampled is not None:
         return turn.sampled.prompt_ids
     return tuple(render_prompt(tokenizer, turn.prompt, turn.tools))
@@ -138,7 +141,7 @@ def with_wanted(sample: Sample, turn: Turn, tokenizer: PreTrainedTokenizerBase, 
 
 
 def wanted_ids(turn: Turn, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...] | None:
-    """The ids of the answer that the person wanted, with the token that ends it; None without one that can be said."""
+    """The ids of the answer that the person wanted, with its end token; None where the model cannot say it."""
     if turn.wanted is None or not turn.wanted.strip():
         return None
     try:
@@ -148,7 +151,7 @@ def wanted_ids(turn: Turn, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...
 
 
 def sample_of_answer(sampled: Sampled, *, id: str, reward: float, group: str) -> Sample:
-    """One answer as it was sampled, with what it earned; greedy ones count as drawn at temperature 1."""
+    """One sampled answer with its reward; a greedy answer counts as drawn at temperature 1."""
     return Sample(
         id=id,
         prompt_ids=sampled.prompt_ids,
@@ -162,7 +165,7 @@ def sample_of_answer(sampled: Sampled, *, id: str, reward: float, group: str) ->
 
 
 def batches(samples: Sequence[Sample], config: TrainConfig) -> list[list[Sample]]:
-    """The samples of each update in turn: every epoch shuffled anew from the seed, groups kept together.
+    """The samples of each update in turn: shuffled anew by the seed in every epoch, groups kept together.
 
     The last batch of an epoch may be smaller. `config.updates` cuts the list, or repeats epochs until it is
     long enough.

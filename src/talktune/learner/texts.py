@@ -1,4 +1,7 @@
-"""What can be said of an answer from its text alone."""
+"""Measures of an answer's text: does it say one of some words, how much does it repeat.
+
+Open it to see what the gate measures in a text.
+"""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +11,7 @@ RUN = 3
 
 
 def says(answer: str, accepted: Sequence[str]) -> bool:
-    """Whether one of the accepted words occurs in `answer` as a whole, in any case."""
+    """Whether `answer` has one of the accepted words as a whole word, in any case."""
     said = answer.lower()
     return any(re.search(rf"(?<!\w){re.escape(word.lower())}(?!\w)", said) for word in accepted)
 

@@ -1,4 +1,7 @@
-"""The metrics of each update in TensorBoard, Weights & Biases or trackio, where `--track` asks for it."""
+"""The metrics of each update in TensorBoard, Weights & Biases or trackio, where `--track` asks for it.
+
+Open it to add a tracker.
+"""
 
 import logging
 import math
@@ -42,7 +45,7 @@ class Track:
             raise UserError(f"--track {tracker}: it cannot begin ({_first_line(error)}).") from error
 
     def log(self, update: int, metrics: Mapping[str, Any]) -> None:
-        """Tell the numbers of one update."""
+        """Send the numbers of one update to the tracker."""
         if self._run is None:
             return
         numbers = {
@@ -61,7 +64,7 @@ class Track:
             log.warning("--track %s: update %d is not in it (%s)", self._name, update, _first_line(error))
 
     def close(self) -> None:
-        """End the run; what was told is kept."""
+        """End the tracker's run; what was sent is kept."""
         if self._run is None:
             return
         try:

@@ -1,4 +1,7 @@
-"""One update of the policy: samples -> shaped rewards -> advantages -> packs -> loss -> AdamW step."""
+"""One update of the policy: samples → shaped rewards → advantages → packs → loss → AdamW step.
+
+Open it to see the whole pipeline of learning in one place: `Learner.step`.
+"""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -14,11 +17,11 @@ from talktune.config import AlgorithmConfig, Config
 from talktune.errors import UserError
 from talktune.learner.lesson import is_taught, lesson, pupils, taught_rows, untaught
 from talktune.learner.logprobs import make_reader
+from talktune.learner.pack_loss import pack_loss
 from talktune.learner.passes import Passes
 from talktune.learner.probe import WEIGHT
 from talktune.learner.ranks import ALONE, Ranks, shard, whole_tensor
 from talktune.learner.recompute import recompute_layers
-from talktune.learner.surrogate import surrogate
 from talktune.policy.adapter import adapter_off
 from talktune.policy.linear import fast_frozen_linears, frozen_linears
 from talktune.policy.turnstile import Lane
@@ -35,11 +38,11 @@ SHOWN = 20
 
 
 class NotFiniteError(UserError):
-    """An update whose gradient is no number; it was not taken."""
+    """An update was not taken, because its gradient is not a finite number."""
 
 
 def learned(metrics: Mapping[str, float]) -> bool:
-    """Whether an update with these metrics had anything to learn from."""
+    """Whether an update with these metrics had a gradient to learn from."""
     return any(name in metrics for name in ("tokens", "fresh_tokens", "wanted_tokens"))
 
 
@@ -98,7 +101,7 @@ class Learner:
         )
 
     def reset(self, weights: Mapping[str, Tensor]) -> None:
-        """Start anew from these weights: a fresh optimizer, no update taken."""
+        """Start over from the present weights: a fresh optimizer, no update taken."""
         with torch.no_grad():
             for name, parameter in self.trained.items():
                 parameter.copy_(weights[name])
@@ -108,7 +111,7 @@ class Learner:
         self.update = 0
 
     def hear_probe(self, found: Mapping[str, float]) -> None:
-        """With `--distill auto`, distil in the next update only where the metrics of its fresh answers say so."""
+        """With `--distill auto`, distil in the next update only where the metrics of its fresh answers allow it."""
         if self.config.algorithm.distill == "auto":
             self.distill_weight = WEIGHT * found.get("complaints_help", 0.0)
 
@@ -245,7 +248,7 @@ class Learner:
                     with adapter_off(self.model):
                         reference, _ = passes.chosen(packed, samples)
                 student = passes.student(packed, samples, taught_rows(packed, samples))
-                loss, metrics = surrogate(packed, samples, student, reference, advantages, counted, total, eps_high, a)
+                loss, metrics = pack_loss(packed, samples, student, reference, advantages, counted, total, eps_high, a)
                 taught = pupils(packed, samples)
                 gap, found = lesson(
                     passes, taught, student, taught_tokens, lessons if self.ranks.count > 1 else 0,

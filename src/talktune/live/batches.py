@@ -1,4 +1,7 @@
-"""Which turns make the next update, and why there is none where there is none."""
+"""Chooses the judged turns of the next update, and says why there is none where there are too few.
+
+Open it to see when an update begins, and whose turns are in it.
+"""
 
 import logging
 from collections import Counter
@@ -52,7 +55,9 @@ class Batches:
         self._staleness = config.algorithm.max_staleness
 
     def due(self, now: float) -> str | None:
-        """The lineage whose turns are enough for an update, from counts alone; None, and `trouble`, where none are."""
+        """The lineage that has enough waiting turns for an update, by counts alone; None, and `trouble`, where none
+        has.
+        """
         stopped = {name: why for name, (_, why) in self.policies.lineages().items() if why}
         lineages = {name: waiting for name, waiting in self._lineages().items() if name not in stopped}
         nearest = sorted(lineages, key=lambda name: -sum(_counts(lineages[name]).values()))
@@ -65,7 +70,7 @@ class Batches:
         return min(ready, default=None)
 
     def take(self, lineage: str, now: float) -> Batch | None:
-        """The turns of the next update, if there are enough; those that no update can use leave the queue."""
+        """Take the turns of the next update, if there are enough; turns that no update can use leave the queue."""
         live, parents = self.policies.live(lineage), self.policies.parents()
         while (waiting := self._lineages().get(lineage)) and not self._missing(waiting, now):
             counts = _counts(waiting)

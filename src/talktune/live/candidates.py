@@ -1,4 +1,7 @@
-"""One update from the live version: turns in, a candidate for the gate out."""
+"""Makes a candidate: one update from the live version's weights, for the gate to judge.
+
+Open it to see what an update of a running server is made of, and when a brake stops it.
+"""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -12,9 +15,9 @@ from talktune.host.lora import Lora
 from talktune.judge.panel import Judge, judge_turns
 from talktune.learner.samples import sample_of_answer
 from talktune.learner.update import NotFiniteError, learned
-from talktune.live.asking import answers
 from talktune.live.batches import Batch
-from talktune.live.fresh import NOTHING, Fresh, dealt
+from talktune.live.engine_answers import answers
+from talktune.live.fresh_answers import NOTHING, Fresh, dealt
 from talktune.live.weights import Weights
 from talktune.policy.load import Policy
 from talktune.policy.tokens import decode_answer
@@ -27,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Candidates:
-    """Makes candidates; what was computed counts from the transaction on that names its turns and its version."""
+    """Makes candidates; an update counts once the transaction that names its turns and its version is committed."""
 
     def __init__(
         self,
@@ -54,7 +57,7 @@ class Candidates:
         self._judge, self._sample, self._fresh = judge, sample, fresh
 
     def make(self, batch: Batch, owner: str, now: float) -> Version | None:
-        """One update from the live version's weights: the candidate, or None where nothing was to be learned."""
+        """Take one update from the live version's weights: the candidate, or None where there was nothing to learn."""
         live, learner = batch.live, self._weights.learner
         number = None if live is None else live.number
         self._weights.load(batch.lineage, live)
@@ -118,7 +121,7 @@ class Candidates:
 
 
 def brakes(metrics: Mapping[str, float], live: LiveConfig) -> list[str]:
-    """Why learning has to stop after an update, each in a few words; empty where it may go on.
+    """The reasons why learning has to stop after an update, each in a few words; empty where it may go on.
 
     Turns may be of earlier versions, and their KL then hangs on a few large ratios: where there are fresh answers,
     which the version itself gave, theirs counts.

@@ -1,4 +1,6 @@
-"""What the gate needs to know of a version: its answers to the probes, its KL to the base model, what the judge liked.
+"""The exam of a candidate: its answers to the probes, its KL to the base model, its preference for what was liked.
+
+Open it to see what the gate's numbers are measured on.
 
 Answers come from the engine, in batches with the users' own; of a learner on another machine, from the engine that
 serves. Those of the live version and of the base model are kept from gate to gate.
@@ -27,7 +29,7 @@ Ask = Callable[[Sequence[Sequence[int]], Sequence[SampleConfig], Version | None]
 
 
 class Examiner:
-    """Asks versions the probes and compares them."""
+    """Asks versions the probes, and compares their answers."""
 
     def __init__(
         self,
@@ -61,7 +63,7 @@ class Examiner:
         *,
         weights: Callable[[Version], None],
     ) -> tuple[list[str], dict[str, Any]]:
-        """Why the candidate must not go live (nothing: it may), and what was measured.
+        """Examine a candidate: the reasons why it must not go live (none: it may), and what was measured.
 
         `held` are judged turns that were kept from training; `weights` loads a version into the learner.
         """

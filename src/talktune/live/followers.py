@@ -1,5 +1,7 @@
 """Live updates on several ranks: the first one leads, the others wait for its word and take the same step.
 
+Open it to see how `talktune learn` runs under torchrun.
+
 The first rank has the model whole, since it samples from it, and so do the others: what is shared out are the packs of
 an update. It alone knows the store; with every update the others are given all that decides it. A rank that dies, or
 fails within an update, ends all of them, and the next start takes the same turns again.

@@ -1,4 +1,6 @@
-"""The engine that serves, asked by the gate of a learner on another machine: what is examined is what will answer.
+"""Asks the gate's probes of the engine that serves, for a learner on another machine: what is examined will answer.
+
+Open it to see what `--gate-upstream` does.
 
 vLLM's routes: adapters come and go by `/v1/load_lora_adapter`, and `/v1/completions` takes a prompt as token ids and
 gives back those that it sampled (https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html).
@@ -14,9 +16,9 @@ import httpx2
 
 from talktune.config import SampleConfig
 from talktune.errors import UserError
-from talktune.live.asking import AT_ONCE
-from talktune.serve.advice import advice
-from talktune.serve.upstream import base_url
+from talktune.live.engine_answers import AT_ONCE
+from talktune.serve.engines.advice import advice
+from talktune.serve.engines.upstream import base_url
 from talktune.store.policies import Version
 from talktune.types import Sampled
 
@@ -25,11 +27,11 @@ SILENCE_SECONDS = 600.0
 
 
 class GateEngineError(UserError):
-    """The engine cannot be asked right now: the candidate waits, in words for whoever keeps the engine."""
+    """The engine cannot be asked right now, so the candidate waits; the message is for whoever runs the engine."""
 
 
 class GateEngine:
-    """Answers to the gate's probes, by one engine."""
+    """Gets answers to the gate's probes from one engine."""
 
     def __init__(
         self, url: str, key: str | None, end_ids: Collection[int], name: Callable[[int], str], context: int
@@ -43,7 +45,7 @@ class GateEngine:
 
     @property
     def context(self) -> int:
-        """Most tokens of a prompt and its answer, here and there."""
+        """The most tokens that a prompt and its answer may have, both here and at the engine."""
         return min(self._context, self._model.get("max_model_len") or self._context)
 
     def answers(

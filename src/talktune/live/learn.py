@@ -1,5 +1,7 @@
 """The learner beside a server: new verdicts → update → candidate → gate → live; `step` is the pipeline.
 
+Open it to see how a running server gets a new version.
+
 What was computed counts from the transaction that names its turns and its version on; a learner that is killed before
 computes the same again from the same turns.
 """
@@ -17,23 +19,24 @@ from talktune.errors import UserError
 from talktune.host.engine import Engine
 from talktune.host.lora import Lora, load_lora
 from talktune.judge.panel import Judge
-from talktune.learner.asking import make_asker
+from talktune.learner.asker import make_asker
 from talktune.learner.track import Track
-from talktune.live.asking import answers
 from talktune.live.batches import Batches
 from talktune.live.candidates import Candidates
+from talktune.live.engine_answers import answers
 from talktune.live.exam import Examiner
 from talktune.live.followers import Followers
-from talktune.live.fresh import Fresh
+from talktune.live.fresh_answers import Fresh
 from talktune.live.gate_engine import GateEngine, GateEngineError
 from talktune.live.pruning import prune_versions
 from talktune.live.weights import Weights
 from talktune.policy.load import Policy
 from talktune.policy.turnstile import ClosedError, Role
+from talktune.store.enqueue import BUCKETS
 from talktune.store.learning import LEASE, Learning, LostLeaseError
 from talktune.store.owners import owner_name
 from talktune.store.policies import Policies, Version
-from talktune.store.queues import BUCKETS, lease
+from talktune.store.queues import lease
 from talktune.store.renewal import renewed
 from talktune.store.store import Store
 from talktune.types import Sampled
@@ -46,7 +49,7 @@ TRIES = 3
 
 
 class LiveLearner:
-    """One adapter in training beside a model that others use too."""
+    """Trains one adapter beside a model that serves."""
 
     def __init__(
         self,
@@ -102,17 +105,20 @@ class LiveLearner:
 
     @cached_property
     def track(self) -> Track:
-        """Begun with the first update of this process: one that waits for the lease touches nobody else's run."""
+        """The tracker, opened with this process's first update: a learner that waits for the lease must not touch a
+        run.
+        """
         first = self.policies.last_number() + 1
         return Track(self._config.train.track, self.live.policies, self._config, first)
 
     @property
     def trouble(self) -> str:
-        """Why nothing is learned right now, in sentences."""
+        """The reason why nothing is learned right now, in sentences."""
         return self.batches.trouble
 
     def step(self) -> bool:
-        """One update and its gate, or the gate of a candidate that was left without; False when nothing was due.
+        """Run one update and its gate, or the gate of a candidate that has none yet; False when there was nothing to
+        do.
 
         Raises LostLeaseError when another process learns from this store.
         """
@@ -173,7 +179,7 @@ class LiveLearner:
         prune_versions(self.store, self.weights.folder, self.live.keep_versions, self._clock())
 
     def lora(self, version: Version) -> Lora:
-        """A version as the engine takes it."""
+        """A version in the form that the engine takes."""
         if version.number not in self._loras:
             self._loras[version.number] = load_lora(self._model, version.name, version.path)
         return self._loras[version.number]

@@ -1,4 +1,6 @@
-"""Notice of what happens while nobody looks: a new version, a rejected one, a brake, a judge that is down.
+"""Tells the log, and a URL, what happens while nobody looks: a version, a rejection, a brake, a judge that is down.
+
+Open it to add a kind of notice.
 
 It looks at the store, so that nothing that learns or judges ever waits for whoever is told, and so that it sees what
 other processes do. What happened before it began to look is not told.
@@ -30,7 +32,7 @@ MOST_WAITING = 100
 
 
 class Notices:
-    """Looks, logs what is new, and posts it to a URL as JSON: `event`, `text`, `time`, and what belongs to it."""
+    """Watches the store, logs what is new, and posts it to a URL as JSON: `event`, `text`, `time` and more."""
 
     def __init__(self, store: Store, url: str | None, clock: Callable[[], float] = time.time) -> None:
         """Of this store; without a `url` the log alone is told."""
@@ -48,14 +50,14 @@ class Notices:
         self._look()
 
     def look(self) -> bool:
-        """Look where it is time to; never anything that would have to be gone on with at once."""
+        """Look at the store when it is time to; always False, since there is never more to do at once."""
         if self._clock() >= self._next_look:
             self._look()
             self._next_look = self._clock() + LOOK_SECONDS
         return False
 
     def post(self) -> bool:
-        """Post one notice, in a thread that may wait; UserError where nobody took it, to be tried again later."""
+        """Post one notice, in a thread that may wait; UserError where it was not accepted, to be tried again later."""
         if self._posting is None:
             if not self._waiting:
                 return False

@@ -1,4 +1,7 @@
-"""Folders of old versions go, so that a disk does not fill with adapters that nobody will ask for."""
+"""Removes the folders of versions that nobody needs any more, so that the disk does not fill.
+
+Open it when a version's folder is gone.
+"""
 
 import logging
 import shutil

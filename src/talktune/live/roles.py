@@ -1,4 +1,6 @@
-"""The roles of one machine: a host that also judges and learns, a judge alone, a learner alone.
+"""Starts the roles of one machine: a host that also judges and learns, a judge alone, a learner alone.
+
+Open it to see which threads and processes there are.
 
 They share the store and the versions' directory, nothing else; each can be killed, restarted or moved on its own.
 """
@@ -12,12 +14,12 @@ from dataclasses import replace
 from talktune.config import Config, LiveConfig, SampleConfig, ServeConfig
 from talktune.host.process import load_host, serve
 from talktune.host.web import Host
-from talktune.judge.make import make_judge
+from talktune.judge.from_config import make_judge
 from talktune.judge.panel import Judge
 from talktune.judge.worker import AT_ONCE, JudgeWorker
 from talktune.learner.ranks import ALONE, Ranks
-from talktune.live.adopt import adopt
-from talktune.live.asking import answers
+from talktune.live.engine_answers import answers
+from talktune.live.first_version import adopt
 from talktune.live.followers import Followers, follow
 from talktune.live.learn import ROLE, LiveLearner
 from talktune.live.notify import Notices
@@ -25,8 +27,9 @@ from talktune.live.worker import Worker
 from talktune.policy.turnstile import Role
 from talktune.policy.view import view_of
 from talktune.serve.keys import Keys
+from talktune.store.database import shown
 from talktune.store.policies import Policies
-from talktune.store.store import Store, shown
+from talktune.store.store import Store
 from talktune.types import Sampled
 
 LOCAL_AT_ONCE = 4

@@ -1,4 +1,7 @@
-"""The adapter in training: a version's weights in place, and a new version on disk."""
+"""The adapter in training: a version's weights are loaded into it, and a new version is written from it.
+
+Open it to see how a version gets onto the disk.
+"""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -50,7 +53,9 @@ class Weights:
         """Lineage and version whose weights and optimizer are in place."""
 
     def load(self, lineage: str, version: Version | None) -> None:
-        """Put a version's weights, optimizer and baseline in place; a lineage starts from the fresh adapter."""
+        """Load a version's weights, optimizer state and baseline; a lineage without a version starts from the fresh
+        adapter.
+        """
         wanted = (lineage, None if version is None else version.number)
         if self._loaded == wanted:
             return
@@ -71,15 +76,15 @@ class Weights:
             return self.learner.step(samples, fresh, pace)
 
     def changed(self) -> None:
-        """The weights are those of no version any more, until `now_of` says of which."""
+        """Note that the weights belong to no version, until `now_of` names one."""
         self._loaded = None
 
     def now_of(self, lineage: str, number: int | None) -> None:
-        """The weights are those of this version."""
+        """Note that the weights are those of this version."""
         self._loaded = (lineage, number)
 
     def write(self, owner: str, metrics: Mapping[str, float], holder: Callable[[], str | None]) -> Path:
-        """Put adapter and checkpoint on disk in a folder of the `owner`'s own, before they are of any version.
+        """Write adapter and checkpoint to a folder of the `owner`'s own, before they belong to a version.
 
         The learner may be suspended on the way for longer than its lease is good: nothing here touches what a second
         one, the `holder` of the lease by now, has made of it or is writing.
@@ -97,7 +102,8 @@ class Weights:
         return written
 
     def place(self, written: Path, number: int) -> None:
-        """Let what was written be version `number`, for the transaction that names it, in which nobody else learns.
+        """Move what was written to the place of version `number`, within the transaction that names it; nobody else
+        learns then.
 
         What is at the version's place already, a transaction that failed has left there.
         """
@@ -111,7 +117,7 @@ class Weights:
         return self.folder / f"{UNPLACED}{owner.replace(':', '-')}"
 
     def path(self, number: int) -> Path:
-        """Where the adapter of a version is, or will be."""
+        """The folder of a version's adapter, whether it exists yet or not."""
         return self.folder / version_name(number)
 
     def _checkpoint(self, number: int) -> Path:

@@ -1,4 +1,7 @@
-"""A role at work in a thread: step after step while there is something to do, again after a pause when one failed."""
+"""Repeats the step of a role in a thread: at once while there is work, after a pause when a step failed.
+
+Open it to see what happens when judging or learning fails.
+"""
 
 import logging
 import threading
@@ -37,19 +40,19 @@ class Worker:
         self._thread = threading.Thread(target=self.run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Work in a thread that ends with the process."""
+        """Start the thread; it ends with the process."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Begin no other step."""
+        """Start no further step."""
         self._stopped.set()
 
     def join(self, seconds: float) -> None:
-        """Wait until the thread has ended, for so long at most."""
+        """Wait until the thread has ended, at most for this long."""
         self._thread.join(seconds)
 
     def run(self) -> None:
-        """Work in this thread until stopped."""
+        """Repeat the step in the calling thread until stopped."""
         pause = FIRST_PAUSE
         while not self._stopped.is_set():
             self._began = time.monotonic()
@@ -70,7 +73,7 @@ class Worker:
             self._stopped.wait(wait)
 
     def state(self) -> dict[str, str]:
-        """For /health."""
+        """The worker's state as /health shows it."""
         trouble, began = self._failure or self._trouble(), self._began
         busy = began is not None and time.monotonic() - began > POLL_SECONDS
         reason = {"reason": trouble} if trouble else {}

@@ -1,4 +1,6 @@
-"""LoRA adapters in PEFT's format: attach, save, load, switch off for the reference.
+"""LoRA adapters in PEFT's format: attach, save, load, merge, disable.
+
+Open it when an adapter from elsewhere is refused, or to see where the LoRA matrices sit.
 
 LoRA: arXiv 2106.09685. Rank 0 means full fine-tuning: the model itself is trained.
 """
@@ -38,7 +40,7 @@ UNUSABLE = (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorEr
 
 
 def attach_adapter(model: PreTrainedModel, config: ModelConfig, seed: int) -> PeftModel:
-    """Put a fresh LoRA adapter on every linear layer but the head; the start depends on `seed` only."""
+    """Add a fresh LoRA adapter to every linear layer but the head; its first weights depend on `seed` only."""
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,  # pyright: ignore[reportArgumentType]  # peft says int, and divides as float
@@ -56,7 +58,7 @@ def attach_adapter(model: PreTrainedModel, config: ModelConfig, seed: int) -> Pe
 
 
 def load_adapter(model: PreTrainedModel, path: Path, *, trainable: bool = False) -> PeftModel:
-    """Put a saved adapter on `model`; `path` is an adapter or a run directory that holds `adapter/`."""
+    """Add a saved adapter to `model`; `path` is an adapter or a run directory that holds `adapter/`."""
     with _named(f"--adapter {path}"):
         found, _ = read_config(Path(path))
         tuned = PeftModel.from_pretrained(model, str(found), is_trainable=trainable)
@@ -161,7 +163,7 @@ def save_adapter(model: PeftModel, path: Path, weights: dict[str, Tensor] | None
 
 @contextmanager
 def adapter_off(model: Any) -> Generator[None]:
-    """Inside, the model computes without its adapter: the frozen reference, at no extra memory."""
+    """Disable the adapter inside: the model computes as the frozen reference, at no extra memory."""
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     # PEFT's own switch goes through every module and parameter, a tenth of the time of a short pass.
     before = [layer.disable_adapters for layer in layers]
@@ -182,7 +184,7 @@ def is_mergeable(layer: LoraLayer) -> bool:
 
 @contextmanager
 def merged_weights(model: Any) -> Generator[tuple[Any, dict[str, Tensor]]]:
-    """The bare model, and inside, its weights by their own names with the adapter merged into them."""
+    """Yield the bare model, and inside, its weights by their own names with the adapter merged into them."""
     bare = model.get_base_model() if isinstance(model, PeftModel) else model
     with adapter_merged(model):
         yield (
@@ -197,7 +199,7 @@ def merged_weights(model: Any) -> Generator[tuple[Any, dict[str, Tensor]]]:
 
 @contextmanager
 def adapter_merged(model: Any) -> Generator[None]:
-    """Inside, W + B·A·alpha/r stands in for each weight W, so that sampling pays no extra products.
+    """Merge the adapter inside: W + B·A·alpha/r stands in for each weight W, so that sampling pays no extra products.
 
     The originals are set aside and put back bit for bit, at the cost of a second copy of the adapted weights
     meanwhile. Log-probs differ from those with the adapter beside the weights by rounding only. Where the

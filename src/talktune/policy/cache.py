@@ -1,4 +1,7 @@
-"""A key-value cache with room to grow: a step writes one token, where transformers' own copies all that came before."""
+"""A KV cache with room to grow: a step writes one token, where transformers' own cache copies all that came before.
+
+Open it to see how sampling in one process keeps its keys and values; the host has a cache of its own.
+"""
 
 from typing import Any
 
@@ -8,7 +11,7 @@ from transformers.cache_utils import DynamicLayer
 
 
 def make_cache(model: Any, room: int) -> DynamicCache:
-    """A cache for `model` whose full-attention layers are laid out once for prompt + `room` tokens.
+    """Make a cache for `model` whose full-attention layers have room for the prompt and `room` more tokens.
 
     Layers with a sliding window keep transformers' own class, which holds no more than the window.
     """
@@ -27,7 +30,7 @@ class RoomyLayer(DynamicLayer):
         self.buffers: list[Tensor] = []
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append (B, heads, n, D); returns all that is there, as views."""
+        """Append keys and values (B, heads, n, D); return all of the layer's, as views."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         before, added = self.get_seq_length(), key_states.shape[-2]

@@ -1,5 +1,7 @@
 """Control tokens in what people say: `<|im_end|>` in a message, a tool's result or its description is text.
 
+Open it to see why no message can end its own turn.
+
 Their spellings are broken before the chat template sees them, so that all that it renders as a control token is its
 own, and mended where the text between control tokens is encoded. What spells out none is not touched.
 """
@@ -32,7 +34,7 @@ class Control:
         self._plain: Tokenizer | None = None
 
     def broken(self, value: Any) -> Any:
-        """A message, or any JSON value, with every control token in its texts broken."""
+        """Return a message, or any JSON value, with every control token in its texts broken up."""
         if isinstance(value, str):
             return self._spelled.sub(lambda found: f"{found[0][0]}{BREAK}{found[0][1:]}", value)
         if isinstance(value, Mapping):
@@ -43,7 +45,7 @@ class Control:
         return value
 
     def mended(self, text: str) -> str:
-        """The text as it was before `broken`."""
+        """Return the text as it was before `broken`."""
         return self._broken.sub(lambda found: found[0].replace(BREAK, "", 1), text) if BREAK in text else text
 
     def encode(self, text: str) -> list[int]:

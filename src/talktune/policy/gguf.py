@@ -1,4 +1,7 @@
-"""GGUF files as models: found by path, in a directory or among Ollama's, and converted once to safetensors."""
+"""GGUF files as models: found by path, in a directory or among Ollama's, and converted once to safetensors.
+
+Open it when a GGUF file is not found or not converted.
+"""
 
 import hashlib
 import json

@@ -1,4 +1,6 @@
-"""Linear layers on a CPU by oneDNN: for decoding with weights laid out once, for learning where they are frozen.
+"""Faster linear layers on a CPU through oneDNN: weights prepacked for decoding, frozen weights for learning.
+
+Open it when talktune is slow on a CPU.
 
 A step of decoding multiplies few rows by every weight. The general routine lays each weight out anew for every
 product; oneDNN multiplies by a layout that it made before (as torch.compile does with frozen weights), two to four
@@ -27,7 +29,7 @@ FEWEST_WEIGHTS = 2**14
 
 @contextmanager
 def ready_to_decode(model: Any, rows: int) -> Generator[None]:
-    """Inside, the model computes with its adapter merged, and its linear layers are fast for about `rows` rows.
+    """Merge the adapter inside, and make the linear layers fast for about `rows` rows.
 
     On exit everything is as before, bit for bit; meanwhile a second copy of the weights is held. Log-probs differ
     from those with the adapter beside the weights by rounding only.
@@ -39,7 +41,7 @@ def ready_to_decode(model: Any, rows: int) -> Generator[None]:
         return
     with forwards_kept([layer for layer, _ in layers]):
         for layer, adapted in layers:
-            layer.forward = partial(_product, _laid_out(_merged(layer, adapted), rows), layer.bias)
+            layer.forward = partial(_product, _prepacked(_merged(layer, adapted), rows), layer.bias)
         if isinstance(model, PeftModel):
             with model.disable_adapter():
                 yield
@@ -47,18 +49,18 @@ def ready_to_decode(model: Any, rows: int) -> Generator[None]:
             yield
 
 
-def lay_out(layers: Iterable[nn.Linear], rows: int) -> None:
-    """Make frozen layers fast for about `rows` rows for good, at the cost of a second copy of their weights.
+def prepack(layers: Iterable[nn.Linear], rows: int) -> None:
+    """Prepack frozen layers for about `rows` rows, for good, at the cost of a second copy of their weights.
 
     Does nothing where this machine cannot do it. Without gradients only; `fast_frozen_linears` is for those.
     """
     for layer in layers:
         if _can(layer.weight):
-            layer.forward = partial(_product, _laid_out(layer.weight.detach(), rows), layer.bias)
+            layer.forward = partial(_product, _prepacked(layer.weight.detach(), rows), layer.bias)
 
 
-def layout_bytes(layers: Iterable[nn.Linear]) -> int:
-    """Memory that `lay_out` takes; 0 where it does nothing."""
+def prepacked_bytes(layers: Iterable[nn.Linear]) -> int:
+    """Memory that `prepack` takes; 0 where it does nothing."""
     return sum(layer.weight.numel() * layer.weight.element_size() for layer in layers if _can(layer.weight))
 
 
@@ -69,7 +71,7 @@ def frozen_linears(model: Any) -> list[nn.Linear]:
 
 @contextmanager
 def fast_frozen_linears(layers: Sequence[nn.Linear]) -> Generator[None]:
-    """Inside, these linear layers (`frozen_linears`) use oneDNN's product in both directions."""
+    """Let these linear layers (`frozen_linears`) use oneDNN's product in both directions inside."""
     with forwards_kept(layers):
         for layer in layers:
             layer.forward = partial(_frozen, layer.weight, layer.bias)
@@ -133,7 +135,7 @@ def _merged(layer: nn.Linear, adapted: lora.Linear | None) -> Tensor:
     return weight
 
 
-def _laid_out(weight: Tensor, rows: int) -> Tensor:
+def _prepacked(weight: Tensor, rows: int) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
 
 

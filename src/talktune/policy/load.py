@@ -1,4 +1,7 @@
-"""A causal language model: loaded (a Hugging Face id, a directory, a GGUF file, or `smollm2`), asked, exported."""
+"""The policy: a causal language model that is loaded, asked and exported.
+
+Open it to see which model names are understood.
+"""
 
 import os
 from collections.abc import Sequence
@@ -45,7 +48,7 @@ class Policy:
 
     @classmethod
     def load(cls, model: str = SHIPPED, adapter: Path | str | None = None, *, device: str = "auto") -> "Policy":
-        """Load a model, and put a LoRA adapter on it, which may be that of a run directory.
+        """Load a model, and add a LoRA adapter to it, which may be that of a run directory.
 
         `model` is a Hugging Face id, a directory, or `smollm2`. Raises UserError when either cannot be found or read.
         """
@@ -60,7 +63,7 @@ class Policy:
         return self.text(self.sample([messages], sample or SampleConfig(), seed=seed)[0])
 
     def sample(self, prompts: Sequence[Sequence[Message]], config: SampleConfig, *, seed: int = 0) -> list[Sampled]:
-        """An answer to each prompt, with its token ids and log-probs; all depends on `seed` and the prompts."""
+        """Sample an answer to each prompt, with its token ids and log-probs; `seed` and the prompts decide it all."""
         ids = [render_prompt(self.tokenizer, prompt, ()) for prompt in prompts]
         return sample_answers(self.model, ids, config, end_ids=self.end_ids, seed=seed)
 
@@ -70,7 +73,7 @@ class Policy:
 
     @property
     def adapted(self) -> bool:
-        """Whether an adapter is on the model."""
+        """Whether the model has an adapter."""
         return isinstance(self.model, PeftModel)
 
     @property

@@ -1,4 +1,7 @@
-"""Keep freed memory in the process on Linux, so that each forward pass need not fault it in page by page."""
+"""Keeps freed memory in the process on Linux, so that a forward pass need not fault it in page by page.
+
+Open it when a CPU spends its time in the kernel.
+"""
 
 import ctypes
 import sys

@@ -1,4 +1,7 @@
-"""A frozen base in 4 bits beside an adapter that is trained (QLoRA, arXiv 2305.14314): NF4, through bitsandbytes."""
+"""QLoRA: the frozen base in 4 bits (NF4, bitsandbytes) beside an adapter that is trained (arXiv 2305.14314).
+
+Open it to see which layers `--base-4bit` changes.
+"""
 
 import importlib
 from typing import Any

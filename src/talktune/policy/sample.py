@@ -1,4 +1,6 @@
-"""Sample answers with their token ids and log-probs.
+"""Samples answers with their token ids and log-probs, in the process that holds the model.
+
+Open it to see how a token is drawn; the server's answers come from the host's engine.
 
 The prompts of one group are read once, finished rows leave the batch, the head runs on the last position
 only, and weights are laid out for decoding meanwhile, a LoRA adapter merged into them. Log-probs are of

@@ -1,4 +1,7 @@
-"""Where the shipped model is, for those who do not load it here."""
+"""Finds the shipped model's file without loading it.
+
+Open it to see where `smollm2` comes from.
+"""
 
 import importlib.util
 from pathlib import Path

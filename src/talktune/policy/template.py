@@ -1,5 +1,7 @@
 """Chat templates, rendered in a process of their own: a template is a program that came with a stranger's model.
 
+Open it when a template fails or is ended.
+
 transformers' sandbox keeps a template from files and from Python's inside, but not from time and memory: two nested
 loops run for ever, and one `"x" * 10**10` fills the machine within a single instruction. The kernel ends a process
 that takes too much of either. The process is started at the first prompt, and again after it was ended.

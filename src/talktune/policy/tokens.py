@@ -1,5 +1,7 @@
 """Messages to token ids and back, through the model's own chat template.
 
+Open it to see the exact tokens of a prompt.
+
 No table of models: what stands around an answer and what ends it is read off the template, by rendering a
 probe conversation. Needed for prompts, and for the answers of logs that never had ids; an answer that the
 policy sampled keeps the ids that were sampled.

@@ -1,4 +1,6 @@
-"""Whose turn it is to compute, decided between the layers of a model.
+"""A scheduler for threads that share one device: it decides between two layers whose computation goes on.
+
+Open it when an answer waits for learning.
 
 Threads that compute at the same time slow each other down on one device. So each of them computes in its turn only,
 and who is less urgent lets others go first between two layers: an answer never waits for a whole pass of learning.
@@ -20,7 +22,7 @@ that is longer."""
 
 
 class Role(IntEnum):
-    """Who computes, the most urgent first."""
+    """Those who compute on the device, the most urgent first."""
 
     ANSWERS = 0
     """Answers that somebody waits for."""
@@ -59,7 +61,7 @@ class Turnstile:
         """True when others have just had their turn while answers waited."""
 
     def lane(self, role: Role) -> "Lane":
-        """The way through for this role."""
+        """The lane of this role: what it uses to compute in its turn."""
         return Lane(self, role)
 
     def enter(self, role: Role) -> None:
@@ -68,19 +70,19 @@ class Turnstile:
             self._enter(role)
 
     def leave(self, role: Role) -> None:
-        """Hand the turn of this role on, if it still has it."""
+        """Give up this role's turn, if it still has it."""
         with self._free:
             if self._holder is role:
                 self._leave()
 
     def close(self) -> None:
-        """Give no more turns: whoever waits, and whoever passes by, hears ClosedError."""
+        """End all turns: whoever waits, or asks again, gets ClosedError."""
         with self._free:
             self._closed = True
             self._free.notify_all()
 
     def pass_by(self, role: Role) -> None:
-        """Let who goes before `role` compute first; does nothing where it is not this role's turn."""
+        """Let every more urgent role compute first; does nothing where it is not this role's turn."""
         with self._free:
             if self._holder is role and (self._closed or self._must_yield(role)):
                 self._leave()
@@ -135,7 +137,7 @@ class Turnstile:
 
 
 class Lane:
-    """One role's way through: `with lane:` around what computes, and `lane.pass_by()` where it may stop on the way."""
+    """One role's access to the device: `with lane:` around what computes, `lane.pass_by()` where it may pause."""
 
     def __init__(self, turnstile: Turnstile, role: Role) -> None:
         """Of `role` at this turnstile."""
@@ -148,11 +150,11 @@ class Lane:
         self._turnstile.leave(self._role)
 
     def pass_by(self, *_: object) -> None:
-        """Let who goes before this role compute first."""
+        """Let every more urgent role compute first."""
         self._turnstile.pass_by(self._role)
 
     def stop_between_layers(self, model: Any) -> None:
-        """Pass by between the decoder layers of `model`, forward and back; where none are found it runs whole."""
+        """Call `pass_by` between the decoder layers of `model`, both ways; where there are none it runs whole."""
 
         def on_the_way_back(_module: Any, _inputs: Any, output: Any) -> None:
             hidden = output[0] if isinstance(output, tuple) else output

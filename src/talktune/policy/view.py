@@ -1,4 +1,7 @@
-"""Several module trees over one set of weights: one samples, one judges, one learns, and none disturbs another."""
+"""Several module trees over one set of weights: one samples, one judges, one learns, and none disturbs another.
+
+Open it to see how one copy of the base model serves them all.
+"""
 
 import copy
 from typing import Any
@@ -10,7 +13,7 @@ def view_of(model: Any) -> Any:
     """A second tree of modules that holds the very tensors of `model`: its weights are in memory once.
 
     What is put on one tree (adapters, hooks, another way of attention) does not show in the other. Make views before
-    anything is put on the model; only a `forward` of a module's own (`lay_out`) is left behind.
+    anything is put on the model; only a `forward` of a module's own (`prepack`) is left behind.
     """
     own = [module.__dict__["forward"] for module in model.modules() if "forward" in module.__dict__]
     view = copy.deepcopy(model, {id(kept): kept for kept in (*model.parameters(), *model.buffers(), *own)})

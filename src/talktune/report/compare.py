@@ -24,7 +24,7 @@ from talktune.report.plots import (
     smoothing,
     styled,
 )
-from talktune.report.run import Run, read_run
+from talktune.report.read_run import Run, read_run
 from talktune.report.stored import read_store
 from talktune.store.opening import is_store
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from talktune.files import whole_file
 from talktune.report.plots import comparable, draw_before_after, draw_panels, draw_summary, figure_label
-from talktune.report.run import AnswerPair, Run, read_run
+from talktune.report.read_run import AnswerPair, Run, read_run
 from talktune.rl.metrics import METRICS
 
 SHOWN_FIRST = 5

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from talktune.errors import UserError
-from talktune.report.run import Run
+from talktune.report.read_run import Run
 from talktune.store.opening import open_store
 from talktune.store.overview import overview
 from talktune.store.reactions import reactions

@@ -1,4 +1,6 @@
-"""Rewards to advantages: how much better an answer was than others of its group (GRPO, arXiv 2402.03300).
+"""Advantages from rewards: how much better an answer was than the others of its group (GRPO, arXiv 2402.03300).
+
+Open it to see what a group is, and how its mean and deviation enter the update.
 
 What a group is is an explicit choice, because live talk yields one answer for each prompt. Variants: without
 the standard deviation (Dr. GRPO, arXiv 2503.20783), and the mean of the others as baseline (RLOO, arXiv

@@ -1,4 +1,7 @@
-"""A pack's attention, cut into blocks that see only what they need: no (N, N) mask, no work across branches."""
+"""The attention of a pack, cut into blocks that see only what they need: no (N, N) mask, no work across branches.
+
+Open it when packed attention is slow, or when a kernel needs other blocks.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

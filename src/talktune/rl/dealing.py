@@ -1,10 +1,13 @@
-"""Packs dealt out over ranks that work in step: a round is over when its largest pack is."""
+"""Deals packs to ranks that compute in step: a round lasts as long as its largest pack.
+
+Open it when ranks wait for each other.
+"""
 
 from collections.abc import Sequence
 
 
 def deal(sizes: Sequence[int], ranks: int) -> list[tuple[int | None, ...]]:
-    """Rounds in which each rank has one pack, by its number in `sizes` (tokens), or None where it only keeps step.
+    """Rounds in which each rank has one pack (a position in `sizes`, in tokens), or None where it has none left.
 
     Every layer gathers its weights from all ranks, so that all of them make the same passes and a round takes
 

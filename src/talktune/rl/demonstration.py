@@ -1,4 +1,6 @@
-"""A demonstration: the answer that a person wanted is made likelier, token by token.
+"""The demonstration loss: the answer that a person wanted becomes likelier, token by token.
+
+Open it to see what `better` in a feedback does to the weights.
 
     L = −Σ_t log π(y_t | x, y_<t) / N                          N tokens of the wanted answers of the whole update
 

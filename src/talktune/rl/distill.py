@@ -1,4 +1,6 @@
-"""Self-distillation from the next state: what the model says once it knows the reaction teaches what it says without.
+"""The self-distillation loss: the model that has read the reaction teaches the model that has not.
+
+Open it to see what `--distill` adds to the loss.
 
 For an answer y to a prompt x that was met with a reaction o: the student π reads x, the teacher π̄ (the frozen model)
 reads x⊕o, x with o in it, and both score y token by token; y stands in no prompt. S_t are the K tokens that the

@@ -1,4 +1,6 @@
-"""The loss head: hidden states -> log-probs of chosen tokens and entropy, and the (K, V) logits never exist.
+"""Log-probs and entropies from hidden states, without the (K, V) logits in memory at once.
+
+Open it when the loss needs another number per token, or when its memory matters.
 
     log p = h·w_t / τ − log Σ_v exp(h·w_v / τ)        ∂ log p / ∂h = (w_t − Σ_v p_v w_v) / τ
 
@@ -19,7 +21,7 @@ CHUNK = 2**25
 """Logits in memory at a time: 128 MiB in float32."""
 
 
-def chosen_logprobs(
+def selective_log_softmax(
     hidden: Tensor,
     weight: Tensor,
     target: Tensor,
@@ -29,7 +31,8 @@ def chosen_logprobs(
     chunk: int = CHUNK,
     between: Callable[[], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probs (K,) of `target` under softmax((hidden·weightᵀ + bias) / temperature), and the entropy (K,), in nats.
+    """Log-probs (K,) of the tokens `target` under softmax((hidden·weightᵀ + bias) / temperature), and entropies (K,),
+    in nats.
 
     hidden: (K, H). weight: (V, H). bias: (V,) or None. target: (K,) token ids. temperature: (K,).
     chunk: logits held at a time. between: called before each chunk, if given. Both results are float32 (float64
@@ -53,7 +56,7 @@ def several_logprobs(
     """Log-probs (N, K) of several tokens at each of N places, in nats as above, and the ids (N, K) of these tokens.
 
     which: K, for the K likeliest at each place (all there are, where the vocabulary is smaller), the likeliest first;
-    or their ids (N, K). The rest is as in `chosen_logprobs`, with N for K.
+    or their ids (N, K). The rest is as in `selective_log_softmax`, with N for K.
     """
     follow = hidden.requires_grad and torch.is_grad_enabled()
     rows = max(chunk // len(weight), 1)

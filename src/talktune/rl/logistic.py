@@ -1,4 +1,6 @@
-"""A classifier that says how features change a base rate: p = softmax(log π + W x), W drawn towards zero.
+"""A small classifier that says how features change a base rate: p = softmax(log π + W x), W drawn towards zero.
+
+Open it to see how the preference model's experts are fitted.
 
 The penalty |W|² / 2s² is a normal prior of deviation s on every weight, so that x with E|x|² = 1 moves a class's
 score by about s. As s goes to zero, or where the features say nothing, p is the base rate π.

@@ -1,5 +1,7 @@
 """The GRPO-TCR loss: Token-level mean and Clip-higher (the recipe: arXiv 2510.11701; DAPO, arXiv 2503.14476).
 
+Open it first: this is the function that learning minimises.
+
     ρ = exp(new − old)    s = min(ρA, clip(ρ, 1 − ε_low, 1 + ε_high) A)    J = mean over tokens of s − β·kl
 
 Shapes: B sequences, T tokens of the longest, N valid tokens. Padding is taken out by selection before

@@ -1,4 +1,7 @@
-"""What every logged number means, once, and how the numbers of micro-batches become those of the update."""
+"""The meaning and the unit of every logged number, and how numbers of micro-batches become those of the update.
+
+Open it to look a metric up, or to add one.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace

@@ -1,4 +1,6 @@
-"""Samples as prefix trees: what they share is computed once, with the same gradients.
+"""Sequence packing: samples as prefix trees, whose shared beginning is computed once, with the same gradients.
+
+Open it to see what one forward pass holds.
 
 Answers to one prompt, turns of one conversation, forks: as token sequences they are paths in a trie. A pack
 holds one or more tries in depth-first order, one node a token; a token attends to its ancestors only, and its
@@ -44,7 +46,7 @@ class Pack:
         return replace(self, **moved)
 
     def rows(self, flat: Tensor) -> list[Tensor]:
-        """Cut a (K,) tensor into one row a sample."""
+        """Cut a (K,) tensor into one part for each sample."""
         return list(torch.split(flat, list(self.lengths)))
 
 
@@ -74,7 +76,7 @@ def pack(samples: Sequence[Sample], budget: int = 1024) -> list[Pack]:
 
 
 def common_length(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two sequences begin with alike."""
+    """How many tokens two sequences share at their beginning."""
     n = 0
     for x, y in zip(a, b, strict=False):
         if x != y:

@@ -1,4 +1,7 @@
-"""The R of TCR: a soft penalty on answers that come close to the length limit (DAPO, arXiv 2503.14476)."""
+"""The R of TCR: a soft penalty on answers that come close to the length limit (DAPO, arXiv 2503.14476).
+
+Open it to see how an answer's length changes its reward.
+"""
 
 from typing import TYPE_CHECKING, Literal, cast, overload
 

@@ -1,4 +1,7 @@
-"""What moves while training goes on: the upper clip range (DAPO keeps it constant), and how long a live step is."""
+"""Values that change during training: the upper clip range, and the learning rate of a live update.
+
+Open it to see how large a step an update takes.
+"""
 
 from collections.abc import Sequence
 from math import cos, pi
@@ -33,7 +36,7 @@ LEAST_PACE = 0.1
 
 
 def headroom(rewards: Sequence[float]) -> float:
-    """1 − max(0, mean reward), at least 0.1: the share of the learning rate that a live update takes.
+    """The share of the learning rate that a live update takes: 1 − max(0, mean reward), at least 0.1.
 
     Rewards are in [−1, 1]. Who likes most answers has little to teach, and what is left of the gradient is noise, which
     an optimizer that scales by the gradient's own size (Adam) follows with steps as long as ever. 1 without rewards.

@@ -1,4 +1,6 @@
-"""How far predictions of verdicts are to be believed: experts are mixed by what they foretold, and ranks are counted.
+"""How far predicted verdicts are to be believed: experts are weighed by what they predicted right so far.
+
+Open it to see why fresh answers count for much, little or nothing.
 
     w_k ∝ prior_k exp(−Σ losses of expert k)        p = Σ w_k p_k
     trust = max(0, D − se² / D)       D = (pairs in order − pairs in disorder) / pairs with different verdicts
@@ -19,7 +21,7 @@ LEAST = 12
 
 
 def log_losses(probabilities: Tensor, classes: Tensor) -> Tensor:
-    """−log p of what came true: (T, K, 3) and classes (T,) in 0…2 to (T, K)."""
+    """The loss −log p of each prediction: (T, K, 3) and the classes (T,) in 0…2 that came true, to (T, K)."""
     index = classes[:, None, None].expand(-1, probabilities.shape[1], 1)
     return -probabilities.gather(2, index).squeeze(2).log()
 
@@ -30,7 +32,7 @@ def expert_weights(losses: Tensor, prior: Tensor) -> Tensor:
 
 
 def mixed(probabilities: Tensor, weights: Tensor) -> Tensor:
-    """p (T, 3) of predictions (T, K, 3) and weights (T, K) or (K,)."""
+    """Mix the experts' predictions (T, K, 3) by weights (T, K) or (K,), to p (T, 3)."""
     return (probabilities * weights[..., None]).sum(-2)
 
 

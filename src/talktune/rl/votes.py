@@ -1,4 +1,6 @@
-"""m votes of a judge to one reward: −1 bad, 0 neutral, +1 good, or `None` for a turn that stays unscored.
+"""The reward of a turn from m votes of a judge: −1 bad, 0 neutral, +1 good, or `None` for a turn that stays unscored.
+
+Open it to see how votes are counted, and when no more of them are asked for.
 
 The process reward model's majority vote of OpenClaw-RL (arXiv 2603.10165), with a quorum, so that a judge
 that is down never looks like neutral feedback, and with the closed forms that make some of the votes

@@ -1,52 +1,46 @@
-"""The routes of the server."""
+"""The routes of the server, and how a request of each dialect is read.
+
+Open it to add a route, or to see where a request enters.
+"""
 
 import asyncio
-import json
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from talktune.config import Config
-from talktune.conversations.records import conversation_to_dict
-from talktune.errors import StoreDownError
-from talktune.serve import anthropic
-from talktune.serve.body import CLOSE, expected, page_size, read_body
+from talktune.serve.body import BODY_SECONDS, expected, read_body, read_counted
 from talktune.serve.chat import ChatAnswer, Receive, Scope, Send, Service
-from talktune.serve.engine import HostProcess
-from talktune.serve.form import ChatForm, Form
-from talktune.serve.forward import engine_body
-from talktune.serve.keys import Caller, Keys
+from talktune.serve.conversations import Conversations
+from talktune.serve.dialects import anthropic
+from talktune.serve.dialects.chat_request import ChatRequest, parse_request
+from talktune.serve.dialects.form import ChatForm, Form
+from talktune.serve.dialects.openapi import DESCRIPTION
+from talktune.serve.dialects.responses.events import ResponsesForm
+from talktune.serve.dialects.responses.items import may_be_named
+from talktune.serve.dialects.responses.response import stored_response
+from talktune.serve.dialects.responses.to_chat import chat_of, references
+from talktune.serve.dialects.wire import BadRequest, read_json, read_object
+from talktune.serve.engines.child import EngineProcess
+from talktune.serve.engines.engine_body import engine_body
+from talktune.serve.error_answers import error_handlers
+from talktune.serve.keys import Keys
 from talktune.serve.limits import Limits
-from talktune.serve.openapi import DESCRIPTION
-from talktune.serve.page import Page
-from talktune.serve.request import ChatRequest, parse_request
-from talktune.serve.responses.events import ResponsesForm
-from talktune.serve.responses.items import may_be_named
-from talktune.serve.responses.request import chat_of, references
-from talktune.serve.responses.response import stored_response
-from talktune.serve.upstream import RETRY, STORE_DOWN, EngineError
-from talktune.serve.watching import Watching
-from talktune.serve.wire import BadRequest, Fields, read_json
-from talktune.store.journal import entry
+from talktune.serve.page.assets import Page
+from talktune.serve.page.watching import Watching
 from talktune.store.lookup import Answered, answers
-from talktune.types import Conversation
 
 log = logging.getLogger("talktune.serve")
-BODY_SECONDS = 30.0
 LARGE = 1 << 18
 """Bytes from which a body is parsed in a thread, so that others need not wait."""
-MOST_PAGE = 1000
-SMALL_BODY = 1 << 16
 OWN = ("/v1/", "/metrics")
 """What takes a key begins so; the page, the state of health and the description are for anybody."""
 
@@ -58,12 +52,13 @@ T = TypeVar("T")
 class Server:
     """The routes, and what they share."""
 
-    def __init__(self, service: Service, keys: Keys, host: HostProcess | None, config: Config) -> None:
+    def __init__(self, service: Service, keys: Keys, host: EngineProcess | None, config: Config) -> None:
         """`host` is the engine that this server started itself, if any; `config` the whole tree it was started with."""
         self.service = service
         self.keys = keys
         self.host = host
         self.limits = Limits(service.config, keyed=bool(keys))
+        self.conversations = Conversations(service, keys, self.limits)
         self.watching = Watching(service, keys, self.limits, config)
         service.metrics.running.set_function(lambda: self.limits.running)
 
@@ -80,7 +75,7 @@ class Server:
         """POST /v1/messages: Anthropic's dialect."""
 
         def understand(body: bytes, _user: str) -> Understood:
-            inner = anthropic.request(_object(body))
+            inner = anthropic.request(read_object(body))
             return anthropic.AnthropicForm(inner), parse_request(inner, request.headers, self.service.config)
 
         return await self._answer(request, understand)
@@ -89,7 +84,7 @@ class Server:
         """POST /v1/responses: OpenAI's newer dialect."""
 
         def understand(body: bytes, user: str) -> Understood:
-            raw = _object(body)
+            raw = read_object(body)
             named = references(raw, self.service.config.max_messages)
             inner = chat_of(raw, self._answers(user, named))
             asked = parse_request(inner, request.headers, self.service.config)
@@ -108,17 +103,17 @@ class Server:
     async def count_tokens(self, request: Request) -> Response:
         """POST /v1/messages/count_tokens: how long a prompt is."""
         service, user = self.service, self.keys.user(request.headers)
-        body = await self._body(request, user, service.config.max_body_mib << 20)
+        body = await read_counted(request, self.limits, user, service.config.max_body_mib << 20, BODY_SECONDS)
 
         def understand() -> tuple[dict[str, Any], ChatRequest]:
-            inner = anthropic.count_request(_object(body))
+            inner = anthropic.count_request(read_object(body))
             return inner, parse_request(inner, request.headers, service.config)
 
         inner, asked = await asyncio.to_thread(understand) if len(body) > LARGE else understand()
         wish = await service.models.wish(asked.model, user)
         route = await service.engines.plain()
-        wanted = engine_body(asked, route.dialect, route.model(wish.model), service.config)
-        measured = await route.engine.upstream.measure(wanted, route.dialect)
+        wanted = engine_body(asked, route.kind, route.model(wish.model), service.config)
+        measured = await route.engine.upstream.measure(wanted, route.kind)
         if measured is None:
             return JSONResponse({"input_tokens": anthropic.estimate(inner), "estimated": True})
         return JSONResponse({"input_tokens": measured[0]})
@@ -142,14 +137,6 @@ class Server:
             raise
         return _Counted(ChatAnswer(service, user, asked, form), lambda: self.limits.leave(place))
 
-    async def _body(self, request: Request, user: str, most: int) -> bytes:
-        """The body of a request that no engine answers, of `most` bytes."""
-        place = self.limits.take(user, expected(request, most))
-        try:
-            return await read_body(request, most, BODY_SECONDS)
-        finally:
-            self.limits.leave(place)
-
     def _answers(self, user: str, ids: set[str]) -> dict[str, Answered]:
         """The user's earlier answers that may be referred to."""
         return answers(self.service.store, user, [id for id in ids if may_be_named(id)])
@@ -170,69 +157,6 @@ class Server:
             if model["id"] == name:
                 return JSONResponse(model)
         raise await self.service.models.unknown(name, user)
-
-    async def feedback(self, request: Request) -> Response:
-        """POST /v1/feedback: a person's own word on an answer."""
-        user = self.keys.user(request.headers)
-        body = Fields(_object(await self._body(request, user, SMALL_BODY)))
-        id = body.get("completion_id", str) or body.get("id", str)
-        if not id:
-            raise BadRequest(
-                "completion_id must name the answer: the id of its chat completion.", param="completion_id"
-            )
-        choice = body.number("choice", int, 0, 63) or 0
-        thumbs = body.get("thumbs", str)
-        if thumbs is not None and thumbs not in ("up", "down"):
-            raise BadRequest("thumbs must be up or down.", param="thumbs")
-        score = body.number("score", float, -1, 1)
-        better = body.get("better", str)
-        if score is None and thumbs is None and better is None:
-            message = "Give thumbs (up or down), a score between -1 and 1, or better: the answer that was wanted."
-            raise BadRequest(message, param="score")
-        score = score if score is not None else {"up": 1.0, "down": -1.0, None: None}[thumbs]
-        turn = id if choice == 0 else f"{id}-{choice}"
-        if not await self._read(lambda: self.service.store.add_feedback(user, turn, score, time.time(), better)):
-            raise BadRequest(
-                f"There is no answer {id[:100]}.", status=404, type="not_found_error", param="completion_id"
-            )
-        kept = await self._read(lambda: entry(self.service.store, user, turn))
-        given = {"score": kept and kept.score, "better": kept and kept.better}
-        return JSONResponse({"object": "feedback", "completion_id": id, "choice": choice} | given)
-
-    async def conversations(self, request: Request) -> Response:
-        """GET /v1/conversations: a page of them, newest first; with format=jsonl all that is known of them."""
-        caller = self.keys.caller(request.headers)
-        query = request.query_params
-        count, store = page_size(query, MOST_PAGE), self.service.store
-        after = query.get("after") or None
-        rows = await self._read(lambda: store.list_conversations(caller.user, after=after, limit=count + 1))
-        more, rows = len(rows) > count, rows[:count]
-        last = rows[-1].id if rows else None
-        if _jsonl(query.get("format")):
-            headers = {"X-Last-Id": last} if more and last else {}
-            # Encoded there, too: it takes long for long ones, and everybody else's events are waited for here.
-            return await self._read(
-                lambda: _lines([_told(c, caller) for row in rows for c in store.show(row.id, caller.user)], headers)
-            )
-        fields = ("id", "session", "created", "touched", "closed", "turns")
-        data = [{"object": "conversation"} | {name: getattr(row, name) for name in fields} for row in rows]
-        return JSONResponse({"object": "list", "data": data, "has_more": more, "last_id": last})
-
-    async def conversation(self, request: Request) -> Response:
-        """GET /v1/conversations/ID: its main line and its forks."""
-        caller = self.keys.caller(request.headers)
-        id = request.path_params["id"]
-        whole = _jsonl(request.query_params.get("format"))
-
-        def encoded() -> Response | None:
-            lines = [_told(c, caller) for c in self.service.store.show(id, caller.user)]
-            if not lines:
-                return None
-            return _lines(lines, {}) if whole else JSONResponse({"object": "conversation", "id": id, "lines": lines})
-
-        if (reply := await self._read(encoded)) is None:
-            raise BadRequest(f"There is no conversation {id[:100]}.", status=404, type="not_found_error")
-        return reply
 
     async def health(self, request: Request) -> Response:
         """GET /health: ok, or degraded and why; 503 where nothing answers.
@@ -297,9 +221,9 @@ class Server:
             ("/v1/messages/count_tokens", self.count_tokens, "POST"),
             ("/v1/models", self.models, "GET"),
             ("/v1/models/{model:path}", self.models, "GET"),
-            ("/v1/feedback", self.feedback, "POST"),
-            ("/v1/conversations", self.conversations, "GET"),
-            ("/v1/conversations/{id}", self.conversation, "GET"),
+            ("/v1/feedback", self.conversations.feedback, "POST"),
+            ("/v1/conversations", self.conversations.conversations, "GET"),
+            ("/v1/conversations/{id}", self.conversations.conversation, "GET"),
             ("/v1/turns", self.watching.turns, "GET"),
             ("/v1/turns/{id}", self.watching.turn, "GET"),
             ("/v1/turns/{id}/change", self.watching.change, "GET"),
@@ -318,17 +242,6 @@ class Server:
         ]
         there = ", ".join(f"{method} {path}" for path, _, method in routes)
 
-        async def no_route(request: Request, error: Exception) -> Response:
-            return _no_route(request, error, there)
-
-        handlers: dict[Any, Any] = {
-            BadRequest: _refused,
-            EngineError: _engine_failed,
-            StoreDownError: _store_down,
-            HTTPException: no_route,
-            ClientDisconnect: _gone,
-            500: _broken,
-        }
         made = [
             Route(path, self._limited(does) if method == "GET" and path.startswith(OWN) else does, methods=[method])
             for path, does, method in routes
@@ -342,7 +255,7 @@ class Server:
             expose_headers=("Retry-After", "X-Last-Id"),
             allow_private_network=True,
         )
-        return Starlette(routes=made, exception_handlers=handlers, middleware=[pages] if origins else [])
+        return Starlette(routes=made, exception_handlers=error_handlers(there), middleware=[pages] if origins else [])
 
     def _limited(self, handler: Handler) -> Handler:
         """The handler of what a user reads, within the limits of a key."""
@@ -369,81 +282,3 @@ class _Counted:
             await self._answer(scope, receive, send)
         finally:
             self._finished()
-
-
-def _jsonl(format: str | None) -> bool:
-    if format not in (None, "", "json", "jsonl"):
-        raise BadRequest("format must be json or jsonl.", param="format")
-    return format == "jsonl"
-
-
-def _told(conversation: Conversation, caller: Caller) -> dict[str, Any]:
-    """All that is known of a conversation, but to admins alone why a vote failed: that may name the judge's address."""
-    found = conversation_to_dict(conversation)
-    failed = [vote for turn in found.get("turns", ()) for vote in turn.get("votes", ()) if vote["label"] is None]
-    if not caller.admin:
-        for vote in failed:
-            vote["reason"] = ""
-    return found
-
-
-def _lines(rows: list[dict[str, Any]], headers: dict[str, str]) -> Response:
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    return Response(text, media_type="application/jsonl", headers=headers)
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, BadRequest)
-    headers = CLOSE if error.status in (408, 413) else error.headers or (RETRY if error.status == 429 else {})
-    if error.status == 401:
-        headers = {"WWW-Authenticate": "Bearer"}
-    return _error(request, error.status, error.body, headers)
-
-
-async def _engine_failed(request: Request, error: Exception) -> Response:
-    assert isinstance(error, EngineError)
-    return _error(request, error.status, error.body, error.headers)
-
-
-async def _store_down(request: Request, error: Exception) -> Response:
-    log.error("%s", error)
-    failed = EngineError(STORE_DOWN)
-    return _error(request, failed.status, failed.body, failed.headers)
-
-
-def _no_route(request: Request, error: Exception, there: str) -> Response:
-    assert isinstance(error, HTTPException)
-    method, path, headers = request.method, request.url.path[:200], dict(error.headers or {})
-    message = error.detail
-    if error.status_code == 404:
-        message = f"There is no route {path}; there are: {there}."
-    elif error.status_code == 405 and "access-control-request-method" in request.headers:
-        message = "Web pages of other origins may not talk to this server: start it with --allow-origin ORIGIN."
-    elif error.status_code == 405:
-        message = f"{method} cannot be used on {path}; {headers.get('Allow', 'another method')} can."
-    body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}
-    return _error(request, error.status_code, body, headers)
-
-
-def _error(request: Request, status: int, body: dict[str, Any], headers: dict[str, str]) -> Response:
-    """An error in the dialect of the route; models are asked for in both."""
-    path = request.url.path
-    models = path.startswith("/v1/models") and "anthropic-version" in request.headers
-    said = anthropic.error(status, body) if models or path.startswith("/v1/messages") else body
-    return JSONResponse(said, status, headers)
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    raw = read_json(body)
-    if not isinstance(raw, dict):
-        raise BadRequest("The body must be a JSON object.")
-    return cast(dict[str, Any], raw)
-
-
-async def _gone(_request: Request, _error: Exception) -> Response:
-    return Response(status_code=499)  # nobody reads it: nginx's code for a client that left
-
-
-async def _broken(request: Request, _failure: Exception) -> Response:
-    body = {"message": "The server failed; its log says why.", "type": "internal_error", "param": None, "code": None}
-    return _error(request, 500, {"error": body}, {})

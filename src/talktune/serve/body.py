@@ -1,12 +1,18 @@
-"""A request's body: at most so many bytes, within so many seconds."""
+"""Reads a request's body: at most so many bytes, within so many seconds.
+
+Open it when a body is refused.
+"""
 
 import asyncio
 from collections.abc import Mapping
 
 from starlette.requests import ClientDisconnect, Request
 
-from talktune.serve.wire import BadRequest
+from talktune.serve.dialects.wire import BadRequest
+from talktune.serve.limits import Limits
 
+BODY_SECONDS = 30.0
+"""The longest that a request's body may take."""
 CLOSE = {"Connection": "close"}
 """With an answer to a body that was not read to its end."""
 
@@ -46,6 +52,15 @@ async def read_body(request: Request, most: int, seconds: float) -> bytes:
                     return b"".join(parts)
     except TimeoutError as error:
         raise BadRequest(f"The body did not come within {seconds:.0f} seconds.", status=408) from error
+
+
+async def read_counted(request: Request, limits: Limits, user: str, most: int, seconds: float) -> bytes:
+    """The whole body of a request that no engine answers; while it comes, it counts among those of its user."""
+    place = limits.take(user, expected(request, most))
+    try:
+        return await read_body(request, most, seconds)
+    finally:
+        limits.leave(place)
 
 
 def _too_long(most: int) -> BadRequest:

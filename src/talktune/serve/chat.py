@@ -1,4 +1,6 @@
-"""A chat completion, from the request that was read to the last byte of its answer.
+"""Answers one chat request, from the moment it is read to the last byte of its answer.
+
+Open it to see in which order an answer is sampled, stored and sent: `ChatAnswer`.
 
 The order is what matters: an answer's turn is committed before the client gets the end of that answer. What the
 engine sends goes on at once, chunk by chunk. A client that leaves stops the engine, and what it had seen is kept
@@ -15,21 +17,22 @@ from typing import Any
 
 from talktune.config import ServeConfig
 from talktune.errors import StoreDownError, UserError
-from talktune.serve.continuing import going_on
-from talktune.serve.engines import Engine, Engines, Route
-from talktune.serve.exchange import Exchange
-from talktune.serve.form import Form
-from talktune.serve.forward import engine_body
+from talktune.serve.capture.find_turn import Place, place
+from talktune.serve.capture.recording import Recording
+from talktune.serve.capture.writer import Writer
+from talktune.serve.dialects.chat_request import ChatRequest
+from talktune.serve.dialects.form import Form
+from talktune.serve.dialects.wire import BadRequest, write_json
+from talktune.serve.engines.engine_body import engine_body
+from talktune.serve.engines.engine_error import STORE_DOWN, EngineError
+from talktune.serve.engines.model_names import Models
+from talktune.serve.engines.normalise import read_stream, read_whole
+from talktune.serve.engines.pool import Engine, Engines, Route
+from talktune.serve.engines.too_long import explained, with_room
+from talktune.serve.engines.upstream import Reply
+from talktune.serve.engines.versions import Wish, number_of
+from talktune.serve.failover import going_on
 from talktune.serve.metrics import Metrics
-from talktune.serve.models import Models
-from talktune.serve.placing import Place, place
-from talktune.serve.reading import read_stream, read_whole
-from talktune.serve.request import ChatRequest
-from talktune.serve.too_long import explained, with_room
-from talktune.serve.upstream import STORE_DOWN, EngineError, Reply
-from talktune.serve.versions import Wish, number_of
-from talktune.serve.wire import BadRequest, write_json
-from talktune.serve.writer import Writer
 from talktune.store.policies import version_name
 from talktune.store.store import Store
 
@@ -63,7 +66,7 @@ class ChatAnswer:
         self._user = user
         self._asked = asked
         self._form = form
-        self._exchange: Exchange | None = None
+        self._recording: Recording | None = None
         self._place: Place | None = None
         self._started = False
         self._ended = False
@@ -80,7 +83,7 @@ class ChatAnswer:
             if not self._ended:  # where all was sent, what is left is to tidy up
                 answering.cancel()
             await asyncio.gather(answering, leaving, return_exceptions=True)
-            if self._exchange is not None and (turns := self._exchange.left()):
+            if self._recording is not None and (turns := self._recording.left()):
                 self._service.writer.submit(turns)
                 self._service.metrics.partial.inc(len(turns))
         if not answering.cancelled() and (error := answering.exception()) is not None:
@@ -88,7 +91,7 @@ class ChatAnswer:
 
     async def _answer(self, send: Send) -> None:
         try:
-            await self._exchange_with_engine(send)
+            await self._answer_by_engine(send)
         except BadRequest as error:
             await self._fail(send, explained(error))
         except EngineError as error:
@@ -110,7 +113,7 @@ class ChatAnswer:
         else:
             await _send_json(send, error.status, self._form.refused(error.status, error.body), error.headers)
 
-    async def _exchange_with_engine(self, send: Send) -> None:
+    async def _answer_by_engine(self, send: Send) -> None:
         """Answer by an engine; another one goes on where that fails, as long as the client cannot tell."""
         service, asked = self._service, self._asked
         wish = await service.models.wish(asked.model, self._user)
@@ -144,25 +147,25 @@ class ChatAnswer:
 
     def _rest_of(self, wish: Wish, route: Route) -> Wish:
         """What another engine is to answer: all of it, or the rest, by the version that began."""
-        exchange = self._exchange
-        if exchange is None or not exchange.begun:
+        recording = self._recording
+        if recording is None or not recording.begun:
             return wish
         return replace(wish, version=route.version, follows=False)
 
     async def _by(self, send: Send, route: Route, wish: Wish, placing: "asyncio.Future[Place] | None") -> None:
         """One engine's answer, or what it gives of one that another broke off."""
         service, asked, upstream = self._service, self._asked, route.engine.upstream
-        body = route.body(engine_body(asked, route.dialect, route.model(wish.model), service.config))
-        begun = self._exchange if self._exchange is not None and self._exchange.begun else None
+        body = route.body(engine_body(asked, route.kind, route.model(wish.model), service.config))
+        begun = self._recording if self._recording is not None and self._recording.begun else None
         if begun is None:
             temperature, number = float(body.get("temperature") or 0.0), number_of(route.version)
-            self._exchange = exchange = Exchange(
-                asked, self._user, route.dialect, temperature, upstream.scaled, number, self._form.id
+            self._recording = recording = Recording(
+                asked, self._user, route.kind, temperature, upstream.scaled, number, self._form.id
             )
         else:
-            exchange, body = begun, going_on(body, begun)
+            recording, body = begun, going_on(body, begun)
         asking = None
-        if route.dialect == "llama.cpp" and body.get("logprobs"):
+        if route.kind == "llama.cpp" and body.get("logprobs"):
             asking = asyncio.ensure_future(upstream.prompt_ids(body))
         try:
             reply = await self._ask(body, route)
@@ -170,11 +173,11 @@ class ChatAnswer:
                 if self._place is None:
                     self._place = place(service.store, self._user, asked) if placing is None else await placing
                     service.metrics.placed(self._place.lost)
-                exchange.place = self._place
+                recording.place = self._place
                 if service.engines.several:
-                    service.engines.remember(exchange.place.conversation, route.engine)
+                    service.engines.remember(recording.place.conversation, route.engine)
                 if asking is not None:
-                    exchange.prompt_ids = await asking
+                    recording.prompt_ids = await asking
                 await (self._stream(send, reply) if asked.stream else self._whole(send, reply))
             finally:
                 reply.close()
@@ -188,27 +191,27 @@ class ChatAnswer:
         try:
             return await upstream.chat(body)
         except BadRequest as error:
-            return await upstream.chat(await with_room(body, error, lambda: upstream.measure(body, route.dialect)))
+            return await upstream.chat(await with_room(body, error, lambda: upstream.measure(body, route.kind)))
 
     async def _whole(self, send: Send, reply: Reply) -> None:
-        exchange = self._exchange
-        assert exchange is not None
+        recording = self._recording
+        assert recording is not None
         body = read_whole(await reply.read())
-        await self._commit(exchange.add(body))
+        await self._commit(recording.add(body))
         self._ended = True
         await _send_json(send, 200, self._form.whole(self._named(body)))
 
     async def _stream(self, send: Send, reply: Reply) -> None:
-        exchange = self._exchange
-        assert exchange is not None
+        recording = self._recording
+        assert recording is not None
         again = self._started  # another engine goes on: the client has its opening already
         if not again:
             headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             self._started = True
-        waiting = not exchange.begun
+        waiting = not recording.begun
         async for body in read_stream(reply.chunks()):
-            ended = exchange.add(body)
+            ended = recording.add(body)
             if waiting and body.get("choices"):
                 waiting = False
                 self._service.metrics.first_token.observe(time.perf_counter() - self._began)
@@ -222,34 +225,34 @@ class ChatAnswer:
         await send({"type": "http.response.body", "body": self._form.end()})
 
     async def _commit(self, ended: list[int]) -> None:
-        exchange, service = self._exchange, self._service
-        assert exchange is not None
+        recording, service = self._recording, self._service
+        assert recording is not None
         began = time.perf_counter()
         try:
-            await service.writer.write([exchange.turn(i) for i in ended])
+            await service.writer.write([recording.turn(i) for i in ended])
         except Exception:
-            exchange.keep_again(ended)
+            recording.keep_again(ended)
             raise
         service.metrics.commit.observe(time.perf_counter() - began)
-        service.metrics.turns.labels(exchange.asked.kind).inc(len(ended))
-        if exchange.asked.done and exchange.place is not None:
+        service.metrics.turns.labels(recording.asked.kind).inc(len(ended))
+        if recording.asked.done and recording.place is not None:
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(service.readers, _close, service.store, exchange)
+            await loop.run_in_executor(service.readers, _close, service.store, recording)
 
     def _named(self, body: dict[str, Any]) -> dict[str, Any]:
         """A reply or chunk that says which version answers, where the engine calls all of them by one name."""
-        assert self._exchange is not None
-        if self._exchange.version is not None:
-            body["model"] = version_name(self._exchange.version)
+        assert self._recording is not None
+        if self._recording.version is not None:
+            body["model"] = version_name(self._recording.version)
         return body
 
 
-def _close(store: Store, exchange: Exchange) -> None:
-    assert exchange.place is not None
+def _close(store: Store, recording: Recording) -> None:
+    assert recording.place is not None
     # Another request may have begun the session at the same moment: its conversation then has this turn, too.
-    session = exchange.asked.session
-    known = None if session is None else store.conversation_of_session(exchange.user, session)
-    store.close_conversations(time.time(), id=known or exchange.place.conversation)
+    session = recording.asked.session
+    known = None if session is None else store.conversation_of_session(recording.user, session)
+    store.close_conversations(time.time(), id=known or recording.place.conversation)
 
 
 def _says(body: Mapping[str, Any]) -> bool:

@@ -1,4 +1,7 @@
-"""Who asks: API keys and the users they stand for. Keys are held as hashes and compared in constant time."""
+"""API keys and the users they stand for. Keys are held as hashes and compared in constant time.
+
+Open it to see who is an admin, and who needs no key.
+"""
 
 import hashlib
 import hmac
@@ -11,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from talktune.errors import UserError
-from talktune.serve.wire import BadRequest
+from talktune.serve.dialects.wire import BadRequest
 
 KEY_ENV = "TALKTUNE_API_KEY"
 LOCAL_USER = "local"
@@ -20,7 +23,7 @@ LOCAL_USER = "local"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks."""
+    """The user of a request, and whether they are an admin."""
 
     user: str
     admin: bool
@@ -49,7 +52,7 @@ class Keys:
         return self.caller(headers).user
 
     def caller(self, headers: Mapping[str, str]) -> "Caller":
-        """The same, with whether they run this server: who needs no key does."""
+        """The user of a request's key, and whether they run this server: who needs no key does."""
         refuse_forms(headers)
         if not self._users:
             _refuse_strangers(headers, self._origins)
@@ -126,7 +129,7 @@ def _refuse_strangers(headers: Mapping[str, str], origins: Collection[str]) -> N
 
 
 def refuse_forms(headers: Mapping[str, str], *, empty: bool = False) -> None:
-    """A page may send any server text, a form or a blob without being asked by the browser whether it may, JSON not.
+    """Refuse bodies that are not JSON: a web page may send a form or a blob to any server without asking the browser.
 
     A request without a body is let through, but for those that change something by their path alone (`empty`).
     """

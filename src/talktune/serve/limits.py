@@ -1,5 +1,7 @@
 """How much of the server one key may take: requests at once, bytes at once, requests a minute.
 
+Open it when a client is told to come again (429).
+
 A request counts as running from when its body is there: bodies that come slowly keep nobody from an answer.
 Requests that only read have the same limits once more, for themselves: a page that looks often costs nobody an answer.
 """
@@ -11,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from talktune.config import ServeConfig
-from talktune.serve.wire import BadRequest
+from talktune.serve.dialects.wire import BadRequest
 
 READING = 4
 """Requests whose bodies are read at once, as a multiple of those that are answered at once."""
@@ -19,7 +21,7 @@ READING = 4
 
 @dataclass
 class Place:
-    """One request's place, first among those that are read, then among those that are answered."""
+    """One request's place in the limits: first among those that are read, then among those that are answered."""
 
     user: str
     size: int
@@ -28,7 +30,7 @@ class Place:
 
 
 class Limits:
-    """What is being read and answered, and for whom."""
+    """Counts what is being read and answered, in all and for each user."""
 
     def __init__(self, config: ServeConfig, *, keyed: bool, clock: Callable[[], float] = time.monotonic) -> None:
         """Where nobody needs a key (`keyed` is False) there is one user, who may take it all; `clock` gives seconds."""
@@ -45,7 +47,7 @@ class Limits:
         """Requests of each user, by whether they only read, that the last minute does not cover yet, and when."""
 
     def take(self, user: str, size: int) -> Place:
-        """A place for a request whose body has up to `size` bytes; BadRequest (429) where there is none."""
+        """Take a place for a request whose body has up to `size` bytes; BadRequest (429) where there is none."""
         most, bytes_ = self._config.key_running, self._config.key_body_mib << 20
         if self._reading >= READING * self._config.max_running:
             raise _busy(f"{self._reading} requests are being read; try again.")
@@ -61,7 +63,7 @@ class Limits:
         return Place(user, size)
 
     def run(self, place: Place, size: int) -> None:
-        """Its body is there and has `size` bytes; BadRequest (429) where too many requests are answered."""
+        """Count a request as running, once its body of `size` bytes is there; BadRequest (429) where too many run."""
         self._bytes[place.user] += size - place.size
         place.size = size
         if self.running >= self._config.max_running:
@@ -71,7 +73,7 @@ class Limits:
         place.runs = True
 
     def leave(self, place: Place) -> None:
-        """The request has ended."""
+        """Give the place of an ended request back."""
         self.running -= place.runs
         self._reading -= not place.runs
         self._requests[place.user] -= 1
@@ -79,7 +81,7 @@ class Limits:
 
     @contextmanager
     def reads(self, user: str) -> Generator[None]:
-        """While a request is answered that only reads; BadRequest (429) where there are too many with this key."""
+        """Count a request that only reads, while it is answered; BadRequest (429) where this key has too many."""
         most = self._config.key_running
         if self._keyed:
             if self._reads[user] >= most:

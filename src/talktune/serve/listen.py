@@ -1,4 +1,7 @@
-"""Where a server listens."""
+"""The address that a server listens on.
+
+Open it when a port is taken or an address cannot be used.
+"""
 
 import socket
 

@@ -1,4 +1,7 @@
-"""What the server counts, for Prometheus (https://prometheus.io/docs/practices/naming/)."""
+"""The server's counters for Prometheus (https://prometheus.io/docs/practices/naming/).
+
+Open it to look up what GET /metrics says.
+"""
 
 import logging
 from typing import get_args

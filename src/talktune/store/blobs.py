@@ -1,4 +1,7 @@
-"""Token arrays as bytes: unsigned 32-bit ids and 32-bit floats, little-endian, four bytes a token."""
+"""Arrays of token ids and log-probs as bytes: little-endian, four bytes a token.
+
+Open it to read such a column by hand.
+"""
 
 import sys
 from array import array

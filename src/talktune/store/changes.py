@@ -1,4 +1,7 @@
-"""Whether anything changed since the last look, in one query whose cost does not grow with the store."""
+"""Tells whether anything changed since the last look, in one query whose cost does not grow with the store.
+
+Open it when something new should wake the page.
+"""
 
 from collections.abc import Collection
 from dataclasses import dataclass

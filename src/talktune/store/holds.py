@@ -1,22 +1,22 @@
-"""Which versions' files are still needed: those that serve or may soon, and those that a server holds."""
+"""Tells which versions' files are still needed: those that serve or may soon, and those that a server holds.
+
+Open it to see why a version's files are kept or gone.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, insert, select, update
 
 from talktune.store import schema
 from talktune.store.policies import Policies, Version, ancestry
-
-if TYPE_CHECKING:
-    from talktune.store.store import Store
+from talktune.store.store import Store
 
 HOLD_SECONDS = 120.0
 """How long a server's word is good: it renews it while it lives."""
 
 
-def hold(store: "Store", owner: str, versions: Collection[int], now: float) -> None:
-    """These versions, and no others, are what `owner` needs from now on."""
+def hold(store: Store, owner: str, versions: Collection[int], now: float) -> None:
+    """Note that `owner` needs these versions, and no others, from now on."""
     h = schema.holds
     with store.engine.begin() as c:
         c.execute(delete(h).where((h.c.owner == owner) | (h.c.until <= now)))
@@ -28,7 +28,7 @@ def hold(store: "Store", owner: str, versions: Collection[int], now: float) -> N
 def needed(
     versions: Sequence[Version], lives: Mapping[str, int | None], held: Collection[int], keep: int
 ) -> frozenset[int]:
-    """The versions whose files stay.
+    """The versions whose files must stay.
 
     Of each lineage the newest `keep` (at least the live one and the one that a rollback goes to) and as many of the
     live one's ancestors, every candidate, and what is held.
@@ -42,7 +42,7 @@ def needed(
     return frozenset(stay)
 
 
-def prune(store: "Store", keep: int, now: float) -> list[Version]:
+def prune(store: Store, keep: int, now: float) -> list[Version]:
     """Mark the versions that nobody needs as pruned; returns all that are, whose files may go."""
     policies, v, h, s = Policies(store), schema.versions, schema.holds.c, schema.lineages.c
     versions = policies.versions()

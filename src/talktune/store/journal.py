@@ -1,4 +1,7 @@
-"""Turns with what became of them, newest first, a page at a time: for people who look at verdicts."""
+"""Lists turns with what became of them, newest first, a page at a time, for people who look at verdicts.
+
+Open it to change what a list of turns says.
+"""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,20 +1,21 @@
-"""Verdicts on their way into updates: which wait, and one update as one transaction."""
+"""The queue of verdicts for the learner, and the transaction that commits an update.
+
+Open it to see what makes an update count once: `Learning.commit`.
+"""
 
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import case, delete, func, insert, select, update
 
 from talktune.store import schema
 from talktune.store.queues import CLAIM_SECONDS, holder, lease
 from talktune.store.readings import NewReadings, add_readings
+from talktune.store.store import Store
 from talktune.types import Turn
-
-if TYPE_CHECKING:
-    from talktune.store.store import Store
 
 LEASE = "learner"
 
@@ -32,7 +33,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What of one user waits for updates."""
+    """The waiting turns of one user, in numbers."""
 
     count: int
     since: float
@@ -43,7 +44,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class NewVersion:
-    """What an update made."""
+    """The version that an update made."""
 
     number: int
     parent: int | None
@@ -52,19 +53,19 @@ class NewVersion:
 
 
 class LostLeaseError(Exception):
-    """Somebody else learns now, or learned from these turns already: what was computed is void."""
+    """Another process learns now, or learned from these turns already: what was computed is void."""
 
 
 class Learning:
-    """Turns that wait for the learner, the oldest verdict first. `holdout` buckets (of 100) never come."""
+    """The queue of turns for the learner, the oldest verdict first. `holdout` buckets (of 100) are never in it."""
 
-    def __init__(self, store: "Store", holdout: int = 0) -> None:
+    def __init__(self, store: Store, holdout: int = 0) -> None:
         """`holdout` is the number of buckets that are kept from training."""
         self._store = store
         self._holdout = holdout
 
     def waiting(self) -> dict[str, Waiting]:
-        """What waits of each user who has a turn that waits or is held out."""
+        """The waiting and held-out turns of each user, in numbers."""
         q = schema.learning.c
         free = q.bucket >= self._holdout
         query = select(
@@ -99,7 +100,7 @@ class Learning:
         return self._with_turns(list(reversed(rows)))
 
     def drop(self, turns: Mapping[str, str]) -> None:
-        """Let turns wait no more that no update can use; why not is given for each of them, and counted."""
+        """Take turns that no update can use out of the queue; the reason is given for each of them, and counted."""
         q, d = schema.learning.c, schema.dropped
         with self._store.engine.begin() as c:
             waits = c.execute(select(q.turn).where(q.turn.in_(list(turns))).with_for_update()).scalars().all()
@@ -130,7 +131,7 @@ class Learning:
         advantages: Mapping[str, float] | None = None,
         place: Callable[[], None] | None = None,
     ) -> None:
-        """One update: its turns, its metrics, its readings, and its version, a candidate where something was learned.
+        """Commit one update: its turns, metrics and readings, and its version, a candidate where something was learned.
 
         `advantages` are those of its turns. `place` puts the version's files where the row says that they are: it is
         called last, while nobody else can have the lease, and what it raises undoes all of it.

@@ -1,4 +1,7 @@
-"""One answer by its id, with the conversation that led to it."""
+"""Finds an answer by its id, with the conversation that led to it.
+
+Open it when an earlier answer cannot be referred to.
+"""
 
 import json
 from collections.abc import Sequence

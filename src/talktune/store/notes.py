@@ -1,15 +1,15 @@
-"""What an admin wrote when a version was promoted or rolled back."""
+"""Notes of admins, written when a version was promoted or rolled back.
+
+Open it to see what is kept of them.
+"""
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, insert, select
 
 from talktune.store import schema
-
-if TYPE_CHECKING:
-    from talktune.store.store import Store
+from talktune.store.store import Store
 
 MOST_LETTERS = 500
 """Of one note."""
@@ -34,7 +34,7 @@ def add_note(c: Connection, lineage: str, version: int | None, note: Note | None
         c.execute(insert(schema.notes).values(**values, text=json.dumps(note.text.strip())))
 
 
-def notes(store: "Store", lineage: str, limit: int) -> list[Note]:
+def notes(store: Store, lineage: str, limit: int) -> list[Note]:
     """Those of a lineage, newest first."""
     n = schema.notes.c
     query = select(n.text, n.by, n.created, n.version).where(n.lineage == lineage).order_by(n.number.desc())

@@ -1,4 +1,7 @@
-"""A store by its file or URL, told from a file of conversations; SQLAlchemy is loaded only when one is opened."""
+"""Tells a store from a file of conversations, and opens it; SQLAlchemy is loaded only then.
+
+Open it when a command takes a file for a store.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

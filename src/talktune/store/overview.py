@@ -1,17 +1,18 @@
-"""What a store holds, in numbers: for `talktune status`."""
+"""Counts what a store holds, for `talktune status`.
+
+Open it to add a number.
+"""
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import func, select
 
 from talktune.store import schema
-
-if TYPE_CHECKING:
-    from talktune.store.store import Store
+from talktune.store.store import Store
 
 
-def overview(store: "Store", updates: int = 200) -> dict[str, Any]:
+def overview(store: Store, updates: int = 200) -> dict[str, Any]:
     """Counts of turns, what waits, verdicts by reward, votes and their cost, and the metrics of the last updates."""
     t, v, o, f = schema.turns.c, schema.verdicts.c, schema.votes.c, schema.feedback.c
 

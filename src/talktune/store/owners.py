@@ -1,4 +1,7 @@
-"""Who claims work: a process by its name, and whether a process of this machine is gone."""
+"""Names of processes that claim work, and whether such a process of this machine is gone.
+
+Open it when work of a dead process is not taken over.
+"""
 
 import os
 import socket
@@ -11,7 +14,7 @@ LONGEST_NAME = 48
 
 
 def owner_name() -> str:
-    """Of this process, for claims: machine, where on it, and process."""
+    """The name of this process in claims: the machine, the place on it, the process."""
     return f"{_machine()}:{os.getpid()}"
 
 

@@ -1,19 +1,20 @@
-"""Versions of the policy: which there are, what the gate said, which one serves whom."""
+"""The versions of the policy: which there are, what the gate said, which one serves whom.
+
+Open it to see how a version goes live: `Policies.decide`.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from sqlalchemy import Connection, false, func, insert, select, update
 
 from talktune.errors import UserError
 from talktune.store import schema
 from talktune.store.notes import Note, add_note, notes
-
-if TYPE_CHECKING:
-    from talktune.store.store import Store
+from talktune.store.store import Store
 
 EVERYBODY = ""
 """The lineage of all users together."""
@@ -58,7 +59,7 @@ def ancestry(number: int | None, parents: Mapping[int, int | None]) -> list[int]
 class Policies:
     """The versions of a store and the live one of each lineage."""
 
-    def __init__(self, store: "Store") -> None:
+    def __init__(self, store: Store) -> None:
         """Of this store."""
         self._store = store
 
@@ -95,11 +96,11 @@ class Policies:
             return [_version(row) for row in c.execute(query)]
 
     def visible(self, lineage: str) -> list[Version]:
-        """What those of this lineage may know of: its versions and everybody's, oldest first."""
+        """The versions that a lineage may know of: its own and everybody's, oldest first."""
         return [one for one in self.versions() if one.lineage in (lineage, EVERYBODY)]
 
     def version(self, number: int) -> Version:
-        """One of them; UserError when there is none of that number."""
+        """The version of this number; UserError when there is none."""
         with self._store.reading() as c:
             row = c.execute(_select().where(schema.versions.c.number == number)).first()
         if row is None:
@@ -113,7 +114,7 @@ class Policies:
             return {row.number: row.parent for row in c.execute(select(v.number, v.parent))}
 
     def last_number(self) -> int:
-        """Of the newest version; 0 when there is none."""
+        """The number of the newest version; 0 when there is none."""
         with self._store.reading() as c:
             return c.execute(select(func.max(schema.versions.c.number))).scalar() or 0
 
@@ -129,7 +130,7 @@ class Policies:
             return {row.name: (row.live, row.stopped) for row in c.execute(select(s.name, s.live, s.stopped))}
 
     def decide(self, number: int, reasons: Sequence[str], measures: Mapping[str, Any]) -> bool:
-        """The gate's word on a candidate: published and live where there is no reason against it, else rejected.
+        """Settle a candidate by the gate's reasons: published and live where there are none, else rejected.
 
         A candidate whose parent is not live any more (somebody rolled back meanwhile) is rejected, too. What is no
         candidate any more stays as it is: somebody else has decided. Returns whether the version is live.
@@ -152,7 +153,7 @@ class Policies:
         return not reasons
 
     def adopt(self, number: int, path: Path, reason: str, now: float) -> None:
-        """A version that no update made is published and live for everybody."""
+        """Publish a version that no update made, and make it live for everybody."""
         new = {"number": number, "parent": None, "lineage": EVERYBODY, "path": str(path), "state": "published"}
         with self._store.engine.begin() as c:
             self._lock(c, EVERYBODY)
@@ -198,7 +199,7 @@ class Policies:
         return notes(self._store, lineage, limit)
 
     def stop(self, lineage: str, reason: str) -> None:
-        """Learning of this lineage stops, until a version is promoted or rolled back by hand."""
+        """Stop the learning of this lineage until a version is promoted or rolled back by hand."""
         with self._store.engine.begin() as c:
             self._lock(c, lineage)
             _set(c, lineage, stopped=reason)

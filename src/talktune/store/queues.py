@@ -1,72 +1,29 @@
-"""Work that waits: turns to be judged, verdicts to be learned from, and who is at it.
+"""The queue of turns that wait for a judge, and leases: the sole right to do something.
+
+Open it to see who may judge a turn, and for how long: `Judging`, `lease`.
 
 A turn waits for the judge once its conversation went on behind it, and for the learner once it has a reward. Rows
 are written in the transaction of what caused them and deleted in the transaction of what was made of them: whoever
 is killed at whatever moment, each turn is judged once and is part of an update once.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, Connection, Insert, bindparam, delete, func, insert, literal, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
 
 from talktune.store import schema
+from talktune.store.enqueue import queue_for_learning
 from talktune.store.owners import is_gone, owner_name
+from talktune.store.store import Store
 from talktune.types import Turn, Verdict
 
-if TYPE_CHECKING:
-    from talktune.store.store import Store
-
-BUCKETS = 100
-"""Conversations are spread over this many buckets, of which the first ones are held out from training."""
 CLAIM_SECONDS = 24.0
 """A claim runs out after so long: whoever had it, and renewed it all the time while at work, is taken for dead."""
 RENEW_SECONDS = CLAIM_SECONDS / 4
 
 
-def bucket(conversation: str) -> int:
-    """0 … 99, by the conversation's id alone."""
-    return int.from_bytes(hashlib.sha256(conversation.encode()).digest()[:4], "big") % BUCKETS
-
-
-def queue_for_judging(c: Connection, turns: Sequence[str]) -> None:
-    """Turns whose conversation went on: those that are main, complete and not judged yet wait for the judge.
-
-    One that is claimed right now waits anew: its judge may have found that nothing had followed yet.
-    """
-    c.execute(_WAITS_ANEW, {"ids": turns})
-    c.execute(_WAITS, {"ids": turns})
-
-
-def _waits() -> Insert:
-    t = schema.turns.c
-    done = [select(table.c.turn) for table in (schema.verdicts, schema.feedback, schema.judging)]
-    new = select(t.id, t.created, literal(0.0), literal(0), literal(0.0)).where(
-        t.id.in_(_IDS), t.kind == "main", t.state == "complete", *(t.id.not_in(one) for one in done)
-    )
-    return insert(schema.judging).from_select(["turn", "created", "after", "tries", "until"], new)
-
-
-_IDS = bindparam("ids", expanding=True)
-_WAITS = _waits()
-_WAITS_ANEW = (
-    update(schema.judging)
-    .where(schema.judging.c.turn.in_(_IDS), schema.judging.c.owner.is_not(None))
-    .values(owner=None, until=0.0)
-)
-
-
-def queue_for_learning(c: Connection, turn: str, user: str, conversation: str, at: float) -> None:
-    """A turn that has a reward now waits for the learner, unless it does already or was learned from."""
-    q, u = schema.learning, schema.update_turns
-    waits = c.execute(select(q.c.turn).where(q.c.turn == turn)).scalar()
-    if waits is None and c.execute(select(u.c.turn).where(u.c.turn == turn)).first() is None:
-        c.execute(insert(q).values(turn=turn, user=user, bucket=bucket(conversation), created=at, uses=0))
-
-
-def lease(store: "Store", name: str, owner: str, seconds: float = CLAIM_SECONDS) -> bool:
+def lease(store: Store, name: str, owner: str, seconds: float = CLAIM_SECONDS) -> bool:
     """Take or renew the sole right to do something; False while somebody else has it.
 
     A holder whose process could be seen from here, and is gone, has it no more. The database's time counts.
@@ -80,7 +37,7 @@ def lease(store: "Store", name: str, owner: str, seconds: float = CLAIM_SECONDS)
         return store.put(c, schema.leases, values, where=or_(q.owner.in_(free), q.until <= now))
 
 
-def holder(store: "Store", name: str) -> str | None:
+def holder(store: Store, name: str) -> str | None:
     """Who has the sole right to do something now, if anybody."""
     q = schema.leases.c
     with store.reading() as c:
@@ -89,16 +46,16 @@ def holder(store: "Store", name: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A turn that is this process's to judge."""
+    """A turn that this process has claimed to judge."""
 
     id: str
     turn: Turn
 
 
 class Judging:
-    """Turns that wait for their verdict, the oldest first."""
+    """The queue of turns that wait for a verdict, the oldest first."""
 
-    def __init__(self, store: "Store", owner: str | None = None) -> None:
+    def __init__(self, store: Store, owner: str | None = None) -> None:
         """`owner` is this process by default."""
         self._store = store
         self._owner = owner or owner_name()
@@ -127,7 +84,7 @@ class Judging:
         return ready
 
     def renew(self, ids: Sequence[str], seconds: float = CLAIM_SECONDS) -> bool:
-        """Keep claims that are at work; False where none is this process's any more."""
+        """Renew claims that are at work; False where none belongs to this process any more."""
         j = schema.judging
         with self._store.engine.begin() as c:
             mine = update(j).where(j.c.turn.in_(ids), j.c.owner == self._owner)
@@ -165,13 +122,13 @@ class Judging:
         return True
 
     def give_back(self, ids: Sequence[str]) -> None:
-        """The judge is down: these wait again, as if nobody had tried."""
+        """Return turns to the queue as if nobody had tried, because the judge is down."""
         j = schema.judging
         with self._store.engine.begin() as c:
             c.execute(update(j).where(j.c.turn.in_(ids), j.c.owner == self._owner).values(owner=None, until=0.0))
 
     def postpone(self, id: str) -> None:
-        """The judge is up but has no verdict on this one: it waits, twice as long each time, and lets others pass."""
+        """Put back a turn on which the judge has no verdict: it waits twice as long each time, and lets others pass."""
         j = schema.judging
         with self._store.engine.begin() as c:
             tries = c.execute(select(j.c.tries).where(j.c.turn == id)).scalar() or 0

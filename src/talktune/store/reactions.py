@@ -1,4 +1,7 @@
-"""How much people liked what they were answered, over time: every verdict in the order in which it was given."""
+"""Verdicts in the order in which they were given: how much people liked the answers, over time.
+
+Open it to see what the page's curve is made of.
+"""
 
 from dataclasses import dataclass
 from typing import Any

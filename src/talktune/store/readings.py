@@ -1,15 +1,15 @@
-"""Readings of judged turns, by which a preference model is fitted; bytes here, their meaning is the learner's."""
+"""Readings of judged turns, for the preference model; bytes here, their meaning is the learner's.
+
+Open it to see how long readings are kept.
+"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, delete, func, insert, select
 
 from talktune.store import schema
-
-if TYPE_CHECKING:
-    from talktune.store.store import Store
+from talktune.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +52,14 @@ def add_readings(c: Connection, update: int, new: NewReadings) -> None:
     c.execute(delete(r).where(r.c.turn.in_(old)))
 
 
-def read_before(store: "Store", reader: str, turns: Collection[str]) -> set[str]:
+def read_before(store: Store, reader: str, turns: Collection[str]) -> set[str]:
     """Those of the turns that this reader has read."""
     r = schema.readings.c
     with store.reading() as c:
         return set(c.execute(select(r.turn).where(r.turn.in_(turns), r.reader == reader)).scalars())
 
 
-def kept_readings(store: "Store", lineage: str, reader: str) -> list[KeptReading]:
+def kept_readings(store: Store, lineage: str, reader: str) -> list[KeptReading]:
     """A lineage's readings in the order in which updates took the turns; a person's own word overrules a verdict."""
     r, v, f = schema.readings, schema.verdicts, schema.feedback
     joined = r.outerjoin(f, f.c.turn == r.c.turn).outerjoin(v, v.c.turn == r.c.turn)

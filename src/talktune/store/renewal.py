@@ -1,4 +1,7 @@
-"""A claim that lives as long as its work, however long that takes."""
+"""Renews a claim while its work goes on, however long that takes.
+
+Open it when a long update loses its lease.
+"""
 
 import logging
 import threading

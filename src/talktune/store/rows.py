@@ -1,4 +1,7 @@
-"""What goes into the store and what comes out of it."""
+"""The rows that go into the store and come out of it, as frozen dataclasses.
+
+Open it to see what is known of a new turn.
+"""
 
 import secrets
 import time
@@ -65,7 +68,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class MarkedTurn:
     """A stored turn that a changed history may go on behind."""
 
     id: str

@@ -1,4 +1,6 @@
-"""Tables of the store, and the ordered steps that bring an older database up to them.
+"""The tables of the store, and the ordered steps that bring an older database up to them.
+
+Open it to add a column; add a step, too.
 
 A conversation is a tree of turns: a turn holds what was new since the turn before it (its parent) and its answer.
 An edited or regenerated history is a second child of one parent. So nothing is stored twice, and the history of a

@@ -1,4 +1,7 @@
-"""A tree of stored turns as conversations: one line for each path, and each turn trainable in one of them only."""
+"""Makes conversations of a tree of stored turns: one line for each path, each turn trainable in one of them only.
+
+Open it to see how forks are told apart.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

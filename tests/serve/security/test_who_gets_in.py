@@ -15,10 +15,11 @@ import httpx2
 import pytest
 
 from talktune.config import ServeConfig
+from talktune.serve.dialects.wire import BadRequest
 from talktune.serve.limits import READING, Limits
-from talktune.serve.wire import BadRequest
+from talktune.store.database import shown
 from talktune.store.policies import Policies
-from talktune.store.store import Store, shown
+from talktune.store.store import Store
 
 from ...versions import make_versions
 from ..conftest import serving
