@@ -295,7 +295,7 @@ def test_a_second_turn_copies_what_the_first_left_but_not_across_adapters(tiny: 
     assert_exact(tiny.model, second)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_whatever_comes_and_goes_every_answer_stays_exact(tiny: Any, data: st.DataObject) -> None:
     """Little memory, so that rows wait, leave and come back; a few are cancelled."""

@@ -107,7 +107,7 @@ def run(model: Any, jobs: list[Heard], budget: int = 1 << 15) -> None:
         pass
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     schema=VALUES,
     temperature=st.sampled_from([0.0, 0.7, 2.0]),

@@ -57,7 +57,7 @@ def test_clip_keeps_both_ends(ids: list[int], limit: int) -> None:
     assert cut[-(limit // 2) :] == ids[-(limit // 2) :]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(text=st.text(max_size=300))
 def test_no_text_brings_in_a_special_token(policy: Policy, text: str) -> None:
     special = set(policy.tokenizer.all_special_ids)

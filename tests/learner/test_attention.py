@@ -24,7 +24,7 @@ def one_pack(found: Any) -> Pack:
     return made
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(forests, st.sampled_from([2, 4, 256]), st.sampled_from([None, 2, 5]), st.integers(0, 2**16))
 def test_values_and_gradients_equal_one_dense_mask(found: Any, dense: int, window: int | None, seed: int) -> None:
     p = one_pack(found)

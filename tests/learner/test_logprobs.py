@@ -137,7 +137,7 @@ def tuned() -> dict[torch.dtype, Any]:
     return {dtype: with_adapter(llama(dtype, num_hidden_layers=4)) for dtype in (torch.float32, torch.float64)}
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     updates(),
     # In float64 too, transformers takes RMSNorm in float32: its rounding is what is left.
@@ -166,7 +166,7 @@ def test_every_gradient_equals_that_of_turn_by_turn(
     agree(packed, plain, tolerance)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(updates(), st.sampled_from([8, 40, 4096]), st.randoms(use_true_random=False))
 def test_a_samples_numbers_do_not_depend_on_its_company(
     tuned: dict[torch.dtype, Any], samples: list[Sample], budget: int, rng: Random

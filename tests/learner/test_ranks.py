@@ -156,7 +156,7 @@ def any_dealing(model: str, folder: Path) -> str:
     alone = {kind: make_learner(model, kind, ALONE) for kind in KINDS}
 
     # No shrinking: every example is a round trip of all ranks.
-    @settings(max_examples=18, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
+    @settings(max_examples=18, derandomize=True, database=None, phases=[Phase.generate])
     @given(
         kind=st.sampled_from(KINDS),
         seed=st.integers(0, 10_000),

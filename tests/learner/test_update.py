@@ -80,7 +80,7 @@ def gradients(model: Path, batch: list[Sample], **options: object) -> dict[str, 
 
 @pytest.mark.parametrize("aggregation", ["token", "sequence"])
 @given(seed=st.integers(0, 10_000), budget=st.integers(1, 120))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_any_cut_into_micro_batches_gives_the_same_gradient(
     tiny_model: Path, aggregation: str, seed: int, budget: int
 ) -> None:
@@ -115,7 +115,7 @@ def test_layers_that_are_computed_again_give_the_same_gradient(
 
 
 @given(seed=st.integers(0, 10_000), tokens=st.integers(1, 24), again=st.booleans())
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_a_sample_in_pieces_gives_the_same_gradient(tiny_model: Path, seed: int, tokens: int, again: bool) -> None:
     """Trees as well as chains, with a reference and teachers, and together with --checkpoint-layers."""
     whole, cut = learner(tiny_model, distill=0.5), learner(tiny_model, distill=0.5, piece_tokens=tokens)
@@ -157,7 +157,7 @@ def test_pieces_are_refused_where_they_cannot_be(tiny_model: Path) -> None:
 
 
 @given(seed=st.integers(0, 10_000), budget=st.integers(1, 120))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_packed_logprobs_are_those_of_each_sample_alone(tiny_model: Path, seed: int, budget: int) -> None:
     model = load_policy(ModelConfig(model=str(tiny_model), device="cpu")).model
     batch = samples(seed)
@@ -288,7 +288,7 @@ def test_the_lesson_is_added_to_the_update(tiny_model: Path, budget: int) -> Non
 
 
 @given(seed=st.integers(0, 10_000), budget=st.integers(1, 120))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_any_cut_into_micro_batches_gives_the_same_lesson(tiny_model: Path, seed: int, budget: int) -> None:
     whole, cut = (learner(tiny_model, distill=1.0, microbatch_tokens=n) for n in (2048, budget))
     was, now = whole.gradient(taught(seed)), cut.gradient(taught(seed))

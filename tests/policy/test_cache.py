@@ -1,7 +1,7 @@
 """A cache with room gives what transformers' own gives, whatever is done to it in which order."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers.cache_utils import DynamicLayer
 
@@ -17,7 +17,6 @@ steps = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(0, 8), steps)
 def test_as_the_plain_layer(rows: int, first: int, room: int, found: list[tuple[str, int]]) -> None:
     torch.manual_seed(0)

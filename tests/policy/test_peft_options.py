@@ -119,7 +119,7 @@ OPTIONS = st.fixed_dictionaries(
 
 
 @pytest.mark.filterwarnings("ignore")  # PEFT has something to say about many of them
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tied=st.booleans(), options=OPTIONS)
 @example(tied=False, options={"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]})
 @example(tied=True, options={"target_modules": ["q_proj", "lm_head"]})

@@ -134,7 +134,7 @@ def test_decoding_gives_the_answer_back(name: str) -> None:
     assert decode_answer(tokenizer(name), ids) == "It is six, isn't it?"
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(
     name=st.sampled_from(("qwen3", "gptoss", "smollm2")),
     words=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="<|>"), max_size=8), min_size=1),
@@ -391,7 +391,7 @@ def test_a_spelling_within_a_spelling_does_not_come_back() -> None:
 ORDINARY = st.text(st.characters(codec="utf-8", exclude_characters="|"), max_size=30)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(name=st.sampled_from(MODELS), texts=st.lists(ORDINARY, min_size=3, max_size=3), tools=st.booleans())
 def test_ordinary_conversations_keep_their_ids(name: str, texts: list[str], tools: bool) -> None:
     said = [Message("user", texts[0]), Message("assistant", texts[1] or "x"), Message("user", texts[2])]
@@ -429,7 +429,7 @@ def longest_tokens(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(data=st.data(), times=st.sampled_from((1, 7, 100)))
 def test_no_text_has_fewer_tokens_than_its_length_says(name: str, data: st.DataObject, times: int) -> None:
     parts = (st.text(max_size=40), st.sampled_from([*longest_tokens(name), " ", "e\u0301"]))
@@ -440,7 +440,7 @@ def test_no_text_has_fewer_tokens_than_its_length_says(name: str, data: st.DataO
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(data=st.data(), times=st.sampled_from((1, 30, 300)))
 def test_what_fits_is_never_refused(name: str, data: st.DataObject, times: int) -> None:
     parts = st.lists(st.one_of(st.text(max_size=9), st.sampled_from([*longest_tokens(name), "e", "\u0301", " ", "- "])))

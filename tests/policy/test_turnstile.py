@@ -75,7 +75,7 @@ def test_among_the_others_the_most_urgent_goes_first() -> None:
     assert order == [Role.JUDGE, Role.LEARNER]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.sampled_from([0.25, 1.0, 3.0]), st.sampled_from([0.25, 1.0, 3.0]))
 def test_answers_and_learning_get_the_same_time(answer: float, layer: float) -> None:
     clock = Clock()

@@ -530,7 +530,6 @@ CHANGES: list[View] = [
 
 @settings(
     max_examples=15,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(

@@ -287,7 +287,7 @@ def check(store: Store, runs: int) -> None:
     machine = type("ProtocolOf", (Protocol,), {"store": store})
     run_state_machine_as_test(
         machine,
-        settings=settings(max_examples=runs, stateful_step_count=60, deadline=None, derandomize=runs < 100),
+        settings=settings(max_examples=runs, stateful_step_count=60, derandomize=runs < 100),
     )
 
 
