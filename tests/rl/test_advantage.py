@@ -188,3 +188,28 @@ def test_pooled_advantages_have_mean_zero_in_each_group_and_mean_square_one(pair
         assert abs(sum(a for a, g in zip(found.tolist(), groups, strict=True) if g == group)) < 1e-9
     mean_square = float(found.square().mean())
     assert mean_square == pytest.approx(1.0) or not bool(found.any())
+
+
+@given(st.lists(values, min_size=2, max_size=8), variants)
+def test_each_meaning_of_a_group_keeps_scale_and_baseline(rewards: list[float], variant: dict[str, Any]) -> None:
+    ones = [0] * len(rewards)
+    whole = compute_grpo_advantages(rewards, ones, **variant)
+    assert advantages_for(rewards, range(len(rewards)), "batch", **variant).tolist() == whole.tolist()  # type: ignore[arg-type]
+    assert advantages_for(rewards, ones, "prompt", **variant).tolist() == whole.tolist()
+    past = RunningBaseline().update([1.0, -1.0, 0.5])
+    found = advantages_for(rewards, ones, "running", running=past, **variant)
+    assert found.tolist() == past.advantages(rewards, scale=variant["scale"]).tolist()
+
+
+@pytest.mark.parametrize("group", ["prompt", "batch", "running", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_advantages_have_the_rewards_type(group: Any, dtype: torch.dtype) -> None:
+    rewards = torch.tensor([1.0, -1.0, 0.0], dtype=dtype)
+    for past in (RunningBaseline(), RunningBaseline().update([1.0, -1.0])):
+        assert advantages_for(rewards, [0, 0, 0], group, running=past).dtype == dtype
+    assert pooled_advantages(rewards, [0, 0, 0]).dtype == dtype
+
+
+def test_a_decay_of_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="decay"):
+        RunningBaseline(decay=0.0)

@@ -1,5 +1,6 @@
 """Samples as trees: nothing is lost, nothing is doubled, and each node sees its own past and nothing else."""
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,3 +67,12 @@ def test_a_conversation_costs_its_own_length() -> None:
         history += user + answer
     [p] = pack(samples, 1000)
     assert len(p.ids) == len(history)
+
+
+def test_a_pack_moves_as_a_whole() -> None:
+    (packed,) = pack(make([((0, 1), (2,)), ((0, 1), (1, 1))]), 100)
+    moved = packed.to(torch.device("meta"))
+    tensors = ("ids", "positions", "end", "source", "target")
+    assert {getattr(moved, name).device.type for name in tensors} == {"meta"}
+    assert [getattr(moved, name).shape for name in tensors] == [getattr(packed, name).shape for name in tensors]
+    assert (moved.samples, moved.lengths) == (packed.samples, packed.lengths)

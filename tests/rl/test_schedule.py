@@ -51,3 +51,7 @@ def test_who_likes_most_answers_has_little_to_teach(rewards: list[float], pace: 
 def test_the_pace_never_stops_and_falls_with_each_answer_that_is_liked(rewards: list[float]) -> None:
     assert LEAST_PACE <= headroom(rewards) <= 1.0
     assert headroom([*rewards, 1.0]) <= headroom(rewards) + 1e-12
+
+
+def test_two_updates_are_both_ends() -> None:
+    assert [eps_high_at(step, 2, 0.2, 0.4, "linear") for step in (0, 1)] == [0.2, 0.4]

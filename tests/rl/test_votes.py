@@ -169,3 +169,19 @@ def test_a_tie_of_the_exact_vote_is_neutral() -> None:
 def test_wrong_input_is_named(call: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_a_confidence_over_one_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"must be in \(0, 1\]"):
+        weighted_vote([1], [1.5])
+
+
+def test_a_vote_weighs_its_log_odds_against_two_labels() -> None:
+    # log(2p / (1 − p)) against twice log 2: at p = 2/3 they are equal. Other numbers of labels would be equal elsewhere.
+    assert weighted_vote([1, -1, -1], [0.7, 0.5, 0.5]) == 1
+    assert weighted_vote([1, -1, -1], [0.6, 0.5, 0.5]) == -1
+
+
+def test_who_is_never_right_and_who_always_is() -> None:
+    assert majority_accuracy(0.0, 1) == 0.0
+    assert majority_accuracy(1.0, 5) == 1.0
