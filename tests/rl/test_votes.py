@@ -177,7 +177,7 @@ def test_a_confidence_over_one_is_refused() -> None:
 
 
 def test_a_vote_weighs_its_log_odds_against_two_labels() -> None:
-    # log(2p / (1 − p)) against twice log 2: at p = 2/3 they are equal. Other numbers of labels would be equal elsewhere.
+    # log(2p / (1 − p)) against twice log 2: equal at p = 2/3; with another number of labels elsewhere.
     assert weighted_vote([1, -1, -1], [0.7, 0.5, 0.5]) == 1
     assert weighted_vote([1, -1, -1], [0.6, 0.5, 0.5]) == -1
 
