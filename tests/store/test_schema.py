@@ -6,12 +6,12 @@ from sqlalchemy import insert
 
 from talktune.conversations.marks import answer_mark, asked_mark
 from talktune.store import schema
-from talktune.store.journal import entry
 from talktune.store.marked_turns import MarkedTurns
 from talktune.store.policies import Policies
 from talktune.store.queues import Judging
 from talktune.store.readings import kept_readings
 from talktune.store.store import Store
+from talktune.store.turn_lists import entry
 from talktune.types import Message
 
 

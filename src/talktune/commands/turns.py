@@ -92,7 +92,7 @@ def fix(
 
 
 def _of_store(where: str, bad: bool, unscored: bool, limit: int) -> list[dict[str, Any]]:
-    from talktune.store.journal import entries
+    from talktune.store.turn_lists import entries
 
     opened = open_store(where)
     try:
@@ -172,7 +172,7 @@ def _votes(labels: Iterable[int | None]) -> str:
 
 def _fix_in_store(where: str, id: str, verdict: str) -> str:
     """Feedback of the user whose turn it is; what is to be said of it."""
-    from talktune.store.journal import entry
+    from talktune.store.turn_lists import entry
 
     opened = open_store(where)
     try:

@@ -118,7 +118,7 @@ def lines_of(message: Message) -> list[str]:
 
 
 def asked_mark(messages: Sequence[Message]) -> bytes | None:
-    """Eight bytes of the first thing that was said to the model of late: by the person, or by a tool."""
+    """A hash of eight bytes of the first message of a person or a tool behind the last answer; None without one."""
     for message in said(messages):
         text = skeleton(spoken(message))
         if text:

@@ -24,7 +24,7 @@ Distribution = tuple[float, float, float]
 
 @runtime_checkable
 class Judge(Protocol):
-    """Anything that can vote; a vote that cannot be had is a failed `Vote`, never an exception."""
+    """Anything that can vote; a vote that cannot be had is a failed `Vote`, and only a wrong setting is a UserError."""
 
     @property
     def name(self) -> str:

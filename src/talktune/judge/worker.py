@@ -2,7 +2,7 @@
 
 Open it to see what happens to turns while the judge is down.
 
-An outage leaves turns waiting: nothing is written, and the worker asks again later, twice as late each time.
+An outage leaves turns waiting: no verdict is written, and the worker asks again later, twice as late each time.
 """
 
 import time

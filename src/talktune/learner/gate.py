@@ -1,6 +1,7 @@
 """The gate: the limits that a new version must keep on a set of probes before it goes live.
 
-Open it to see why a version was rejected.
+Open it to see why a version was rejected. `live/exam.py` takes the measures, `live/learn.py` asks for them, and
+`store/policies.py` makes the version live.
 
 Probes are prompts with accepted answers (facts, answered greedily) and open ones (answered by sampling with a fixed
 seed). A candidate is held against the live version and against the base model. A limit is a number in the config; a

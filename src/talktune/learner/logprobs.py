@@ -50,7 +50,7 @@ class Reader:
         return self.inside(lambda: self.read(pack, temperature).chosen())
 
     def read(self, pack: Pack, temperature: Tensor) -> "Forward":
-        """One forward pass over a pack, whose result answers several questions, `inside`; `temperature` is (K,)."""
+        """One forward pass over a pack: log-probs, and what else `Forward` computes from it; `temperature` is (K,)."""
         run = self._runner(pack)
         if not self.fused_head:
             logits = run(self.model, input_ids=pack.ids[None], logits_to_keep=pack.source).logits[0]

@@ -90,7 +90,7 @@ class Passes:
         return Student(new, entropy, likely, ids, back=partial(_back_to_likely, pieces, new, likely, ids, rows))
 
     def idle(self, silent: int = 0) -> None:
-        """Run the passes of a rank that has no pack, to keep step: `silent` ones without gradient, then one with.
+        """On a rank that has no pack, run empty passes beside the others: `silent` without gradient, then one with.
 
         The others gather every layer's weights from all ranks.
         """

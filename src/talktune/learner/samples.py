@@ -112,6 +112,7 @@ def sample_of(turn: Turn, reward: float, tokenizer: PreTrainedTokenizerBase, gro
         if not answer:
             raise UserError("empty answer")
         sampled = Sampled(prompt, answer, logprobs=None, temperature=1.0)
+    # With `batch`, `running` and `none` nobody reads it.
     name = turn.conversation_id if group == "conversation" else _digest(sampled.prompt_ids)
     made = sample_of_answer(sampled, id=turn.id, reward=reward, group=name)
     return replace(made, retokenised=turn.sampled is None)

@@ -63,7 +63,7 @@ class Followers:
     def told(
         self, learner: Learner, samples: Sequence[Sample], fresh: Sequence[Sample], pace: float
     ) -> Generator[None]:
-        """Inside, the others take the step over these samples that this rank has to take, too."""
+        """While this context is open, the other ranks take the step over these samples, as the caller does in it."""
         kept = [[*learner.optimizer.state.get(p, {})] for p in learner.trained.values()]
         update = Update(samples, fresh, pace, learner.update, learner.running, learner.distill_weight, kept)
         with self._speaking:

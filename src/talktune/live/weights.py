@@ -76,7 +76,7 @@ class Weights:
             return self.learner.step(samples, fresh, pace)
 
     def changed(self) -> None:
-        """Note that the weights belong to no version, until `now_of` names one."""
+        """Say that an update has changed the weights in memory, so that they are no stored version's until `now_of`."""
         self._loaded = None
 
     def now_of(self, lineage: str, number: int | None) -> None:

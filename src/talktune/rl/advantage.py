@@ -1,6 +1,7 @@
 """Advantages from rewards: how much better an answer was than the others of its group (GRPO, arXiv 2402.03300).
 
-Open it to see what a group is, and how its mean and deviation enter the update.
+Open it to see what a group is, and how its mean and deviation enter the update. The option `--group` chooses it:
+`batch` by default, `prompt` for `talktune demo`; fresh answers are always grouped by prompt (`pooled_advantages`).
 
 What a group is is an explicit choice, because live talk yields one answer for each prompt. Variants: without
 the standard deviation (Dr. GRPO, arXiv 2503.20783), and the mean of the others as baseline (RLOO, arXiv

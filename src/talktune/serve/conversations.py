@@ -18,7 +18,7 @@ from talktune.serve.chat import Service
 from talktune.serve.dialects.wire import BadRequest, Fields, read_object
 from talktune.serve.keys import Caller, Keys
 from talktune.serve.limits import Limits
-from talktune.store.journal import entry
+from talktune.store.turn_lists import entry
 from talktune.types import Conversation
 
 MOST_PAGE = 1000

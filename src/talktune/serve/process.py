@@ -31,7 +31,7 @@ from talktune.serve.engines.versions import Versions
 from talktune.serve.keys import KEY_ENV, Keys, is_loopback, load_keys
 from talktune.serve.listen import listen, shown
 from talktune.serve.metrics import Metrics
-from talktune.serve.protocol import TimedProtocol
+from talktune.serve.timed_protocol import TimedProtocol
 from talktune.store.holds import hold
 from talktune.store.owners import owner_name
 from talktune.store.policies import Policies

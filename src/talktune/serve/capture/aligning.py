@@ -56,7 +56,7 @@ class Block:
 
     @cached_property
     def marks(self) -> dict[bytes, int]:
-        """Where the answer ends by the mark that a turn has when it is this one's: of the whole, or of a piece."""
+        """By `answer_mark`, the place where the answer ends: of the block as a whole, and of each of its answers."""
         ends: dict[bytes, int] = {}
         for i, answer in enumerate(self.answers, self.end - len(self.answers) + 1):
             if (mark := answer_mark(answer)) is not None:

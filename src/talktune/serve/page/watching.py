@@ -22,9 +22,9 @@ from talktune.serve.keys import Caller, Keys, refuse_forms
 from talktune.serve.limits import Limits
 from talktune.serve.page.events import Events
 from talktune.serve.page.learned import Learned
-from talktune.store.journal import Entry, entries, entry, judge_lines, sampled
 from talktune.store.notes import MOST_LETTERS, Note
 from talktune.store.policies import EVERYBODY, Policies, Version, version_name
+from talktune.store.turn_lists import Entry, entries, entry, judge_lines, sampled
 from talktune.types import Vote
 
 MOST_TURNS = 200

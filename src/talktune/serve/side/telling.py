@@ -161,7 +161,7 @@ TRIGGERS = (
 
 
 def points(text: str, *, system: bool, alone: bool, short: bool, shaped: bool) -> int:
-    """The points of a system prompt or of what was said last.
+    """How strongly a system prompt, or what was said last, speaks for a request that a client made by itself.
 
     `alone`: nothing else was said, and no tools are on offer; `short`: the answer may have a few tokens only; `shaped`:
     its form is given with the request.

@@ -7,10 +7,10 @@ from sqlalchemy import event, insert
 
 from talktune.store import schema
 from talktune.store.changes import latest
-from talktune.store.journal import entries, entry
 from talktune.store.reactions import reactions
 from talktune.store.rows import NewTurn
 from talktune.store.store import Store
+from talktune.store.turn_lists import entries, entry
 from talktune.types import Message, Sampled
 
 
