@@ -1,6 +1,6 @@
 """The GRPO-TCR loss: Token-level mean and Clip-higher (the recipe: arXiv 2510.11701; DAPO, arXiv 2503.14476).
 
-Open it first: this is the function that learning minimises.
+Open it first: this is what learning minimises; fresh answers, wanted ones and distillation add terms of their own.
 
     ρ = exp(new − old)    s = min(ρA, clip(ρ, 1 − ε_low, 1 + ε_high) A)    J = mean over tokens of s − β·kl
 
