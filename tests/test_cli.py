@@ -100,20 +100,26 @@ def _options(shown: str) -> dict[str, list[str]]:
     return {name: re.findall(r"^│ +(--[\w-]+)", text, re.MULTILINE) for name, text in found}
 
 
-def test_an_unknown_model_without_network(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"HF_HUB_OFFLINE": "1"},
+        pytest.param({"HF_ENDPOINT": "http://127.0.0.1:9"}, marks=pytest.mark.slow),  # it asks for half a minute
+    ],
+    ids=["offline", "nowhere"],
+)
+def test_an_unknown_model_without_network(environment: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "talk.jsonl"
     file.write_text(
         '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, '
         '{"role": "user", "content": "c"}]}\n'
     )
     arguments = ("train", file, "--model", "nobody/nothing", "--judge", "oracle", "-o", tmp_path / "run")
-    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
-    for environment in ({"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}, nowhere):
-        done = run(*arguments, **environment)
-        assert done.returncode == 2, done.stderr
-        [sentence] = done.stderr.splitlines()
-        assert sentence.startswith("talktune: model nobody/nothing: ")
-        assert "network" in sentence
+    done = run(*arguments, **environment, HF_HOME=str(tmp_path))
+    assert done.returncode == 2, done.stderr
+    [sentence] = done.stderr.splitlines()
+    assert sentence.startswith("talktune: model nobody/nothing: ")
+    assert "network" in sentence
 
 
 def test_a_closed_pipe_is_no_error() -> None:

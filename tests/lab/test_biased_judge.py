@@ -1,5 +1,7 @@
 from dataclasses import replace
 
+import pytest
+
 from talktune.config import LabConfig
 from talktune.judge.oracle import OracleJudge
 from talktune.lab.biased_judge import LONGEST, VARIANTS, ZONE, LikesLength, jobs
@@ -22,6 +24,7 @@ def test_the_judge_likes_length_in_proportion() -> None:
     assert [v.label for v in judge.vote(asks)] == [v.label for v in judge.vote(asks[::-1])][::-1]
 
 
+@pytest.mark.slow
 def test_unchecked_the_answers_grow_and_shaping_with_kl_holds_them() -> None:
     [free], [held] = (
         [job for job in jobs(LabConfig(seed=100, seeds=1, updates=60)) if job.label == label]

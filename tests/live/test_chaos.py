@@ -128,7 +128,7 @@ def test_chaos(kills: int, apart: bool, tiny_model: Path, tmp_path: Path) -> Non
     load = Load(f"http://127.0.0.1:{processes.port}", pause=0.3)  # every turn is learned from, and that twice
     try:
         for kill in range(kills):
-            load.wait_for(20, seconds=90)
+            load.wait_for(20 if kills > len(names) else 10, seconds=90)
             time.sleep(rng.uniform(0, 1.0))
             processes.kill(names[kill % len(names)] if kill < len(names) else rng.choice(names))
         load.stop()

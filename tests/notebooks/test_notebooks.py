@@ -18,7 +18,7 @@ def _pictures(notebook: Any) -> list[int]:
 
 
 @pytest.mark.filterwarnings("ignore")  # of Jupyter's own libraries
-@pytest.mark.parametrize(("name", "pictures"), [("grpo_tcr", 6), ("feedback", 2)])
+@pytest.mark.parametrize(("name", "pictures"), [("grpo_tcr", 6), pytest.param("feedback", 2, marks=pytest.mark.slow)])
 def test_a_notebook_runs_and_its_saved_outputs_are_those_of_a_run(name: str, pictures: int) -> None:
     saved = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     ran = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
