@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from talktune.errors import UserError
+
 from ..ranks import ended, fork, started
 from .conftest import WIDE_OPTIONS, World, tiny_config
 
@@ -307,6 +309,46 @@ def test_those_who_wait_hear_now_and_then_that_there_is_nothing_to_do(monkeypatc
     assert ranks.heard == [followers.GREETING]
     others.end()
     assert ranks.heard == [followers.GREETING, followers.END]
+
+
+def test_what_failed_is_kept_for_whoever_asks() -> None:
+    from talktune.live import followers
+    from talktune.policy.turnstile import ClosedError
+
+    class Gone:
+        def of_first(self, work: Callable[[], Any]) -> Any:
+            raise RuntimeError("connection closed by peer")
+
+    ended: list[bool] = []
+    ranks: Any = Gone()
+    others = followers.Followers(ranks, lambda: ended.append(True))
+    others._heard -= followers.GREETING_SECONDS + 1
+    with pytest.raises(ClosedError):
+        others.greet()
+    assert ended == [True]
+    assert others.failure == "another rank is gone"
+    with pytest.raises(UserError, match="another rank is gone"):
+        others.end()
+
+
+@pytest.mark.parametrize(("machines", "restarts", "refused"), [("2", "3", True), ("2", "0", False), ("1", "3", False)])
+def test_restarts_on_several_machines_are_refused(
+    machines: str, restarts: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from talktune.learner import ranks
+
+    class NobodyElse(Exception):
+        pass
+
+    def rendezvous(_: str) -> Any:
+        raise NobodyElse
+
+    monkeypatch.setattr(ranks, "rank_of_torchrun", lambda: 0)
+    monkeypatch.setattr(ranks, "rendezvous", rendezvous)
+    monkeypatch.setenv("GROUP_WORLD_SIZE", machines)
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", restarts)
+    with pytest.raises(UserError if refused else NobodyElse), ranks.joined():
+        pass
 
 
 if __name__ == "__main__":

@@ -86,6 +86,8 @@ class Vllm:
                 return False
 
         wait_for(up, STARTING)
+        first = {"prompt": "A", "max_tokens": 1}  # which takes several seconds
+        httpx2.post(f"{self.url}/v1/completions", json=first, timeout=STARTING).raise_for_status()
 
     def kill(self) -> None:
         """With its engine's own process, as the kernel kills what has no memory left."""

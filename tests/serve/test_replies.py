@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import httpx2
 import openai
 import pytest
@@ -212,22 +211,25 @@ def test_log_probs_are_kept_where_they_are_those_that_sampled(
     assert {key: vllm.asked[-1][key] for key in neutral} == neutral | {k: v for k, v in more.items() if k in neutral}
 
 
-def test_a_cold_engine_is_asked_how_it_computes_log_probs_until_it_answers(
+def test_a_cold_engine_keeps_nobody_waiting_and_is_asked_how_it_computes_log_probs_until_it_answers(
     vllm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vllm, "processed", True)
-    monkeypatch.setattr(vllm, "cold_seconds", 0.6)
-    monkeypatch.setattr(upstream, "_PROBE", aiohttp.ClientTimeout(total=0.3))  # what other questions may take
+    monkeypatch.setattr(vllm, "cold_seconds", 1.0)
+    monkeypatch.setattr(upstream, "PROBE_SECONDS", 0.1)
 
-    async def scaled() -> bool:
+    async def scaled() -> tuple[bool, bool]:
         engine = upstream.Upstream(vllm.url)
         try:
             assert await engine.kind() == "vllm"
-            return engine.scaled
+            early = engine.scaled
+            while not engine.scaled:
+                await asyncio.sleep(0.05)
+            return early, engine.scaled
         finally:
             await engine.close()
 
-    assert asyncio.run(scaled())
+    assert asyncio.run(asyncio.wait_for(scaled(), 30)) == (False, True)
 
 
 def test_vllms_processed_log_probs_are_kept_at_every_temperature(start_server: Any, vllm: Any, tmp_path: Path) -> None:

@@ -86,6 +86,9 @@ def joined() -> Generator[Ranks]:
     if rank_of_torchrun() is None:
         yield ALONE
         return
+    machines, restarts = (int(os.environ.get(name, 0)) for name in ("GROUP_WORLD_SIZE", "TORCHELASTIC_MAX_RESTARTS"))
+    if machines > 1 and restarts > 0:  # each machine's agent counts its own, and ranks would wait for each other
+        raise UserError("torchrun --max-restarts: not on several machines; leave it out, and start torchrun again.")
     gpus = torch.cuda.is_available()
     if gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # what `cuda` and `auto` mean from now on

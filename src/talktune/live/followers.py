@@ -55,7 +55,8 @@ class Followers:
         """`broken` is called when they can be spoken to no more; whoever speaks to them hears ClosedError then."""
         self.ranks = ranks
         self._break = broken
-        self._broken = False
+        self.failure = ""
+        """Why they can be spoken to no more."""
         self._speaking = threading.Lock()
         self._heard = time.monotonic()
 
@@ -76,7 +77,7 @@ class Followers:
             except Exception as error:  # the others may be in the middle of something
                 if not isinstance(error, ClosedError):
                     log.exception("an update failed")
-                self._give_up()
+                self._give_up(f"an update failed ({type(error).__name__}: {error})")
                 raise ClosedError from error
 
     def greet(self) -> None:
@@ -87,8 +88,9 @@ class Followers:
 
     def end(self) -> None:
         """Let the others end; UserError where they cannot be told, so that torchrun has to end them."""
-        if not self._speaking.acquire(blocking=False) or self._broken:  # it is kept: nobody speaks after this
-            raise UserError("The other ranks are not there; what was under way is taken up again by the next start.")
+        if not self._speaking.acquire(blocking=False) or self.failure:  # it is kept: nobody speaks after this
+            why = self.failure or "an update was under way"
+            raise UserError(f"The ranks end ({why}); what was under way is taken up again by the next start.")
         with suppress(RuntimeError):  # who is gone needs no word
             self.ranks.of_first(lambda: END)
 
@@ -97,12 +99,12 @@ class Followers:
             self.ranks.of_first(lambda: word)
         except RuntimeError as error:
             log.error("another rank is gone")
-            self._give_up()
+            self._give_up("another rank is gone")
             raise ClosedError from error
         self._heard = time.monotonic()
 
-    def _give_up(self) -> None:
-        self._broken = True
+    def _give_up(self, why: str) -> None:
+        self.failure = self.failure or why
         self._break()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from talktune.config import Config, LiveConfig, SampleConfig, ServeConfig
+from talktune.errors import UserError
 from talktune.host.process import load_host, serve
 from talktune.host.web import Host
 from talktune.judge.from_config import make_judge
@@ -68,6 +69,8 @@ def run_host(config: Config, keys: Keys) -> None:
 
 def run_learner(config: Config, say: Callable[[str], None], ranks: Ranks = ALONE) -> None:
     """`talktune learn`: the learner alone, until SIGTERM or Ctrl-C; of several ranks the first leads the others."""
+    if ranks.count > 1 and ":" in config.model.device:
+        raise UserError(f"--device {config.model.device}: each rank takes the GPU of its number; leave it out.")
     if not ranks.first:
         follow(config, ranks)
         return
@@ -89,6 +92,8 @@ def run_learner(config: Config, say: Callable[[str], None], ranks: Ranks = ALONE
     host.engine.stop()
     sampling.join(ENDING_SECONDS)
     _end(host, [worker])
+    if followers is not None and followers.failure:
+        store.tell(ROLE, followers.failure, time.time())
     store.close()
     if followers is not None:
         followers.end()

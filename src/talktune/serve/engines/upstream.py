@@ -8,6 +8,7 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ class Upstream:
         )
         self._base = None if url is None else base_url(url)
         self._kind: EngineKind | None = None
+        self._asking: asyncio.Future[None] | None = None
         self._health: tuple[float, bool] = (-HEALTH_AGE, False)
         self.scaled = False
         """Whether its log-probs are of softmax(logits / temperature)."""
@@ -103,9 +105,13 @@ class Upstream:
     def forget(self) -> None:
         """Forget what is known of the engine, because another one may answer at this address next."""
         self._kind, self._health = None, (-HEALTH_AGE, False)
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
 
     async def close(self) -> None:
         """Close all connections."""
+        self.forget()
         await self._client.close()
 
     async def kind(self) -> EngineKind:
@@ -114,27 +120,31 @@ class Upstream:
             replies = await asyncio.gather(*(self._get(path) for path in PROBES))
             answers = {path: _json(*reply) for path, reply in zip(PROBES, replies, strict=True)}
             found = detect(answers)
-            self.scaled = found in ("host", "sglang") or (found == "vllm" and await self._processed())
+            self.scaled = found in ("host", "sglang")
+            if found == "vllm":
+                if self._asking is None:
+                    self._asking = asyncio.ensure_future(self._ask_whether_processed())
+                await asyncio.wait([self._asking], timeout=PROBE_SECONDS)  # a cold engine answers later
             self._kind = found
         return self._kind
 
-    async def _processed(self) -> bool:
-        """vLLM: whether its log-probs are those of what is sampled from (`--logprobs-mode processed_logprobs`).
+    async def _ask_whether_processed(self) -> None:
+        """Find out whether vLLM's log-probs are those of what it samples from (`--logprobs-mode processed_logprobs`).
 
-        Of the one token that `top_k` leaves, that log-prob is 0. It waits as for an answer: an engine's first one may
-        take a minute. Raises EngineError while there is none.
+        Of the one token that `top_k` leaves, that log-prob is 0. It asks until there is an answer, beside the requests:
+        an engine's first one may take a minute, or fail.
         """
-        body = {"prompt": "A", "max_tokens": 1, "temperature": 2.0, "top_k": 1, "logprobs": 1}
-        reply = await self._send("/v1/completions", json.dumps(body).encode())
-        try:
-            if reply.status >= 500:
-                raise EngineError(f"The engine is not ready ({reply.status}).", gone=True)
-            told = _json(reply.status, await reply.read())["choices"][0]["logprobs"]["token_logprobs"][0]
-            return isinstance(told, int | float) and -1e-4 < told < 1e-4
-        except (IndexError, KeyError, TypeError, ValueError):
-            return False
-        finally:
-            reply.close()
+        body = json.dumps({"prompt": "A", "max_tokens": 1, "temperature": 2.0, "top_k": 1, "logprobs": 1}).encode()
+        while True:
+            with suppress(EngineError):
+                reply = await self._send("/v1/completions", body)
+                try:
+                    if reply.status < 500 and reply.status not in _LATER:
+                        self.scaled = _is_zero(_json(reply.status, await reply.read()))
+                        return
+                finally:
+                    reply.close()
+            await asyncio.sleep(PROBE_SECONDS)
 
     async def adapters(self, kind: EngineKind) -> dict[str, Listed]:
         """The adapters that it has, by their names; raises EngineError.
@@ -326,6 +336,8 @@ class Upstream:
 
 
 _FAILURES = (aiohttp.ClientError, TimeoutError)
+_LATER = (408, 425, 429)
+"""Statuses that say nothing but that one should ask again."""
 _PROBE = aiohttp.ClientTimeout(total=PROBE_SECONDS)
 _JSON = {"Content-Type": "application/json"}
 
@@ -349,6 +361,15 @@ def base_url(url: str, option: str = "--upstream") -> str:
     if not good:
         raise UserError(f"{option} {url}: write it like http://127.0.0.1:8000.")
     return base
+
+
+def _is_zero(reply: Any) -> bool:
+    """Whether the log-prob of the one token in a reply of /v1/completions is 0."""
+    try:
+        told = reply["choices"][0]["logprobs"]["token_logprobs"][0]
+    except (IndexError, KeyError, TypeError):
+        return False
+    return isinstance(told, int | float) and -1e-4 < told < 1e-4
 
 
 def _json(status: int, body: bytes) -> Any:
