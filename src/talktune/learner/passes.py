@@ -89,15 +89,21 @@ class Passes:
         likely, ids = likely[rows].requires_grad_(), ids[rows]
         return Student(new, entropy, likely, ids, back=partial(_back_to_likely, pieces, new, likely, ids, rows))
 
-    def idle(self, silent: int = 0) -> None:
-        """On a rank that has no pack, run empty passes beside the others: `silent` without gradient, then one with.
+    def idle(self, before: int = 0, after: int = 0) -> None:
+        """On a rank that has no pack, run empty passes beside the others, in their order.
 
-        The others gather every layer's weights from all ranks.
+        That is, `before` passes without gradient, one with, `after` without, and back through the one with: the others
+        gather every layer's weights from all ranks, and what they gather ahead of time depends on the order.
         """
+        self._silent(before)
+        student = self.student(IDLE, NOBODY)
+        self._silent(after)
+        (0 * student.logprobs.sum()).backward()
+
+    def _silent(self, count: int) -> None:
         with adapter_off(self.model):
-            for _ in range(silent):
+            for _ in range(count):
                 self.chosen(IDLE, NOBODY)
-        (0 * self.student(IDLE, NOBODY).logprobs.sum()).backward()
 
     def _whole(self, packed: Pack, samples: Sequence[Sample], rows: Tensor | None) -> tuple[Tensor, ...]:
         done = self._read(packed, samples)

@@ -240,7 +240,7 @@ class Learner:
                 lessons = max(len(passes.packs(pupils(packs[i], samples))) for i in dealt if i is not None)
                 number = dealt[self._workers.number]
                 if number is None:
-                    self._keep_step(lessons + (a.beta != 0))
+                    self._keep_step(int(a.beta != 0), lessons)
                     continue
                 packed = packs[number]
                 reference = None
@@ -263,10 +263,10 @@ class Learner:
                 del student, gap, loss  # before the next pack needs the memory
         return self._in_order(parts)
 
-    def _keep_step(self, silent: int = 0) -> None:
+    def _keep_step(self, before: int = 0, after: int = 0) -> None:
         """What a rank without a pack computes where the others need its share of the weights."""
         if self.ranks.count > 1:
-            self.passes.idle(silent)
+            self.passes.idle(before, after)
 
     def _add_up(self) -> None:
         """Let the gradient be that of all copies; what none of them has stays without."""

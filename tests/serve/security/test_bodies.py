@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from talktune.serve import protocol
+from talktune.serve import timed_protocol
 
 HI = {"role": "user", "content": "Hi"}
 NO_ENGINE = ("--upstream", "http://127.0.0.1:9")
@@ -92,8 +92,8 @@ def test_a_gigabyte_is_refused_unread_while_others_are_served(shared: Any) -> No
 
 
 def test_slow_heads_and_bodies(start_server: Any, tmp_path: Path) -> None:
-    assert protocol.HEAD_SECONDS <= 30
-    hurry = "from talktune.serve import app, protocol\nprotocol.HEAD_SECONDS = app.BODY_SECONDS = 0.5"
+    assert timed_protocol.HEAD_SECONDS <= 30
+    hurry = "from talktune.serve import app, timed_protocol\ntimed_protocol.HEAD_SECONDS = app.BODY_SECONDS = 0.5"
     with start_server(tmp_path / "s.db", *NO_ENGINE, before=hurry) as server:
         host, port = server.url[7:].split(":")
         head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
