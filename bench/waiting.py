@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -48,11 +49,11 @@ def work(repeats: int) -> None:
             for _ in range(ANSWER_TOKENS):
                 found = model(found.logits[:, -1:].argmax(-1), past_key_values=found.past_key_values, use_cache=True)
 
-    def seconds(run: object) -> list[float]:
+    def seconds(run: Callable[[], object]) -> list[float]:
         took: list[float] = []
         for _ in range(repeats + 1):  # the first one warms up
             start = time.perf_counter()
-            run()  # pyright: ignore
+            run()
             took.append(time.perf_counter() - start)
         return took[1:]
 

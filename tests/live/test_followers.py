@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -309,6 +310,19 @@ def test_those_who_wait_hear_now_and_then_that_there_is_nothing_to_do(monkeypatc
     assert ranks.heard == [followers.GREETING]
     others.end()
     assert ranks.heard == [followers.GREETING, followers.END]
+
+
+@pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "failed"])
+def test_why_an_update_ended_is_kept(stopped: bool) -> None:
+    from talktune.live import followers
+    from talktune.policy.turnstile import ClosedError
+
+    ranks: Any = Listening()
+    learner: Any = SimpleNamespace(trained={}, optimizer=None, update=0, running=None, distill_weight=0.0)
+    others = followers.Followers(ranks, lambda: None)
+    with pytest.raises(ClosedError), others.told(learner, [], [], 1.0):
+        raise ClosedError if stopped else MemoryError("no room")
+    assert others.failure == ("stopped within an update" if stopped else "an update failed (MemoryError: no room)")
 
 
 def test_what_failed_is_kept_for_whoever_asks() -> None:

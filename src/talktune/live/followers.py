@@ -74,9 +74,11 @@ class Followers:
                 yield
             except NotFiniteError:  # on all of them alike
                 raise
-            except Exception as error:  # the others may be in the middle of something
-                if not isinstance(error, ClosedError):
-                    log.exception("an update failed")
+            except ClosedError:  # from here on the others may be in the middle of something
+                self._give_up("stopped within an update")
+                raise
+            except Exception as error:
+                log.exception("an update failed")
                 self._give_up(f"an update failed ({type(error).__name__}: {error})")
                 raise ClosedError from error
 

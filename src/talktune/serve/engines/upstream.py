@@ -104,7 +104,7 @@ class Upstream:
 
     def forget(self) -> None:
         """Forget what is known of the engine, because another one may answer at this address next."""
-        self._kind, self._health = None, (-HEALTH_AGE, False)
+        self._kind, self._health, self.scaled = None, (-HEALTH_AGE, False), False
         if self._asking is not None:
             self._asking.cancel()
             self._asking = None
@@ -120,8 +120,9 @@ class Upstream:
             replies = await asyncio.gather(*(self._get(path) for path in PROBES))
             answers = {path: _json(*reply) for path, reply in zip(PROBES, replies, strict=True)}
             found = detect(answers)
-            self.scaled = found in ("host", "sglang")
-            if found == "vllm":
+            if found != "vllm":
+                self.scaled = found in ("host", "sglang")
+            else:  # several may come here at once: what one of them has found out stays
                 if self._asking is None:
                     self._asking = asyncio.ensure_future(self._ask_whether_processed())
                 await asyncio.wait([self._asking], timeout=PROBE_SECONDS)  # a cold engine answers later
